@@ -1,0 +1,194 @@
+//! The lists that tell which markets there are.
+
+use serde::Deserialize;
+
+use super::wire::{AnswerError, open_list};
+use crate::domain::{PaymentMethod, Side};
+
+/// A fiat of the fiat list.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct FiatListed {
+    #[serde(rename = "currencyCode")]
+    pub code: String,
+    #[serde(rename = "currencySymbol")]
+    pub symbol: Option<String>,
+    #[serde(rename = "currencyScale")]
+    pub scale: Option<i16>,
+    #[serde(rename = "countryCode")]
+    pub country: Option<String>,
+}
+
+/// The fiats that are served. An empty list is not believed: it would delist everything.
+pub fn parse_fiat_list(bytes: &[u8]) -> Result<Vec<FiatListed>, AnswerError> {
+    let fiats: Vec<FiatListed> = open_list(bytes)?;
+    if fiats.is_empty() {
+        return Err(AnswerError::Unparsable("lists no fiat".into()));
+    }
+    Ok(fiats)
+}
+
+/// An asset that can be traded for a fiat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AssetListed {
+    pub symbol: String,
+    pub name: Option<String>,
+}
+
+/// Assets of a fiat; the lists of the two sides may differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AssetLists {
+    pub buy: Vec<AssetListed>,
+    pub sell: Vec<AssetListed>,
+}
+
+impl AssetLists {
+    #[must_use]
+    pub fn side(&self, side: Side) -> &[AssetListed] {
+        match side {
+            Side::Buy => &self.buy,
+            Side::Sell => &self.sell,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct PortalConfig {
+    areas: Vec<Area>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Area {
+    area: String,
+    trade_sides: Option<Vec<TradeSide>>,
+}
+
+#[derive(Deserialize)]
+struct TradeSide {
+    side: String,
+    assets: Option<Vec<AreaAsset>>,
+}
+
+#[derive(Deserialize)]
+struct AreaAsset {
+    asset: String,
+    description: Option<String>,
+}
+
+/// The area whose ads the search lists.
+const P2P_AREA: &str = "P2P";
+
+/// The assets of a fiat's P2P area. Long names often stand in another area only.
+pub fn parse_assets(bytes: &[u8]) -> Result<AssetLists, AnswerError> {
+    let config: PortalConfig = open_list(bytes)?;
+    if config.areas.iter().all(|area| area.area != P2P_AREA) {
+        // Not believed: it would delist every market of the fiat.
+        return Err(AnswerError::Unparsable(format!("has no area {P2P_AREA}")));
+    }
+    let every_asset = || {
+        let sides = config
+            .areas
+            .iter()
+            .flat_map(|area| area.trade_sides.iter().flatten());
+        sides.flat_map(|side| side.assets.iter().flatten())
+    };
+    let name_of = |symbol: &str| {
+        let named = |asset: &&AreaAsset| asset.asset == symbol;
+        every_asset()
+            .filter(named)
+            .find_map(|asset| asset.description.clone().filter(|name| !name.is_empty()))
+    };
+    let list = |side: Side| -> Vec<AssetListed> {
+        let area = config.areas.iter().filter(|area| area.area == P2P_AREA);
+        let sides = area.flat_map(|area| area.trade_sides.iter().flatten());
+        let assets = sides
+            .filter(|listed| listed.side == side.as_str())
+            .flat_map(|s| s.assets.iter().flatten());
+        assets
+            .map(|a| AssetListed {
+                symbol: a.asset.clone(),
+                name: name_of(&a.asset),
+            })
+            .collect()
+    };
+    Ok(AssetLists {
+        buy: list(Side::Buy),
+        sell: list(Side::Sell),
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FilterConditions {
+    trade_methods: Option<Vec<ListedMethod>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ListedMethod {
+    identifier: Option<String>,
+    trade_method_name: Option<String>,
+    trade_method_short_name: Option<String>,
+}
+
+/// The payment methods of a fiat, sorted, each once; entries without identifier say nothing.
+pub fn parse_payment_methods(bytes: &[u8]) -> Result<Vec<PaymentMethod>, AnswerError> {
+    let conditions: FilterConditions = open_list(bytes)?;
+    let mut methods: Vec<PaymentMethod> = conditions
+        .trade_methods
+        .into_iter()
+        .flatten()
+        .filter_map(|method| {
+            Some(PaymentMethod {
+                identifier: method
+                    .identifier
+                    .filter(|id| !id.is_empty() && !id.contains('\0'))?,
+                name: method.trade_method_name,
+                short_name: method.trade_method_short_name,
+            })
+        })
+        .collect();
+    // A named entry goes before its nameless twin, so that the twin is the one that is dropped.
+    methods
+        .sort_by(|a, b| (&a.identifier, a.name.is_none()).cmp(&(&b.identifier, b.name.is_none())));
+    methods.dedup_by(|a, b| a.identifier == b.identifier);
+    Ok(methods)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn assets_come_from_the_p2p_area_and_names_from_any() {
+        let bytes = include_bytes!(
+            "../../../../fixtures/binance/config/portal-config-KZT-2022-06-20T17-34.json"
+        );
+        let lists = parse_assets(bytes).unwrap();
+        let symbols: Vec<_> = lists
+            .side(Side::Buy)
+            .iter()
+            .map(|a| a.symbol.as_str())
+            .collect();
+        assert_eq!(symbols, ["USDT", "BTC", "BUSD", "BNB", "ETH", "SHIB"]);
+        assert_eq!(lists.sell[0].name.as_deref(), Some("Tether"));
+        assert_eq!(lists.sell[5].name, None);
+    }
+
+    #[test]
+    fn an_empty_fiat_list_is_not_believed() {
+        let error = parse_fiat_list(br#"{"code":"000000","data":[],"success":true}"#).unwrap_err();
+        assert_eq!(error.failure(), crate::job::Failure::Unparsable);
+    }
+
+    #[test]
+    fn a_null_name_does_not_hide_a_name() {
+        let body = br#"{"code":"000000","success":true,"data":{"tradeMethods":[
+            {"identifier":"BANK","tradeMethodName":null},
+            {"identifier":"BANK","tradeMethodName":"Bank Transfer"},
+            {"identifier":null,"tradeMethodName":"?"}]}}"#;
+        let methods = parse_payment_methods(body).unwrap();
+        assert_eq!(methods.len(), 1);
+        assert_eq!(methods[0].name.as_deref(), Some("Bank Transfer"));
+    }
+}

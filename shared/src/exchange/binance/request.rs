@@ -1,0 +1,99 @@
+//! A job as a call of the API.
+
+use serde_json::json;
+
+use crate::domain::{Market, Side};
+use crate::job::Work;
+
+/// Ads asked for per page; the exchange refuses more with `000002`.
+pub const SEARCH_ROWS: u32 = 20;
+
+/// The calls there are. Their paths are settings; all are POST with a JSON body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Call {
+    FiatList,
+    Assets,
+    PaymentMethods,
+    Search,
+}
+
+/// A call with its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub call: Call,
+    pub body: String,
+}
+
+/// Classes of ads to ask for: those of the web site. What an answer without them leaves out is not
+/// known, so they are always sent, always the same.
+const CLASSIFIES: [&str; 3] = ["mass", "profession", "fiat_trade"];
+
+/// The call that does `work`.
+#[must_use]
+pub fn request(work: &Work) -> Request {
+    let (call, body) = match work {
+        Work::FiatList => (Call::FiatList, json!({})),
+        Work::Assets { fiat, .. } => (Call::Assets, json!({ "fiat": fiat })),
+        Work::PaymentMethods { fiat, .. } => (
+            Call::PaymentMethods,
+            json!({ "fiat": fiat, "classifies": CLASSIFIES }),
+        ),
+        Work::Search { market, page, .. } => (Call::Search, search_body(market, *page)),
+    };
+    Request {
+        call,
+        body: body.to_string(),
+    }
+}
+
+/// Every filter narrows the book; the whole book is asked for, so none is set.
+fn search_body(market: &Market, page: u32) -> serde_json::Value {
+    json!({
+        "fiat": market.fiat,
+        "asset": market.asset,
+        "tradeType": side_code(market.side),
+        "page": page,
+        "rows": SEARCH_ROWS,
+        "payTypes": [],
+        "countries": [],
+        "periods": [],
+        "publisherType": null,
+        "classifies": CLASSIFIES,
+        "filterType": "all",
+        "additionalKycVerifyFilter": 0,
+        "proMerchantAds": false,
+        "shieldMerchantAds": false,
+        "tradedWith": false,
+        "followed": false,
+    })
+}
+
+fn side_code(side: Side) -> &'static str {
+    side.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_names_the_takers_side_and_sets_no_filter() {
+        let market = Market::new("VES", "USDT", Side::Buy).unwrap();
+        let work = Work::Search {
+            market_id: 7,
+            market,
+            page: 3,
+            ads_expected: true,
+        };
+        let request = request(&work);
+        assert_eq!(request.call, Call::Search);
+        let body: serde_json::Value = serde_json::from_str(&request.body).unwrap();
+        assert_eq!(body["tradeType"], "BUY");
+        assert_eq!(
+            (body["page"].as_u64(), body["rows"].as_u64()),
+            (Some(3), Some(20))
+        );
+        assert_eq!(body["payTypes"], json!([]));
+        assert_eq!(body["publisherType"], json!(null));
+    }
+}

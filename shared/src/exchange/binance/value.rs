@@ -1,0 +1,279 @@
+//! Single values out of JSON: text where a number should be and the reverse are both taken, for the
+//! exchange has changed its mind before. Decimals come from the text that was sent.
+
+use std::borrow::Cow;
+use std::str::FromStr;
+
+use rust_decimal::Decimal;
+use rust_decimal::prelude::ToPrimitive;
+use serde_json::value::RawValue;
+
+use crate::domain::RefusalReason;
+
+/// A field as it stands in the answer; `None`: absent or null.
+pub(super) type Raw<'a> = Option<&'a RawValue>;
+
+/// Why a value could not be read.
+pub(super) type Fault = (RefusalReason, String);
+
+/// Decimals after the point that the columns hold.
+const MAX_SCALE: u32 = 8;
+/// 12 digits before the point: `NUMERIC(20, 8)`.
+const MAX_WHOLE: Decimal = Decimal::from_parts(3_567_587_328, 232, 0, false, 0);
+/// Longest text that is believed; terms of an advertiser run to a few thousand characters.
+const MAX_TEXT_CHARS: usize = 20_000;
+
+/// A text, or a number as its text.
+pub(super) fn text(raw: &RawValue) -> Result<Cow<'_, str>, Fault> {
+    let json = raw.get();
+    let value = match json.as_bytes().first() {
+        Some(b'"') => serde_json::from_str::<Text<'_>>(json)
+            .map(|text| text.0)
+            .map_err(|error| (RefusalReason::BadText, error.to_string()))?,
+        Some(b'-' | b'0'..=b'9') => Cow::Borrowed(json),
+        _ => return Err(wrong_type("text or a number", json)),
+    };
+    if value.contains('\0') {
+        return Err((
+            RefusalReason::BadText,
+            "contains NUL, which a database can't hold".into(),
+        ));
+    }
+    if value.chars().count() > MAX_TEXT_CHARS {
+        return Err((
+            RefusalReason::BadText,
+            format!("is longer than {MAX_TEXT_CHARS} characters"),
+        ));
+    }
+    Ok(value)
+}
+
+/// Borrows where the text has no escapes.
+#[derive(serde::Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// A decimal with all its digits.
+pub(super) fn decimal(raw: &RawValue) -> Result<Decimal, Fault> {
+    let text = text(raw)?;
+    parse_decimal(&text).ok_or_else(|| {
+        let reason = if is_decimal(&text) {
+            RefusalReason::OutOfRange
+        } else {
+            RefusalReason::NotADecimal
+        };
+        (
+            reason,
+            format!("{:?} is not a decimal of at most 28 digits", shorten(&text)),
+        )
+    })
+}
+
+/// A price, amount or limit: a decimal that the columns hold as it is, not below zero.
+pub(super) fn amount(raw: &RawValue) -> Result<Decimal, Fault> {
+    let value = decimal(raw)?;
+    let fits = value.normalize().scale() <= MAX_SCALE && value.abs() < MAX_WHOLE;
+    if !fits || value.is_sign_negative() && !value.is_zero() {
+        let allowed = "0 to below 1000000000000 with at most 8 decimals";
+        return Err((
+            RefusalReason::OutOfRange,
+            format!("{value} is not allowed: {allowed}"),
+        ));
+    }
+    Ok(value)
+}
+
+/// A whole number, also written `15.0` or `"15"`.
+pub(super) fn integer<T: TryFrom<i64>>(raw: &RawValue) -> Result<T, Fault> {
+    let value = decimal(raw)?;
+    let whole = if value.is_integer() {
+        value.to_i64()
+    } else {
+        None
+    };
+    whole
+        .and_then(|whole| T::try_from(whole).ok())
+        .ok_or_else(|| {
+            (
+                RefusalReason::OutOfRange,
+                format!("{value} is not a whole number that fits"),
+            )
+        })
+}
+
+/// A flag; the exchange writes some as 0 and 1.
+pub(super) fn flag(raw: &RawValue) -> Result<bool, Fault> {
+    match raw.get() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => match &*text(raw)? {
+            "0" | "false" | "False" => Ok(false),
+            "1" | "true" | "True" => Ok(true),
+            other => Err(wrong_type("true, false, 0 or 1", other)),
+        },
+    }
+}
+
+/// The type of a JSON value is not what the field should have.
+pub(super) fn wrong_type(wanted: &str, json: &str) -> Fault {
+    (
+        RefusalReason::WrongType,
+        format!("{} is not {wanted}", shorten(json)),
+    )
+}
+
+/// `-12.50`, `1E-7`; nothing else that libraries take for a number (`+1`, `1_000`, `.5`, `NaN`).
+fn is_decimal(text: &str) -> bool {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let unsigned = text.strip_prefix('-').unwrap_or(text);
+    let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
+        None => (unsigned, None),
+    };
+    let exponent_fits = exponent.is_none_or(|e| digits(e.strip_prefix(['+', '-']).unwrap_or(e)));
+    let mantissa_fits = match mantissa.split_once('.') {
+        Some((whole, fraction)) => digits(whole) && digits(fraction),
+        None => digits(mantissa),
+    };
+    exponent_fits && mantissa_fits
+}
+
+fn parse_decimal(text: &str) -> Option<Decimal> {
+    if !is_decimal(text) {
+        return None;
+    }
+    if text.contains(['e', 'E']) {
+        return Decimal::from_scientific(text).ok();
+    }
+    // Exact: an error instead of a rounded value. Zeros at the end are no digits to lose.
+    Decimal::from_str_exact(text).ok().or_else(|| {
+        let trimmed = text
+            .contains('.')
+            .then(|| text.trim_end_matches('0').trim_end_matches('.'))?;
+        Decimal::from_str_exact(trimmed).ok()
+    })
+}
+
+/// Enough of a value for a message.
+fn shorten(text: &str) -> String {
+    const MESSAGE_CHARS: usize = 60;
+    let mut short: String = text.chars().take(MESSAGE_CHARS).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+/// A count such as `total`, which is never negative.
+pub(super) fn count(raw: &RawValue) -> Option<u32> {
+    integer::<i64>(raw).ok().and_then(|n| u32::try_from(n).ok())
+}
+
+/// A code such as `000000`, text or number.
+pub(super) fn code(raw: Raw<'_>) -> Option<String> {
+    raw.and_then(|raw| text(raw).ok())
+        .map(Cow::into_owned)
+        .filter(|code| i64::from_str(code).is_ok() || !code.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rust_decimal::dec;
+
+    use super::*;
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn the_bound_is_ten_to_the_twelve() {
+        assert_eq!(MAX_WHOLE, dec!(1_000_000_000_000));
+    }
+
+    #[test]
+    fn decimals_keep_every_digit() {
+        assert_eq!(
+            decimal(&raw("0.0014503263234227903")).unwrap().to_string(),
+            "0.0014503263234227903"
+        );
+        assert_eq!(
+            decimal(&raw(r#""870000.00""#)).unwrap().to_string(),
+            "870000.00"
+        );
+        assert_eq!(decimal(&raw("1E-7")).unwrap(), dec!(0.0000001));
+    }
+
+    #[test]
+    fn what_is_not_a_decimal_is_refused() {
+        for json in [
+            r#""""#,
+            r#""NaN""#,
+            r#""1_000""#,
+            r#""+1""#,
+            r#""1,5""#,
+            r#"".5""#,
+            r#""5.""#,
+            r#"" 5""#,
+            r#""1e""#,
+        ] {
+            assert_eq!(
+                decimal(&raw(json)).unwrap_err().0,
+                RefusalReason::NotADecimal,
+                "{json}"
+            );
+        }
+        assert_eq!(
+            decimal(&raw("[1]")).unwrap_err().0,
+            RefusalReason::WrongType
+        );
+        let sixty = format!("\"0.{}\"", "3".repeat(60));
+        assert_eq!(
+            decimal(&raw(&sixty)).unwrap_err().0,
+            RefusalReason::OutOfRange
+        );
+        assert_eq!(
+            decimal(&raw(&format!("\"1.{}\"", "0".repeat(60)))).unwrap(),
+            dec!(1)
+        );
+    }
+
+    #[test]
+    fn amounts_must_fit_the_columns() {
+        assert_eq!(
+            amount(&raw(r#""999999999999.99999999""#)).unwrap(),
+            dec!(999999999999.99999999)
+        );
+        for json in [r#""1000000000000""#, r#""0.000000001""#, r#""-1""#] {
+            assert_eq!(
+                amount(&raw(json)).unwrap_err().0,
+                RefusalReason::OutOfRange,
+                "{json}"
+            );
+        }
+        assert_eq!(
+            amount(&raw(r#""0.0000000010""#)).unwrap_err().0,
+            RefusalReason::OutOfRange
+        );
+        assert_eq!(amount(&raw(r#""1.500000000000""#)).unwrap(), dec!(1.5));
+    }
+
+    #[test]
+    fn nul_is_refused() {
+        assert_eq!(
+            text(&raw(r#""a\u0000b""#)).unwrap_err().0,
+            RefusalReason::BadText
+        );
+        assert_eq!(text(&raw(r#""\u26a1 caf\u00e9 ""#)).unwrap(), "⚡ café ");
+    }
+
+    proptest! {
+        /// What is written as a decimal of up to 28 digits is read back digit for digit.
+        #[test]
+        fn decimals_survive(whole in 0u64..1_000_000_000_000, fraction in "[0-9]{1,15}") {
+            let written = format!("{whole}.{fraction}");
+            prop_assert_eq!(decimal(&raw(&format!("\"{written}\""))).unwrap().to_string(), written.clone());
+            prop_assert_eq!(decimal(&raw(&written)).unwrap().to_string(), written);
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! What two binaries must agree on, and nothing else.
+//!
+//! - [`domain`]: markets, ads and identifiers; no I/O, no async.
+//! - [`exchange`]: what an exchange's API looks like, sans I/O: a job to a request, bytes to ads.
+//! - [`job`]: the messages between coordinator and workers.
+//! - [`queue`]: the broker: topology, publishing, consuming. Nothing else names `lapin`.
+//! - [`store`]: the connection to PostgreSQL, and the migrations.
+//! - [`settings`]: reading settings from the environment. Nothing else reads it.
+//! - [`service`]: start and stop of a process: telemetry, signals.
+//!
+//! A module enters this crate when a second binary needs it.
+
+pub mod domain;
+pub mod exchange;
+pub mod job;
+pub mod queue;
+pub mod service;
+pub mod settings;
+pub mod store;
+pub mod telemetry;

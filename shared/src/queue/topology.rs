@@ -1,0 +1,126 @@
+//! Queues and exchanges, declared by whoever comes first; declaring again changes nothing.
+//!
+//! ```text
+//! coordinator ─► P.jobs.urgent ─┐
+//!             ─► P.jobs.normal ─┴► workers ─► P.reports ─► coordinator ─► P.events (topic)
+//!                      └─ delivery limit ─► P.dead
+//! ```
+
+use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, ExchangeKind};
+
+use super::{ANSWER_TIMEOUT, QueueError, answer};
+
+/// The queues there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Queue {
+    /// Jobs that go first: discovery, and the rest of books already begun. One queue per class,
+    /// because message priorities mean another thing in every broker version.
+    UrgentJobs,
+    /// All other jobs, in plan order.
+    NormalJobs,
+    /// Acknowledgements of jobs.
+    Reports,
+    /// Poison messages: what no worker could read, or what killed every worker that took it.
+    Dead,
+}
+
+/// Deliveries of one message before it is poison. Every killed worker costs its jobs one, so there
+/// is room for many restarts; a job that kills its worker is found all the same.
+const DELIVERY_LIMIT: i32 = 20;
+/// Messages a queue holds before the broker refuses more: above a batch's largest plan of 131,072.
+const MAX_MESSAGES: i32 = 150_000;
+/// Reports are hints; older ones than an hour tell nothing that the database does not.
+const REPORT_TTL_MS: i32 = 3_600_000;
+
+/// Names of one installation; `AMQP_PREFIX` tells several on one broker apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topology {
+    prefix: String,
+}
+
+impl Topology {
+    #[must_use]
+    pub fn new(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    #[must_use]
+    pub fn queue(&self, queue: Queue) -> String {
+        let name = match queue {
+            Queue::UrgentJobs => "jobs.urgent",
+            Queue::NormalJobs => "jobs.normal",
+            Queue::Reports => "reports",
+            Queue::Dead => "dead",
+        };
+        format!("{}.{name}", self.prefix)
+    }
+
+    /// Topic exchange for events that others may listen to, for example `batch.closed`.
+    #[must_use]
+    pub fn events(&self) -> String {
+        format!("{}.events", self.prefix)
+    }
+
+    /// Declares everything.
+    pub(super) async fn declare(&self, channel: &Channel) -> Result<(), QueueError> {
+        for queue in [
+            Queue::Dead,
+            Queue::UrgentJobs,
+            Queue::NormalJobs,
+            Queue::Reports,
+        ] {
+            let declared = channel.queue_declare(
+                self.queue(queue).into(),
+                QueueDeclareOptions {
+                    durable: true,
+                    ..QueueDeclareOptions::default()
+                },
+                self.arguments(queue),
+            );
+            answer(ANSWER_TIMEOUT, declared).await?;
+        }
+        let declared = channel.exchange_declare(
+            self.events().into(),
+            ExchangeKind::Topic,
+            ExchangeDeclareOptions {
+                durable: true,
+                ..ExchangeDeclareOptions::default()
+            },
+            FieldTable::default(),
+        );
+        answer(ANSWER_TIMEOUT, declared).await
+    }
+
+    fn arguments(&self, queue: Queue) -> FieldTable {
+        let mut arguments = FieldTable::default();
+        let mut set = |name: &str, value: AMQPValue| {
+            arguments.insert(name.into(), value);
+        };
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        // Quorum: survives the loss of a node, and counts deliveries.
+        set("x-queue-type", text("quorum"));
+        set("x-max-length", AMQPValue::LongInt(MAX_MESSAGES));
+        match queue {
+            Queue::UrgentJobs | Queue::NormalJobs => {
+                // Written out: brokers before 4.0 have no limit unless told.
+                set("x-delivery-limit", AMQPValue::LongInt(DELIVERY_LIMIT));
+                set("x-dead-letter-exchange", text(""));
+                set("x-dead-letter-routing-key", text(&self.queue(Queue::Dead)));
+                // No dead letter is lost on the way; this needs reject-publish, and a refused
+                // publish is what slows the coordinator down.
+                set("x-dead-letter-strategy", text("at-least-once"));
+                set("x-overflow", text("reject-publish"));
+            }
+            Queue::Reports => {
+                set("x-message-ttl", AMQPValue::LongInt(REPORT_TTL_MS));
+                set("x-overflow", text("drop-head"));
+            }
+            Queue::Dead => set("x-overflow", text("reject-publish")),
+        }
+        arguments
+    }
+}

@@ -1,0 +1,319 @@
+//! Settings from the environment. No other module reads it.
+//!
+//! A binary asks a [`Vars`] for every setting it has, by name, with default and allowed range; all
+//! problems are collected and printed together. In development a `.env` file in the working
+//! directory fills in what the environment lacks.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Exit code for settings that can't be used (`EX_USAGE`).
+pub const EXIT_BAD_SETTINGS: u8 = 64;
+
+/// Variables, and what was wrong with those that were asked for.
+#[derive(Debug)]
+pub struct Vars {
+    values: BTreeMap<String, String>,
+    problems: Vec<String>,
+}
+
+/// Every setting that can't be used, with name, value and what is allowed.
+#[derive(Debug, thiserror::Error)]
+#[error("settings can't be used:\n  {}", .0.join("\n  "))]
+pub struct BadSettings(Vec<String>);
+
+impl Vars {
+    /// The environment, and `.env` beneath it.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let mut values = BTreeMap::new();
+        let mut problems = Vec::new();
+        match dotenvy::dotenv_iter() {
+            Ok(entries) => {
+                for entry in entries {
+                    match entry {
+                        Ok((name, value)) => drop(values.insert(name, value)),
+                        Err(error) => problems.push(format!(".env: {error}")),
+                    }
+                }
+            }
+            Err(error) if error.not_found() => {}
+            Err(error) => problems.push(format!(".env: {error}")),
+        }
+        // Not `vars()`: it panics where a value is not UTF-8.
+        values.extend(std::env::vars_os().filter_map(|(name, value)| {
+            Some((
+                name.into_string().ok()?,
+                value.to_string_lossy().into_owned(),
+            ))
+        }));
+        Self { values, problems }
+    }
+
+    /// Given variables, for tests.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        Self {
+            values: pairs.into_iter().map(own).collect(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Notes a problem, such as two settings that contradict each other.
+    pub fn problem(&mut self, problem: String) {
+        self.problems.push(problem);
+    }
+
+    /// The settings, if nothing was wrong.
+    pub fn finish<T>(self, settings: T) -> Result<T, BadSettings> {
+        if self.problems.is_empty() {
+            Ok(settings)
+        } else {
+            Err(BadSettings(self.problems))
+        }
+    }
+
+    /// Text; an empty variable counts as absent.
+    #[must_use]
+    pub fn text(&self, name: &str, default: &str) -> String {
+        self.get(name).unwrap_or(default).to_owned()
+    }
+
+    /// Text that may be absent.
+    #[must_use]
+    pub fn optional(&self, name: &str) -> Option<String> {
+        self.get(name).map(str::to_owned)
+    }
+
+    /// A number within `allowed`.
+    pub fn number<T>(&mut self, name: &str, default: T, allowed: RangeInclusive<T>) -> T
+    where
+        T: FromStr + PartialOrd + fmt::Display + Copy,
+    {
+        let Some(value) = self.get(name) else {
+            return default;
+        };
+        match value.trim().parse::<T>() {
+            Ok(number) if allowed.contains(&number) => number,
+            _ => {
+                let problem = format!(
+                    "{name}={value:?}: allowed are {} to {}",
+                    allowed.start(),
+                    allowed.end()
+                );
+                self.problems.push(problem);
+                default
+            }
+        }
+    }
+
+    /// A span of whole seconds within `allowed`.
+    pub fn seconds(&mut self, name: &str, default: u64, allowed: RangeInclusive<u64>) -> Duration {
+        Duration::from_secs(self.number(name, default, allowed))
+    }
+
+    /// A value that parses itself; its error says what is allowed.
+    pub fn parsed<T>(&mut self, name: &str, default: &str) -> T
+    where
+        T: FromStr,
+        T::Err: fmt::Display,
+    {
+        let value = self.get(name).unwrap_or(default).to_owned();
+        self.parse_or_default(name, &value, default)
+    }
+
+    fn parse_or_default<T>(&mut self, name: &str, value: &str, default: &str) -> T
+    where
+        T: FromStr,
+        T::Err: fmt::Display,
+    {
+        value.parse().unwrap_or_else(|error: T::Err| {
+            self.problems.push(format!("{name}={value:?}: {error}"));
+            default
+                .parse()
+                .unwrap_or_else(|_| panic!("the default of {name} is allowed"))
+        })
+    }
+
+    /// A list of codes separated by commas; empty when absent.
+    #[must_use]
+    pub fn list(&self, name: &str) -> Vec<String> {
+        let parts = self.get(name).unwrap_or_default().split(',').map(str::trim);
+        parts
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// A URL with one of `schemes`. Values of URLs hold passwords and are never shown.
+    pub fn url(&mut self, name: &str, default: Option<&str>, schemes: &[&str]) -> url::Url {
+        let allowed = schemes
+            .iter()
+            .map(|scheme| format!("{scheme}://…"))
+            .collect::<Vec<_>>()
+            .join(" or ");
+        let stand_in = || url::Url::parse("unset://").expect("a constant URL");
+        let Some(value) = self.get(name).or(default) else {
+            self.problems
+                .push(format!("{name} is not set: needed is {allowed}"));
+            return stand_in();
+        };
+        match url::Url::parse(value) {
+            Ok(url) if schemes.contains(&url.scheme()) => url,
+            _ => {
+                self.problems.push(format!(
+                    "{name} is not a URL that can be used: allowed is {allowed}"
+                ));
+                stand_in()
+            }
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.values
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.trim().is_empty())
+    }
+}
+
+/// PostgreSQL: `DATABASE_URL`, `DB_POOL_SIZE`, `DB_MAX_OVERFLOW`.
+#[derive(Clone)]
+pub struct Database {
+    pub url: url::Url,
+    /// Connections a process may open: pool size and overflow together. The pool opens them one by
+    /// one as they are needed and closes idle ones.
+    pub max_connections: u32,
+}
+
+impl Database {
+    pub fn read(vars: &mut Vars) -> Self {
+        let url = vars.url("DATABASE_URL", None, &["postgres", "postgresql"]);
+        let size = vars.number("DB_POOL_SIZE", 20, 1..=1000);
+        let overflow = vars.number("DB_MAX_OVERFLOW", 10, 0..=1000);
+        Self {
+            url,
+            max_connections: size + overflow,
+        }
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} (max_connections {})",
+            redacted(&self.url),
+            self.max_connections
+        )
+    }
+}
+
+/// RabbitMQ: `AMQP_URL`.
+#[derive(Clone)]
+pub struct Broker {
+    pub url: url::Url,
+}
+
+/// Seconds between heartbeats unless the URL says otherwise: a dead link is noticed within two.
+const HEARTBEAT_SECS: &str = "10";
+
+impl Broker {
+    pub fn read(vars: &mut Vars) -> Self {
+        let mut url = vars.url("AMQP_URL", None, &["amqp", "amqps"]);
+        if !url.query_pairs().any(|(name, _)| name == "heartbeat") {
+            url.query_pairs_mut()
+                .append_pair("heartbeat", HEARTBEAT_SECS);
+        }
+        Self { url }
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&redacted(&self.url))
+    }
+}
+
+/// Redis: `REDIS_URL`.
+#[derive(Clone)]
+pub struct Redis {
+    pub url: url::Url,
+}
+
+impl Redis {
+    pub fn read(vars: &mut Vars) -> Self {
+        Self {
+            url: vars.url("REDIS_URL", None, &["redis", "rediss"]),
+        }
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&redacted(&self.url))
+    }
+}
+
+/// A URL without its password and query, fit for logs.
+#[must_use]
+pub fn redacted(url: &url::Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    if url.password().is_some() && url.set_password(Some("***")).is_err() {
+        return format!("{}://…", url.scheme());
+    }
+    url.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_problems_are_told_together_with_name_value_and_range() {
+        let mut vars = Vars::from_pairs([("MAX_WORKERS", "none"), ("AMQP_URL", "http://x")]);
+        vars.number("MAX_WORKERS", 20, 1..=500);
+        Broker::read(&mut vars);
+        Database::read(&mut vars);
+        let error = vars.finish(()).unwrap_err().to_string();
+        insta::assert_snapshot!(error, @r#"
+        settings can't be used:
+          MAX_WORKERS="none": allowed are 1 to 500
+          AMQP_URL is not a URL that can be used: allowed is amqp://… or amqps://…
+          DATABASE_URL is not set: needed is postgres://… or postgresql://…
+        "#);
+    }
+
+    #[test]
+    fn an_empty_variable_is_absent() {
+        let mut vars = Vars::from_pairs([("MAX_WORKERS", " ")]);
+        assert_eq!(vars.number("MAX_WORKERS", 20, 1..=500), 20);
+        vars.finish(()).unwrap();
+    }
+
+    #[test]
+    fn passwords_are_never_shown() {
+        let mut vars =
+            Vars::from_pairs([("DATABASE_URL", "postgres://u:geheim@h/db?sslkey=geheim")]);
+        let shown = format!("{:?}", Database::read(&mut vars));
+        assert!(!shown.contains("geheim"), "{shown}");
+    }
+
+    #[test]
+    fn the_broker_url_always_has_a_heartbeat() {
+        let mut vars = Vars::from_pairs([("AMQP_URL", "amqp://h/%2f")]);
+        assert_eq!(
+            Broker::read(&mut vars).url.as_str(),
+            "amqp://h/%2f?heartbeat=10"
+        );
+        let mut vars = Vars::from_pairs([("AMQP_URL", "amqp://h/%2f?heartbeat=4")]);
+        assert_eq!(
+            Broker::read(&mut vars).url.as_str(),
+            "amqp://h/%2f?heartbeat=4"
+        );
+    }
+}

@@ -1,0 +1,69 @@
+//! The connection to PostgreSQL, and the migrations.
+//!
+//! The statements themselves stand with the binary that runs them: the worker's `store` writes
+//! facts, the coordinator's `store` the ledger.
+
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+use crate::settings::Database;
+
+/// The schema, embedded in every binary.
+pub static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
+
+/// How long to wait for a connection before an operation fails and is tried again by its caller.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the database can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the database can't be reached")]
+    Unreachable(#[source] sqlx::Error),
+    #[error("the schema has version {found}, this program needs {needed}: run `p2p migrate`")]
+    OldSchema { found: i64, needed: i64 },
+    #[error("the database has no schema, this program needs version {needed}: run `p2p migrate`")]
+    NoSchema { needed: i64 },
+}
+
+/// A pool. `name` is shown in `pg_stat_activity`.
+pub async fn connect(settings: &Database, name: &str) -> Result<PgPool, StoreError> {
+    let options: PgConnectOptions = settings
+        .url
+        .as_str()
+        .parse()
+        .map_err(StoreError::Unreachable)?;
+    PgPoolOptions::new()
+        .max_connections(settings.max_connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_with(options.application_name(name))
+        .await
+        .map_err(StoreError::Unreachable)
+}
+
+/// Refuses a schema older than this program. A newer one is fine: migrations expand before they
+/// contract, so that old processes can run beside new ones.
+pub async fn check_schema(pool: &PgPool) -> Result<(), StoreError> {
+    let needed = MIGRATOR
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or_default();
+    let applied = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success");
+    let found: Option<i64> = match applied.fetch_one(pool).await {
+        Ok(found) => found,
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(UNDEFINED_TABLE) => {
+            None
+        }
+        Err(error) => return Err(StoreError::Unreachable(error)),
+    };
+    match found {
+        None => Err(StoreError::NoSchema { needed }),
+        Some(found) if found < needed => Err(StoreError::OldSchema { found, needed }),
+        Some(_) => Ok(()),
+    }
+}
+
+/// `SQLSTATE` of a table that does not exist.
+const UNDEFINED_TABLE: &str = "42P01";
