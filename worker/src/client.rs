@@ -1,0 +1,186 @@
+//! HTTP to the exchange.
+//!
+//! One request, one outcome; retries are the handler's. Bounded in time (from the first byte sent to
+//! the last received) and in size; redirects are refused, for an answer from elsewhere is no answer.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::{StatusCode, redirect};
+use shared::exchange::binance::{Call, Request};
+use shared::job::Failure;
+
+use crate::rate_limit::Permit;
+use crate::settings::{Binance, Settings};
+
+/// Largest body that is read, after decompression: a page of 21 ads has about 70 kB, the longest
+/// list (payment methods of a fiat) a few hundred.
+const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+
+/// A complete body with status 200.
+#[derive(Debug)]
+pub struct Answer {
+    pub body: Vec<u8>,
+    /// When its last byte had arrived.
+    pub fetched_at: DateTime<Utc>,
+}
+
+/// Why there is no answer. Each is another reaction of the handler.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error("no complete answer within {0:?}")]
+    Timeout(Duration),
+    #[error("the connection failed: {0}")]
+    Network(String),
+    /// Too fast, or banned: 429, 418, and 403, with which a firewall answers.
+    #[error("refused with status {status}")]
+    RateLimited {
+        status: u16,
+        retry_after: Option<Duration>,
+    },
+    #[error("the exchange failed with status {0}")]
+    Server(u16),
+    /// Any other status: a redirect, a path that is gone, a restricted place.
+    #[error("unexpected status {0}")]
+    Status(u16),
+    #[error("the body is larger than {MAX_BODY_BYTES} bytes")]
+    TooLarge,
+}
+
+impl FetchError {
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        match self {
+            Self::Timeout(_) => Failure::Timeout,
+            Self::Network(_) => Failure::Network,
+            Self::RateLimited { .. } => Failure::RateLimited,
+            Self::Server(_) => Failure::ServerError,
+            Self::Status(_) => Failure::HttpStatus,
+            Self::TooLarge => Failure::TooLarge,
+        }
+    }
+
+    /// Status of the answer, if one began.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::RateLimited { status, .. } | Self::Server(status) | Self::Status(status) => {
+                Some(*status)
+            }
+            Self::Timeout(_) | Self::Network(_) | Self::TooLarge => None,
+        }
+    }
+}
+
+pub struct Client {
+    http: reqwest::Client,
+    endpoints: Binance,
+    timeout: Duration,
+}
+
+impl Client {
+    pub fn new(settings: &Settings) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder()
+            .user_agent(&settings.user_agent)
+            .redirect(redirect::Policy::none())
+            .connect_timeout(settings.request_timeout)
+            .build()
+            .context("the HTTP client can't be made")?;
+        Ok(Self {
+            http,
+            endpoints: settings.binance.clone(),
+            timeout: settings.request_timeout,
+        })
+    }
+
+    /// Sends one request, which uses up the permit.
+    pub async fn fetch(&self, _permit: Permit, request: Request) -> Result<Answer, FetchError> {
+        match tokio::time::timeout(self.timeout, self.exchange(request)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(FetchError::Timeout(self.timeout)),
+        }
+    }
+
+    async fn exchange(&self, request: Request) -> Result<Answer, FetchError> {
+        let endpoint = match request.call {
+            Call::FiatList => &self.endpoints.fiat_list,
+            Call::Assets => &self.endpoints.assets,
+            Call::PaymentMethods => &self.endpoints.payment_methods,
+            Call::Search => &self.endpoints.search,
+        };
+        let sent = self
+            .http
+            .post(endpoint.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .body(request.body);
+        let mut response = sent.send().await.map_err(|error| network(&error))?;
+        let status = response.status();
+        match status {
+            StatusCode::OK => {}
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::IM_A_TEAPOT | StatusCode::FORBIDDEN => {
+                let retry_after = response
+                    .headers()
+                    .get(RETRY_AFTER)
+                    .and_then(|value| value.to_str().ok());
+                let retry_after =
+                    retry_after.and_then(|value| parse_retry_after(value, Utc::now()));
+                return Err(FetchError::RateLimited {
+                    status: status.as_u16(),
+                    retry_after,
+                });
+            }
+            _ if status.is_server_error() => return Err(FetchError::Server(status.as_u16())),
+            _ => return Err(FetchError::Status(status.as_u16())),
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| network(&error))? {
+            if body.len() + chunk.len() > MAX_BODY_BYTES {
+                return Err(FetchError::TooLarge);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Answer {
+            body,
+            fetched_at: Utc::now(),
+        })
+    }
+}
+
+/// The innermost cause: the outer ones only say that a request failed.
+fn network(error: &reqwest::Error) -> FetchError {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    FetchError::Network(cause.to_string())
+}
+
+/// `Retry-After` in seconds or as a date.
+fn parse_retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = DateTime::<Utc>::from(httpdate::parse_http_date(value).ok()?);
+    Some((date - now).to_std().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = "2026-11-22T10:00:00Z".parse().unwrap();
+        let parse = |value| parse_retry_after(value, now);
+        assert_eq!(parse("7"), Some(Duration::from_secs(7)));
+        assert_eq!(
+            parse("Sun, 22 Nov 2026 10:01:30 GMT"),
+            Some(Duration::from_secs(90))
+        );
+        assert_eq!(parse("Sun, 22 Nov 2026 09:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(parse("soon"), None);
+    }
+}

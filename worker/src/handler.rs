@@ -1,0 +1,373 @@
+//! The step: one job to its ending. Knows no broker and stores nothing.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use chrono::{DateTime, Utc};
+use shared::domain::{MAX_ADS_PER_PAGE, page_count};
+use shared::exchange::binance::{self, AnswerError, SEARCH_ROWS};
+use shared::job::{
+    EMPTY_BEYOND_LAST_PAGE, EMPTY_NO_ADS, EXPIRED_DEADLINE, EndState, Failure, Job,
+    MESSAGE_VERSION, Report, Work,
+};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::{Answer, Client, FetchError};
+use crate::rate_limit::{Limiter, NoPermit};
+use crate::settings::Settings;
+use crate::store::jobs::{self, JobRow};
+
+/// What became of a delivery.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The job ended here; its ending is to be stored.
+    Ended(Box<Ending>),
+    /// It had ended before; only the report is sent again.
+    EndedBefore(Report),
+    /// There is nothing to do: the ledger does not know the job, or a later issue of it is out.
+    Discarded(&'static str),
+    /// The worker is shutting down and leaves the job to others.
+    Released,
+}
+
+/// How a job ended, with everything that is to be stored with it.
+#[derive(Debug)]
+pub struct Ending {
+    pub state: EndState,
+    /// Class of the error, or why it is empty.
+    pub reason: Option<&'static str>,
+    pub detail: Option<String>,
+    pub requests: Requests,
+    pub facts: Facts,
+}
+
+/// The requests of a job, as the ledger keeps them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Requests {
+    /// Requests sent.
+    pub attempts: u16,
+    /// Status of the last answer.
+    pub http_status: Option<u16>,
+    /// When the last request was sent.
+    pub requested_at: Option<DateTime<Utc>>,
+    /// When the last complete answer had arrived.
+    pub fetched_at: Option<DateTime<Utc>>,
+}
+
+/// What an answer told.
+#[derive(Debug)]
+pub enum Facts {
+    None,
+    Page(binance::Page),
+    FiatList(Vec<binance::FiatListed>),
+    Assets(binance::AssetLists),
+    PaymentMethods(Vec<shared::domain::PaymentMethod>),
+    /// An answer from which nothing could be taken, for the quarantine.
+    Unreadable(Vec<u8>),
+}
+
+impl Ending {
+    fn new(
+        requests: Requests,
+        state: EndState,
+        reason: Option<&'static str>,
+        facts: Facts,
+    ) -> Self {
+        Self {
+            state,
+            reason,
+            detail: None,
+            requests,
+            facts,
+        }
+    }
+
+    /// A failed ending in the place of this one, for what could not be stored as it was.
+    #[must_use]
+    pub fn into_failed(self, failure: Failure, detail: String) -> Self {
+        Self::failed(self.requests, failure, detail, Facts::None)
+    }
+
+    fn failed(requests: Requests, failure: Failure, detail: String, facts: Facts) -> Self {
+        let reason = Some(failure.as_str());
+        Self {
+            state: EndState::Failed,
+            reason,
+            detail: Some(detail),
+            requests,
+            facts,
+        }
+    }
+
+    /// Ads of the whole book, if a page with ads declared them.
+    #[must_use]
+    pub fn declared_total(&self) -> Option<u32> {
+        match &self.facts {
+            Facts::Page(page) => page.total,
+            _ => None,
+        }
+    }
+
+    /// The acknowledgement of the job.
+    #[must_use]
+    pub fn report(&self, job: &Job) -> Report {
+        let ads = match &self.facts {
+            Facts::Page(page) => u32::try_from(page.ads.len()).unwrap_or(u32::MAX),
+            _ => 0,
+        };
+        Report {
+            version: MESSAGE_VERSION,
+            batch_id: job.batch_id,
+            ordinal: job.ordinal,
+            issue: job.issue,
+            state: self.state,
+            reason: self.reason.map(str::to_owned),
+            declared_total: self.declared_total(),
+            ads,
+        }
+    }
+}
+
+/// First pause before a request is tried again; doubled each time, with jitter, up to the last.
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+const LAST_BACKOFF: Duration = Duration::from_secs(20);
+/// Shared pause after a refusal that does not say how long.
+const DEFAULT_PAUSE: Duration = Duration::from_secs(10);
+/// Refused so often, a job gives up its place to others. Far above what one pause causes; the real
+/// bound is the job's deadline.
+const MAX_REFUSALS: u32 = 50;
+/// Times an answer is asked for again before it is believed unreadable, or empty against expectation.
+const MAX_REREADS: u32 = 1;
+
+pub struct Handler {
+    pool: PgPool,
+    limiter: Limiter,
+    client: Client,
+    max_retries: u32,
+    shutdown: CancellationToken,
+}
+
+/// How often each kind of trouble was met, and what it allows.
+struct Patience {
+    backoff: backon::ExponentialBackoff,
+    refusals: u32,
+    rereads: u32,
+}
+
+/// What to do after a request.
+enum Next {
+    End(Ending),
+    TryAgain(Duration),
+}
+
+impl Handler {
+    #[must_use]
+    pub fn new(
+        settings: &Settings,
+        pool: PgPool,
+        limiter: Limiter,
+        client: Client,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            pool,
+            limiter,
+            client,
+            max_retries: settings.max_retries,
+            shutdown,
+        }
+    }
+
+    /// Does one job. Never an error: whatever goes wrong is how the job ended.
+    pub async fn run(&self, job: &Job) -> Outcome {
+        let row = match self.look_up(job).await {
+            Some(Ok(row)) => row,
+            Some(Err(reason)) => return Outcome::Discarded(reason),
+            None => return Outcome::Released,
+        };
+        if let Some(state) = row.end_state() {
+            return Outcome::EndedBefore(row.report(job, state));
+        }
+        if row.issue > i32::from(job.issue) {
+            return Outcome::Discarded("a later issue of the job is out");
+        }
+        if let (Work::Search { page, .. }, Some(total)) = (&job.work, row.book_total)
+            && *page > page_count(total, SEARCH_ROWS)
+        {
+            let reason = Some(EMPTY_BEYOND_LAST_PAGE);
+            let ending = Ending::new(Requests::default(), EndState::Empty, reason, Facts::None);
+            return Outcome::Ended(Box::new(ending));
+        }
+        self.fetch(job).await
+    }
+
+    /// The job's row; `None` when shutting down. While the database is away this waits: what is
+    /// fetched could not be stored anyway, and the jobs in hand are bounded.
+    async fn look_up(&self, job: &Job) -> Option<Result<JobRow, &'static str>> {
+        let mut backoff = self.backoff(usize::MAX);
+        loop {
+            match jobs::find(&self.pool, job).await {
+                Ok(Some(row)) => return Some(Ok(row)),
+                Ok(None) => return Some(Err("the ledger does not know the job")),
+                Err(error) => {
+                    tracing::error!(%error, "the job can't be looked up, trying again");
+                    let pause = backoff.next().unwrap_or(LAST_BACKOFF);
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = self.shutdown.cancelled() => return None,
+                    }
+                }
+            }
+        }
+    }
+
+    fn backoff(&self, max_times: usize) -> backon::ExponentialBackoff {
+        ExponentialBuilder::new()
+            .with_jitter()
+            .with_min_delay(FIRST_BACKOFF)
+            .with_max_delay(LAST_BACKOFF)
+            .with_max_times(max_times)
+            .build()
+    }
+
+    async fn fetch(&self, job: &Job) -> Outcome {
+        let max_retries = usize::try_from(self.max_retries).unwrap_or(usize::MAX);
+        let mut patience = Patience {
+            backoff: self.backoff(max_retries),
+            refusals: 0,
+            rereads: 0,
+        };
+        let mut requests = Requests::default();
+        loop {
+            let permit = match self.limiter.acquire(job.expires_at, &self.shutdown).await {
+                Ok(permit) => permit,
+                Err(NoPermit::Shutdown) => return Outcome::Released,
+                Err(NoPermit::Deadline) => {
+                    let expired = Ending::new(
+                        requests,
+                        EndState::Expired,
+                        Some(EXPIRED_DEADLINE),
+                        Facts::None,
+                    );
+                    return Outcome::Ended(Box::new(expired));
+                }
+            };
+            requests.attempts = requests.attempts.saturating_add(1);
+            requests.requested_at = Some(Utc::now());
+            let fetched = self.client.fetch(permit, binance::request(&job.work)).await;
+            requests.http_status = match &fetched {
+                Ok(_) => Some(200),
+                Err(error) => error.status(),
+            };
+            let next = match fetched {
+                Ok(answer) => {
+                    requests.fetched_at = Some(answer.fetched_at);
+                    judge_answer(job, answer, requests, &mut patience)
+                }
+                Err(error) => self.judge_error(job, &error, requests, &mut patience).await,
+            };
+            match next {
+                Next::End(ending) => return Outcome::Ended(Box::new(ending)),
+                Next::TryAgain(pause) => tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = self.shutdown.cancelled() => return Outcome::Released,
+                },
+            }
+        }
+    }
+
+    /// No answer. Refusals pause everybody and are bounded by the deadline more than by their count;
+    /// other passing errors are tried again a few times; the rest ends the job.
+    async fn judge_error(
+        &self,
+        job: &Job,
+        error: &FetchError,
+        requests: Requests,
+        patience: &mut Patience,
+    ) -> Next {
+        tracing::warn!(%error, work = ?job.work, attempts = requests.attempts, "request failed");
+        let again = match error {
+            FetchError::RateLimited { retry_after, .. } if patience.refusals < MAX_REFUSALS => {
+                patience.refusals += 1;
+                self.limiter
+                    .pause(retry_after.unwrap_or(DEFAULT_PAUSE))
+                    .await;
+                // The pause is in the limiter: the next permit comes after it.
+                Some(Duration::ZERO)
+            }
+            FetchError::RateLimited { .. } => None,
+            error if error.failure().is_transient() => patience.backoff.next(),
+            _ => None,
+        };
+        let Some(pause) = again else {
+            return Next::End(Ending::failed(
+                requests,
+                error.failure(),
+                error.to_string(),
+                Facts::None,
+            ));
+        };
+        Next::TryAgain(pause)
+    }
+}
+
+/// A complete answer: what it told, or whether to ask again.
+fn judge_answer(job: &Job, answer: Answer, requests: Requests, patience: &mut Patience) -> Next {
+    let end = |state, reason, facts| Next::End(Ending::new(requests, state, reason, facts));
+    let may_reread = patience.rereads < MAX_REREADS;
+    match read(job, &answer.body) {
+        Ok(Facts::Page(page)) if page.ads.len() + page.refusals.len() > MAX_ADS_PER_PAGE => {
+            let ads = page.ads.len() + page.refusals.len();
+            let detail = format!("the page lists {ads} ads, a page holds {MAX_ADS_PER_PAGE}");
+            let facts = Facts::Unreadable(answer.body);
+            Next::End(Ending::failed(
+                requests,
+                Failure::OversizedPage,
+                detail,
+                facts,
+            ))
+        }
+        Ok(Facts::Page(page)) if page.ads.is_empty() && page.refusals.is_empty() => {
+            // Where there were ads, an empty answer is suspect and asked for once more.
+            if may_reread
+                && matches!(
+                    job.work,
+                    Work::Search {
+                        ads_expected: true,
+                        ..
+                    }
+                )
+            {
+                patience.rereads += 1;
+                return Next::TryAgain(FIRST_BACKOFF);
+            }
+            end(EndState::Empty, Some(EMPTY_NO_ADS), Facts::None)
+        }
+        Ok(facts) => end(EndState::Done, None, facts),
+        Err(error) if !error.is_permanent() && may_reread => {
+            tracing::warn!(%error, work = ?job.work, "unreadable answer, asking once more");
+            patience.rereads += 1;
+            Next::TryAgain(FIRST_BACKOFF)
+        }
+        Err(error) => {
+            tracing::error!(%error, work = ?job.work, "unreadable answer");
+            let facts = Facts::Unreadable(answer.body);
+            Next::End(Ending::failed(
+                requests,
+                error.failure(),
+                error.to_string(),
+                facts,
+            ))
+        }
+    }
+}
+
+fn read(job: &Job, body: &[u8]) -> Result<Facts, AnswerError> {
+    Ok(match &job.work {
+        Work::Search { market, .. } => Facts::Page(binance::parse_search(market, body)?),
+        Work::FiatList => Facts::FiatList(binance::parse_fiat_list(body)?),
+        Work::Assets { .. } => Facts::Assets(binance::parse_assets(body)?),
+        Work::PaymentMethods { .. } => Facts::PaymentMethods(binance::parse_payment_methods(body)?),
+    })
+}

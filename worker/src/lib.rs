@@ -1,0 +1,115 @@
+//! The worker: takes a job, takes a permit, fetches, parses, stores, reports.
+//!
+//! It never decides what is fetched. Any number may run; any may be killed at any instant, because a
+//! job is acknowledged only after its end is committed and reported, and a job done twice leaves the
+//! same rows.
+//!
+//! - [`consumer`]: the loop from deliveries to finished jobs; concurrency and drain.
+//! - [`handler`]: the step: one job to its result; retries. Knows no broker.
+//! - [`client`]: HTTP to the exchange. Every request consumes a permit.
+//! - [`rate_limit`]: permits, from a limit that all workers share.
+//! - [`storer`]: the loop from results to committed facts, several pages per transaction.
+//! - [`store`]: the statements.
+
+pub mod client;
+pub mod consumer;
+pub mod handler;
+pub mod rate_limit;
+pub mod settings;
+pub mod store;
+pub mod storer;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use shared::queue::{Consumer, Publisher, Queue};
+use shared::settings::{EXIT_BAD_SETTINGS, Vars};
+use shared::{service, telemetry};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::settings::Settings;
+
+/// Reads settings, runs, and tells the outcome by exit code: 0 drained, 1 failed, 64 bad settings.
+pub async fn main() -> ExitCode {
+    service::install_tls_provider();
+    let settings = match Settings::read(Vars::from_environment()) {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("worker: {error}");
+            return ExitCode::from(EXIT_BAD_SETTINGS);
+        }
+    };
+    let _telemetry = match telemetry::init("worker", &settings.telemetry) {
+        Ok(guard) => guard,
+        Err(error) => {
+            eprintln!("worker: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        ?settings,
+        "worker starts"
+    );
+    let run = async {
+        let shutdown = service::shutdown_on_signals().context("signals can't be watched")?;
+        run(settings, shutdown).await
+    };
+    match run.await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "worker failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Works until `shutdown`, then drains: takes nothing more, finishes what is being fetched, stores
+/// and reports it.
+pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let pool = shared::store::connect(&settings.database, "worker").await?;
+    shared::store::check_schema(&pool).await?;
+    let limiter = rate_limit::Limiter::new(&settings).await?;
+    let client = client::Client::new(&settings)?;
+    let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "worker");
+    let prefetch = u16::try_from(settings.max_workers).context("MAX_WORKERS")?;
+    let queues = [Queue::UrgentJobs, Queue::NormalJobs];
+    let (broker, deliveries) = Consumer::start(
+        &settings.broker,
+        &settings.topology,
+        "worker",
+        queues,
+        prefetch,
+    );
+
+    let (finished, to_store) = mpsc::channel(settings.max_workers);
+    let storer = storer::Storer::new(
+        store::Store::new(pool.clone(), &settings),
+        publisher,
+        shutdown.clone(),
+    );
+    let storer = tokio::spawn(storer.run(to_store));
+    let handler = Arc::new(handler::Handler::new(
+        &settings,
+        pool,
+        limiter,
+        client,
+        shutdown.clone(),
+    ));
+    consumer::run(
+        handler,
+        deliveries,
+        finished,
+        settings.max_workers,
+        || broker.stop_taking(),
+        shutdown,
+    )
+    .await;
+    // All results are with the storer, whose channel is closed now: it ends when they are stored.
+    storer.await.context("the storer ended abnormally")?;
+    broker.close().await;
+    tracing::info!("drained");
+    Ok(())
+}

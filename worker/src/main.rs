@@ -1,0 +1,17 @@
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Takes jobs from the queue, keeps the shared rate limit, fetches, parses, stores and reports.
+#[derive(Parser)]
+#[command(version)]
+enum Command {
+    /// Work until SIGTERM. Settings come from the environment; exit code 64 tells bad ones.
+    Run,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Command::Run = Command::parse();
+    worker::main().await
+}

@@ -1,0 +1,194 @@
+//! The worker's settings.
+
+use std::time::Duration;
+
+use shared::queue::Topology;
+use shared::settings::{BadSettings, Broker, Database, Redis, Vars};
+use shared::telemetry::Telemetry;
+
+/// All that can be set, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub database: Database,
+    pub broker: Broker,
+    pub redis: Redis,
+    pub telemetry: Telemetry,
+    pub topology: Topology,
+    pub binance: Binance,
+    pub rate_limit: RateLimit,
+    /// Names this process in logs, ledger and limiter.
+    pub worker_id: String,
+    /// The identity that the exchange sees; limits are per egress.
+    pub egress_id: String,
+    /// Jobs in flight.
+    pub max_workers: usize,
+    /// From the first byte sent to the last received.
+    pub request_timeout: Duration,
+    /// Tries after the first, for errors that may pass.
+    pub max_retries: u32,
+    /// Who asks, in every request.
+    pub user_agent: String,
+}
+
+/// Where the exchange is.
+#[derive(Clone, Debug)]
+pub struct Binance {
+    pub search: url::Url,
+    pub assets: url::Url,
+    pub fiat_list: url::Url,
+    pub payment_methods: url::Url,
+}
+
+/// The shared limit, in requests per minute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    pub per_minute: u32,
+    /// What the whole fleet may use together when Redis is away.
+    pub min_per_minute: u32,
+    /// Requests that may follow each other without a pause.
+    pub burst: u32,
+}
+
+/// Lowest and highest rate that can be set.
+const RATES: std::ops::RangeInclusive<u32> = 1..=1_000_000;
+
+impl Settings {
+    pub fn read(mut vars: Vars) -> Result<Self, BadSettings> {
+        let own_id = format!("{}-{}", host_name(&vars), std::process::id());
+        let max_workers = vars.number("MAX_WORKERS", 20, 1..=500);
+        let settings = Self {
+            database: Database::read(&mut vars),
+            broker: Broker::read(&mut vars),
+            redis: Redis::read(&mut vars),
+            telemetry: Telemetry::read(&mut vars),
+            topology: Topology::new(&vars.text("AMQP_PREFIX", "p2p")),
+            binance: Binance::read(&mut vars),
+            rate_limit: RateLimit::read(&mut vars),
+            worker_id: vars.text("WORKER_ID", &own_id),
+            egress_id: vars.text("EGRESS_ID", "default"),
+            max_workers,
+            request_timeout: vars.seconds("REQUEST_TIMEOUT_SECONDS", 30, 1..=300),
+            max_retries: vars.number("MAX_RETRIES", 3, 0..=20),
+            user_agent: vars.text(
+                "USER_AGENT",
+                concat!("p2p-market-data/", env!("CARGO_PKG_VERSION")),
+            ),
+        };
+        vars.finish(settings)
+    }
+}
+
+fn host_name(vars: &Vars) -> String {
+    vars.optional("HOSTNAME")
+        .unwrap_or_else(|| "worker".to_owned())
+}
+
+impl Binance {
+    fn read(vars: &mut Vars) -> Self {
+        let base = vars.url(
+            "BINANCE_BASE_URL",
+            Some("https://p2p.binance.com"),
+            &["https", "http"],
+        );
+        let mut endpoint = |name: &str, default: &str| {
+            let path = vars.text(name, default);
+            let url = path
+                .starts_with('/')
+                .then(|| base.join(&path).ok())
+                .flatten();
+            // A path such as `//elsewhere/…` would change the host.
+            url.filter(|url| url.host() == base.host())
+                .unwrap_or_else(|| {
+                    vars.problem(format!(
+                        "{name}={path:?}: allowed is a path of the host, such as {default}"
+                    ));
+                    base.clone()
+                })
+        };
+        Self {
+            search: endpoint(
+                "BINANCE_SEARCH_ENDPOINT",
+                "/bapi/c2c/v2/friendly/c2c/adv/search",
+            ),
+            assets: endpoint(
+                "BINANCE_PAIRS_ENDPOINT",
+                "/bapi/c2c/v2/friendly/c2c/portal/config",
+            ),
+            fiat_list: endpoint(
+                "BINANCE_FIATS_ENDPOINT",
+                "/bapi/c2c/v1/friendly/c2c/trade-rule/fiat-list",
+            ),
+            payment_methods: endpoint(
+                "BINANCE_PAYMENT_METHODS_ENDPOINT",
+                "/bapi/c2c/v2/public/c2c/adv/filter-conditions",
+            ),
+        }
+    }
+}
+
+impl RateLimit {
+    fn read(vars: &mut Vars) -> Self {
+        let per_minute = vars.number("INITIAL_RATE_LIMIT", 100, RATES);
+        let min_per_minute = vars.number("MIN_RATE_LIMIT", 10, RATES);
+        let max_per_minute = vars.number("MAX_RATE_LIMIT", 200, RATES);
+        if !(min_per_minute..=max_per_minute).contains(&per_minute) {
+            vars.problem(format!(
+                "INITIAL_RATE_LIMIT={per_minute}: allowed are MIN_RATE_LIMIT={min_per_minute} to MAX_RATE_LIMIT={max_per_minute}"
+            ));
+        }
+        Self {
+            per_minute,
+            min_per_minute,
+            burst: vars.number("RATE_LIMIT_BURST", 1, 1..=1000),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVERS: [(&str, &str); 3] = [
+        ("DATABASE_URL", "postgres://h/d"),
+        ("AMQP_URL", "amqp://h"),
+        ("REDIS_URL", "redis://h"),
+    ];
+
+    fn read<'a>(more: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Settings, String> {
+        let vars = Vars::from_pairs(SERVERS.into_iter().chain(more));
+        Settings::read(vars).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_real_exchange_is_the_default() {
+        let settings = read([]).unwrap();
+        assert_eq!(
+            settings.binance.search.as_str(),
+            "https://p2p.binance.com/bapi/c2c/v2/friendly/c2c/adv/search"
+        );
+        assert_eq!(settings.rate_limit.per_minute, 100);
+    }
+
+    #[test]
+    fn endpoints_stay_on_the_host() {
+        let error = read([
+            ("BINANCE_SEARCH_ENDPOINT", "//evil.example/x"),
+            ("BINANCE_PAIRS_ENDPOINT", "x"),
+        ]);
+        let error = error.unwrap_err();
+        assert!(
+            error.contains("BINANCE_SEARCH_ENDPOINT") && error.contains("BINANCE_PAIRS_ENDPOINT"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_rate_lies_between_floor_and_ceiling() {
+        assert!(
+            read([("INITIAL_RATE_LIMIT", "300")])
+                .unwrap_err()
+                .contains("MAX_RATE_LIMIT=200")
+        );
+        assert!(read([("INITIAL_RATE_LIMIT", "300"), ("MAX_RATE_LIMIT", "400")]).is_ok());
+    }
+}

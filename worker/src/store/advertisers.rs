@@ -1,0 +1,431 @@
+//! Advertisers: versions of identity (SCD2), and their figures, each written only on change.
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroUsize;
+
+use chrono::{DateTime, Utc};
+use lru::LruCache;
+use rust_decimal::Decimal;
+use shared::domain::Advertiser;
+use shared::exchange::Exchange;
+use sqlx::{PgConnection, PgPool};
+
+use super::StoreError;
+use super::versions::Hasher;
+
+/// Advertisers remembered: a few times the whole market of 2026, about 150 bytes each.
+const CACHED_ADVERTISERS: NonZeroUsize = NonZeroUsize::new(60_000).expect("not zero");
+/// Tries when another worker changes the same advertisers at the same instant.
+const MAX_RACES: usize = 5;
+
+/// The fast-moving figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Figures {
+    month_order_count: Option<i32>,
+    completion_rate: Option<Decimal>,
+    positive_rate: Option<Decimal>,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    advertiser_sk: i32,
+    identity_hash: i64,
+    figures: Figures,
+}
+
+/// An advertiser as an answer showed it.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    advertiser: &'a Advertiser,
+    identity_hash: i64,
+    figures: Figures,
+    at: DateTime<Utc>,
+}
+
+impl<'a> Seen<'a> {
+    fn new(advertiser: &'a Advertiser, at: DateTime<Utc>) -> Self {
+        let figures = Figures {
+            month_order_count: advertiser.month_order_count,
+            completion_rate: advertiser.completion_rate,
+            positive_rate: advertiser.positive_rate,
+        };
+        Self {
+            advertiser,
+            identity_hash: identity_hash(advertiser),
+            figures,
+            at,
+        }
+    }
+}
+
+fn identity_hash(advertiser: &Advertiser) -> i64 {
+    let mut hasher = Hasher::default();
+    hasher.text(Some(&advertiser.nickname));
+    hasher.text(advertiser.user_type.as_deref());
+    hasher.text(advertiser.user_identity.as_deref());
+    hasher.number(advertiser.user_grade);
+    hasher.number(advertiser.vip_level);
+    hasher.number(advertiser.badges.as_ref().map(|badges| badges.len() as u64));
+    for badge in advertiser.badges.iter().flatten() {
+        hasher.text(Some(badge));
+    }
+    hasher.number(Some(advertiser.is_pro_merchant));
+    hasher.number(advertiser.is_blocked);
+    hasher.number(advertiser.merchant_group_member);
+    hasher.finish()
+}
+
+/// The current version of an advertiser in the database.
+#[derive(sqlx::FromRow)]
+struct Current {
+    user_no: String,
+    advertiser_id: i32,
+    advertiser_sk: i32,
+    identity_hash: i64,
+    valid_from: DateTime<Utc>,
+    month_order_count: Option<i32>,
+    completion_rate: Option<Decimal>,
+    positive_rate: Option<Decimal>,
+    figures_at: DateTime<Utc>,
+}
+
+pub(super) struct Advertisers {
+    known: LruCache<String, Known>,
+    /// The version of each advertiser of the group that is being stored.
+    resolved: HashMap<String, i32>,
+}
+
+impl Advertisers {
+    pub(super) fn new() -> Self {
+        Self {
+            known: LruCache::new(CACHED_ADVERTISERS),
+            resolved: HashMap::new(),
+        }
+    }
+
+    /// Makes sure that all advertisers seen have a version with their identity, and that their
+    /// figures are recorded.
+    pub(super) async fn resolve(
+        &mut self,
+        pool: &PgPool,
+        exchange: Exchange,
+        seen: Vec<(&Advertiser, DateTime<Utc>)>,
+    ) -> Result<(), StoreError> {
+        self.resolved.clear();
+        let mut changed: BTreeMap<&str, Seen<'_>> = BTreeMap::new();
+        for (advertiser, at) in seen {
+            let seen = Seen::new(advertiser, at);
+            let user_no = advertiser.user_no.as_str();
+            match self.known.get(user_no) {
+                Some(known)
+                    if known.identity_hash == seen.identity_hash
+                        && known.figures == seen.figures =>
+                {
+                    self.resolved
+                        .insert(user_no.to_owned(), known.advertiser_sk);
+                }
+                _ => {
+                    // Of several sightings in one group the latest tells.
+                    let latest = changed.entry(user_no).or_insert(seen);
+                    if latest.at < at {
+                        *latest = seen;
+                    }
+                }
+            }
+        }
+        let mut left: Vec<Seen<'_>> = changed.into_values().collect();
+        for _ in 0..MAX_RACES {
+            if left.is_empty() {
+                return Ok(());
+            }
+            let done = write(pool, exchange, &left).await?;
+            left.retain(|seen| match done.get(&seen.advertiser.user_no) {
+                None => true,
+                Some(&advertiser_sk) => {
+                    let known = Known {
+                        advertiser_sk,
+                        identity_hash: seen.identity_hash,
+                        figures: seen.figures,
+                    };
+                    self.known.put(seen.advertiser.user_no.clone(), known);
+                    self.resolved
+                        .insert(seen.advertiser.user_no.clone(), advertiser_sk);
+                    false
+                }
+            });
+        }
+        // Passing, so that the group is tried again.
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(sqlx::Error::PoolTimedOut.into())
+        }
+    }
+
+    /// The version of an advertiser that was resolved for this group.
+    pub(super) fn sk(&self, advertiser: &Advertiser) -> Option<i32> {
+        self.resolved.get(&advertiser.user_no).copied()
+    }
+}
+
+/// Writes what changed; gives the version of each advertiser, without those that another worker
+/// changed at the same instant. `seen` ascending by `user_no` and each once.
+async fn write(
+    pool: &PgPool,
+    exchange: Exchange,
+    seen: &[Seen<'_>],
+) -> Result<HashMap<String, i32>, StoreError> {
+    let mut tx = pool.begin().await?;
+    let mut versions = HashMap::new();
+    // First versions. Who is already there conflicts on the current one and is looked at below.
+    for (user_no, advertiser_sk) in insert_versions(&mut tx, exchange, seen, None).await? {
+        versions.insert(user_no, advertiser_sk);
+    }
+    let there: Vec<&Seen<'_>> = seen
+        .iter()
+        .filter(|s| !versions.contains_key(&s.advertiser.user_no))
+        .collect();
+    let currents = lock_current(&mut tx, exchange, &there).await?;
+    let (mut renamed, mut renamed_ids, mut moved) = (Vec::new(), Vec::new(), Vec::new());
+    for seen in there {
+        let Some(current) = currents.get(&seen.advertiser.user_no) else {
+            continue;
+        };
+        if current.identity_hash == seen.identity_hash {
+            versions.insert(seen.advertiser.user_no.clone(), current.advertiser_sk);
+        } else if seen.at > current.valid_from {
+            renamed.push(*seen);
+            renamed_ids.push(current.advertiser_id);
+        } else {
+            // An older sighting than the current version: it belongs to the one before.
+            let older = version_at(&mut tx, current.advertiser_id, seen.at).await?;
+            versions.insert(
+                seen.advertiser.user_no.clone(),
+                older.unwrap_or(current.advertiser_sk),
+            );
+        }
+        let told = Figures {
+            month_order_count: current.month_order_count,
+            completion_rate: current.completion_rate,
+            positive_rate: current.positive_rate,
+        };
+        if told != seen.figures && seen.at > current.figures_at {
+            moved.push((current.advertiser_id, *seen));
+        }
+    }
+    close_versions(&mut tx, &renamed_ids, &renamed).await?;
+    versions.extend(insert_versions(&mut tx, exchange, &renamed, Some(&renamed_ids)).await?);
+    write_figures(&mut tx, &moved).await?;
+    tx.commit().await?;
+    Ok(versions)
+}
+
+/// Inserts versions as current: the first of new advertisers, or the next of `ids`.
+async fn insert_versions(
+    connection: &mut PgConnection,
+    exchange: Exchange,
+    seen: &[Seen<'_>],
+    ids: Option<&[i32]>,
+) -> Result<Vec<(String, i32)>, StoreError> {
+    if seen.is_empty() {
+        return Ok(Vec::new());
+    }
+    let who = || seen.iter().map(|seen| seen.advertiser);
+    // A list in a list has no plain array type, so badges travel as JSON.
+    let badges = |a: &Advertiser| a.badges.as_ref().map(|badges| serde_json::json!(badges));
+    let rows: Vec<(String, i32, i32)> = sqlx::query_as(
+        "INSERT INTO warehouse.dim_advertisers
+                (advertiser_id, exchange_id, user_no, advertiser, user_type, is_merchant, user_identity,
+                 user_grade, vip_level, badges, is_pro_merchant, is_blocked, merchant_group_member,
+                 identity_hash, valid_from, is_current, month_order_count, completion_rate,
+                 positive_rate, figures_at)
+         SELECT coalesce(a.id, nextval('warehouse.advertiser_ids')::int), $1, a.user_no, a.nickname,
+                a.user_type, a.is_merchant, a.user_identity, a.user_grade, a.vip_level,
+                CASE WHEN a.badges IS NOT NULL
+                     THEN ARRAY(SELECT jsonb_array_elements_text(a.badges)) END,
+                a.is_pro_merchant, a.is_blocked, a.merchant_group_member, a.identity_hash, a.at, true,
+                a.month_order_count, a.completion_rate, a.positive_rate, a.at
+           FROM unnest($2::int[], $3::text[], $4::text[], $5::text[], $6::bool[], $7::text[],
+                       $8::smallint[], $9::smallint[], $10::jsonb[], $11::bool[], $12::bool[], $13::bool[],
+                       $14::bigint[], $15::timestamptz[], $16::int[], $17::numeric[], $18::numeric[])
+             AS a (id, user_no, nickname, user_type, is_merchant, user_identity, user_grade, vip_level,
+                   badges, is_pro_merchant, is_blocked, merchant_group_member, identity_hash, at,
+                   month_order_count, completion_rate, positive_rate)
+             ON CONFLICT (exchange_id, user_no) WHERE is_current DO NOTHING
+      RETURNING user_no, advertiser_sk, advertiser_id",
+    )
+    .bind(exchange.id())
+    .bind(match ids {
+        Some(ids) => ids.iter().copied().map(Some).collect(),
+        None => vec![None; seen.len()],
+    })
+    .bind(who().map(|a| a.user_no.as_str()).collect::<Vec<_>>())
+    .bind(who().map(|a| a.nickname.as_str()).collect::<Vec<_>>())
+    .bind(who().map(|a| a.user_type.as_deref()).collect::<Vec<_>>())
+    .bind(who().map(|a| a.is_merchant).collect::<Vec<_>>())
+    .bind(who().map(|a| a.user_identity.as_deref()).collect::<Vec<_>>())
+    .bind(who().map(|a| a.user_grade).collect::<Vec<_>>())
+    .bind(who().map(|a| a.vip_level).collect::<Vec<_>>())
+    .bind(who().map(badges).collect::<Vec<_>>())
+    .bind(who().map(|a| a.is_pro_merchant).collect::<Vec<_>>())
+    .bind(who().map(|a| a.is_blocked).collect::<Vec<_>>())
+    .bind(who().map(|a| a.merchant_group_member).collect::<Vec<_>>())
+    .bind(seen.iter().map(|seen| seen.identity_hash).collect::<Vec<_>>())
+    .bind(seen.iter().map(|seen| seen.at).collect::<Vec<_>>())
+    .bind(who().map(|a| a.month_order_count).collect::<Vec<_>>())
+    .bind(who().map(|a| a.completion_rate).collect::<Vec<_>>())
+    .bind(who().map(|a| a.positive_rate).collect::<Vec<_>>())
+    .fetch_all(&mut *connection)
+    .await?;
+    if ids.is_none() {
+        // The figures of a new advertiser begin with its first sighting.
+        let new: HashMap<&str, i32> = rows
+            .iter()
+            .map(|(user_no, _, id)| (user_no.as_str(), *id))
+            .collect();
+        let first = seen
+            .iter()
+            .filter_map(|s| Some((*new.get(s.advertiser.user_no.as_str())?, *s)));
+        insert_figures(connection, &first.collect::<Vec<_>>()).await?;
+    }
+    Ok(rows
+        .into_iter()
+        .map(|(user_no, advertiser_sk, _)| (user_no, advertiser_sk))
+        .collect())
+}
+
+/// Locks the current versions in one order, so that writers never wait for each other in a circle.
+async fn lock_current(
+    connection: &mut PgConnection,
+    exchange: Exchange,
+    seen: &[&Seen<'_>],
+) -> Result<HashMap<String, Current>, StoreError> {
+    let rows: Vec<Current> = sqlx::query_as(
+        "SELECT user_no, advertiser_id, advertiser_sk, identity_hash, valid_from, month_order_count,
+                completion_rate, positive_rate, figures_at
+           FROM warehouse.dim_advertisers
+          WHERE exchange_id = $1 AND user_no = ANY ($2) AND is_current
+          ORDER BY user_no FOR UPDATE",
+    )
+    .bind(exchange.id())
+    .bind(seen.iter().map(|seen| seen.advertiser.user_no.as_str()).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.user_no.clone(), row))
+        .collect())
+}
+
+async fn version_at(
+    connection: &mut PgConnection,
+    advertiser_id: i32,
+    at: DateTime<Utc>,
+) -> Result<Option<i32>, StoreError> {
+    let version = sqlx::query_scalar(
+        "SELECT advertiser_sk FROM warehouse.dim_advertisers
+          WHERE advertiser_id = $1 AND valid_from <= $2 ORDER BY valid_from DESC LIMIT 1",
+    );
+    Ok(version
+        .bind(advertiser_id)
+        .bind(at)
+        .fetch_optional(connection)
+        .await?)
+}
+
+async fn close_versions(
+    connection: &mut PgConnection,
+    ids: &[i32],
+    seen: &[Seen<'_>],
+) -> Result<(), StoreError> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE warehouse.dim_advertisers d SET is_current = false, valid_to = c.at
+           FROM unnest($1::int[], $2::timestamptz[]) AS c (id, at)
+          WHERE d.advertiser_id = c.id AND d.is_current",
+    )
+    .bind(ids)
+    .bind(seen.iter().map(|seen| seen.at).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// New figures: into the history and onto the current version.
+async fn write_figures(
+    connection: &mut PgConnection,
+    moved: &[(i32, Seen<'_>)],
+) -> Result<(), StoreError> {
+    if moved.is_empty() {
+        return Ok(());
+    }
+    insert_figures(connection, moved).await?;
+    sqlx::query(
+        "UPDATE warehouse.dim_advertisers d
+            SET month_order_count = f.month_order_count, completion_rate = f.completion_rate,
+                positive_rate = f.positive_rate, figures_at = f.at
+           FROM unnest($1::int[], $2::timestamptz[], $3::int[], $4::numeric[], $5::numeric[])
+             AS f (id, at, month_order_count, completion_rate, positive_rate)
+          WHERE d.advertiser_id = f.id AND d.is_current",
+    )
+    .bind(moved.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+    .bind(moved.iter().map(|(_, seen)| seen.at).collect::<Vec<_>>())
+    .bind(
+        moved
+            .iter()
+            .map(|(_, seen)| seen.figures.month_order_count)
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        moved
+            .iter()
+            .map(|(_, seen)| seen.figures.completion_rate)
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        moved
+            .iter()
+            .map(|(_, seen)| seen.figures.positive_rate)
+            .collect::<Vec<_>>(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn insert_figures(
+    connection: &mut PgConnection,
+    moved: &[(i32, Seen<'_>)],
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO warehouse.advertiser_figures
+                (advertiser_id, observed_at, month_order_count, completion_rate, positive_rate)
+         SELECT * FROM unnest($1::int[], $2::timestamptz[], $3::int[], $4::numeric[], $5::numeric[])
+             ON CONFLICT DO NOTHING",
+    )
+    .bind(moved.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+    .bind(moved.iter().map(|(_, seen)| seen.at).collect::<Vec<_>>())
+    .bind(
+        moved
+            .iter()
+            .map(|(_, seen)| seen.figures.month_order_count)
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        moved
+            .iter()
+            .map(|(_, seen)| seen.figures.completion_rate)
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        moved
+            .iter()
+            .map(|(_, seen)| seen.figures.positive_rate)
+            .collect::<Vec<_>>(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

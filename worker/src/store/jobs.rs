@@ -1,0 +1,147 @@
+//! The ledger, as a worker sees it.
+
+use std::collections::HashSet;
+
+use shared::domain::BatchId;
+use shared::job::{EndState, Job, MESSAGE_VERSION, Report, Work};
+use sqlx::{PgConnection, PgPool};
+
+use super::{JobKey, StoreError, ToStore};
+use crate::handler::Facts;
+
+/// What must be known of a job before it is begun.
+#[derive(Debug, sqlx::FromRow)]
+pub struct JobRow {
+    state: String,
+    reason: Option<String>,
+    pub issue: i32,
+    declared_total: Option<i32>,
+    ads_taken: i32,
+    /// Ads of the book as the pages already read declare, the largest; `None`: no page read yet.
+    #[sqlx(try_from = "OptionalCount")]
+    pub book_total: Option<u32>,
+}
+
+/// A count that the database holds as a signed number.
+#[derive(sqlx::Type)]
+#[sqlx(transparent)]
+struct OptionalCount(Option<i32>);
+
+impl TryFrom<OptionalCount> for Option<u32> {
+    type Error = std::num::TryFromIntError;
+
+    fn try_from(count: OptionalCount) -> Result<Self, Self::Error> {
+        count.0.map(u32::try_from).transpose()
+    }
+}
+
+impl JobRow {
+    /// How it ended, if it has.
+    #[must_use]
+    pub fn end_state(&self) -> Option<EndState> {
+        EndState::from_column(&self.state)
+    }
+
+    /// The report of a job that ended before.
+    #[must_use]
+    pub fn report(&self, job: &Job, state: EndState) -> Report {
+        Report {
+            version: MESSAGE_VERSION,
+            batch_id: job.batch_id,
+            ordinal: job.ordinal,
+            issue: u16::try_from(self.issue).unwrap_or(u16::MAX),
+            state,
+            reason: self.reason.clone(),
+            declared_total: self
+                .declared_total
+                .and_then(|total| u32::try_from(total).ok()),
+            ads: u32::try_from(self.ads_taken).unwrap_or_default(),
+        }
+    }
+}
+
+/// The row of a job; `None`: the ledger has none, or no longer.
+pub async fn find(pool: &PgPool, job: &Job) -> Result<Option<JobRow>, StoreError> {
+    let market_id = match job.work {
+        Work::Search { market_id, .. } => Some(market_id),
+        _ => None,
+    };
+    let row = sqlx::query_as(
+        "SELECT j.state, j.reason, j.issue::int AS issue, j.declared_total,
+                coalesce(j.ads_taken, 0)::int AS ads_taken,
+                (SELECT max(p.declared_total) FROM warehouse.book_pages p
+                  WHERE p.day = j.day AND p.batch_id = j.batch_id AND p.market_id = $4) AS book_total
+           FROM pipeline.jobs j
+          WHERE j.day = $1 AND j.batch_id = $2 AND j.ordinal = $3",
+    )
+    .bind(job.batch_id.day())
+    .bind(job.batch_id.raw())
+    .bind(job.ordinal.cast_signed())
+    .bind(market_id)
+    .fetch_optional(pool)
+    .await?;
+    Ok(row)
+}
+
+/// Ends those jobs that are still open and of the current issue; gives which.
+pub(super) async fn end(
+    connection: &mut PgConnection,
+    group: &[ToStore],
+    worker_id: &str,
+    egress_id: &str,
+) -> Result<HashSet<JobKey>, StoreError> {
+    let column = |value: fn(&ToStore) -> i32| group.iter().map(value).collect::<Vec<_>>();
+    let requests = |one: &ToStore| one.ending.requests;
+    let rows: Vec<(i32, i32)> = sqlx::query_as(
+        "UPDATE pipeline.jobs j
+            SET state = e.state, reason = e.reason, detail = e.detail, attempts = e.attempts,
+                http_status = e.http_status, declared_total = e.declared_total,
+                ads_taken = e.ads_taken, ads_refused = e.ads_refused,
+                requested_at = e.requested_at, fetched_at = e.fetched_at,
+                ended_at = now(), worker_id = $14, egress_id = CASE WHEN e.attempts > 0 THEN $15 END
+           FROM unnest($1::date[], $2::int[], $3::int[], $4::int[], $5::text[], $6::text[], $7::text[],
+                       $8::int[], $9::int[], $10::int[], $11::int[], $12::timestamptz[], $13::timestamptz[],
+                       $16::int[])
+             AS e (day, batch_id, ordinal, issue, state, reason, detail, attempts, http_status,
+                   declared_total, ads_taken, requested_at, fetched_at, ads_refused)
+          WHERE j.day = e.day AND j.batch_id = e.batch_id AND j.ordinal = e.ordinal
+            AND j.issue = e.issue AND j.state IN ('planned', 'published')
+      RETURNING j.batch_id, j.ordinal",
+    )
+    .bind(group.iter().map(|one| one.job.batch_id.day()).collect::<Vec<_>>())
+    .bind(column(|one| one.job.batch_id.raw()))
+    .bind(column(|one| one.job.ordinal.cast_signed()))
+    .bind(column(|one| i32::from(one.job.issue)))
+    .bind(group.iter().map(|one| one.ending.state.as_str()).collect::<Vec<_>>())
+    .bind(group.iter().map(|one| one.ending.reason).collect::<Vec<_>>())
+    .bind(group.iter().map(|one| one.ending.detail.as_deref()).collect::<Vec<_>>())
+    .bind(column(|one| i32::from(one.ending.requests.attempts)))
+    .bind(group.iter().map(|one| requests(one).http_status.map(i32::from)).collect::<Vec<_>>())
+    .bind(group.iter().map(|one| one.ending.declared_total().map(u32::cast_signed)).collect::<Vec<_>>())
+    .bind(group.iter().map(|one| ads(one).map(|(taken, _)| taken)).collect::<Vec<_>>())
+    .bind(group.iter().map(|one| requests(one).requested_at).collect::<Vec<_>>())
+    .bind(group.iter().map(|one| requests(one).fetched_at).collect::<Vec<_>>())
+    .bind(worker_id)
+    .bind(egress_id)
+    .bind(group.iter().map(|one| ads(one).map(|(_, refused)| refused)).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    let key =
+        |(batch, ordinal): (i32, i32)| (BatchId::from_raw(batch).ok(), ordinal.cast_unsigned());
+    Ok(rows
+        .into_iter()
+        .map(key)
+        .filter_map(|(batch, ordinal)| Some((batch?, ordinal)))
+        .collect())
+}
+
+/// Ads taken and refused on a page.
+fn ads(one: &ToStore) -> Option<(i32, i32)> {
+    match &one.ending.facts {
+        Facts::Page(page) => {
+            let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+            Some((count(page.ads.len()), count(page.refusals.len())))
+        }
+        _ => None,
+    }
+}

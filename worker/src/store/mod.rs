@@ -1,0 +1,197 @@
+//! What a worker writes: endings of jobs with their facts, in one transaction per group.
+//!
+//! The gate is the job's row: only if this transaction ends the job are its facts stored, so a job
+//! done twice, at once or later, leaves the same rows. Advertisers and payment methods are written
+//! before, on their own: they are true whatever becomes of the page.
+
+mod advertisers;
+mod discovery;
+pub mod jobs;
+mod pages;
+mod payment_methods;
+mod quarantine;
+mod versions;
+
+use std::collections::HashSet;
+
+use shared::domain::BatchId;
+use shared::job::{Job, Report};
+use sqlx::PgPool;
+
+use self::advertisers::Advertisers;
+use self::pages::PageRows;
+use self::payment_methods::PaymentMethods;
+use self::versions::VersionCache;
+use crate::handler::{Ending, Facts};
+use crate::settings::Settings;
+
+/// A job and how it ended.
+#[derive(Debug)]
+pub struct ToStore {
+    pub job: Job,
+    pub ending: Ending,
+}
+
+impl ToStore {
+    fn key(&self) -> JobKey {
+        (self.job.batch_id, self.job.ordinal)
+    }
+}
+
+/// What names a job.
+type JobKey = (BatchId, u32);
+
+/// What became of a job in the ledger.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// It ended with this report.
+    Ended(Report),
+    /// It had ended before, or does not concern this worker: nothing was stored.
+    EndedElsewhere,
+    /// It is not recorded; the message must come again.
+    Not,
+}
+
+impl Stored {
+    #[must_use]
+    pub fn report(&self) -> Option<&Report> {
+        match self {
+            Self::Ended(report) => Some(report),
+            Self::EndedElsewhere | Self::Not => None,
+        }
+    }
+}
+
+/// The database did not take what it was given.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct StoreError(#[from] sqlx::Error);
+
+impl StoreError {
+    /// Whether it is the database's state and not the data: no connection, shutting down, out of
+    /// space, a deadlock. Classes of `SQLSTATE`: 08 connection, 40 rollback, 53 resources, 57
+    /// intervention, 58 system.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match &self.0 {
+            sqlx::Error::Database(error) => {
+                let code = error.code().unwrap_or_default();
+                ["08", "25006", "40", "53", "57", "58"]
+                    .iter()
+                    .any(|class| code.starts_with(class))
+            }
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Protocol(_) => true,
+            _ => false,
+        }
+    }
+}
+
+pub struct Store {
+    pool: PgPool,
+    worker_id: String,
+    egress_id: String,
+    advertisers: Advertisers,
+    payment_methods: PaymentMethods,
+    versions: VersionCache,
+}
+
+impl Store {
+    #[must_use]
+    pub fn new(pool: PgPool, settings: &Settings) -> Self {
+        Self {
+            pool,
+            worker_id: settings.worker_id.clone(),
+            egress_id: settings.egress_id.clone(),
+            advertisers: Advertisers::new(),
+            payment_methods: PaymentMethods::new(),
+            versions: VersionCache::new(),
+        }
+    }
+
+    /// Stores all of the group or nothing; what became of each job, in order.
+    pub async fn store(&mut self, group: &[ToStore]) -> Result<Vec<Stored>, StoreError> {
+        if group.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pages = self.page_rows(group).await?;
+        let mut tx = self.pool.begin().await?;
+        let ended = jobs::end(&mut tx, group, &self.worker_id, &self.egress_id).await?;
+        // A message delivered twice may be twice in one group; its facts are stored once.
+        let mut once = HashSet::new();
+        let mut accepted = |one: &ToStore| ended.contains(&one.key()) && once.insert(one.key());
+        let accepted: Vec<bool> = group.iter().map(|one| accepted(one)).collect();
+        let kept: Vec<&ToStore> = group
+            .iter()
+            .zip(&accepted)
+            .filter(|(_, accepted)| **accepted)
+            .map(|(one, _)| one)
+            .collect();
+        let keys: HashSet<JobKey> = kept.iter().map(|one| one.key()).collect();
+        let pages: Vec<&PageRows<'_>> = pages
+            .iter()
+            .filter(|page| keys.contains(&page.key()))
+            .collect();
+        pages::insert(&mut tx, &pages).await?;
+        quarantine::insert(&mut tx, &kept).await?;
+        discovery::store(&mut tx, &kept).await?;
+        tx.commit().await?;
+        // Only now: an id that was not committed must never be referred to.
+        for page in pages {
+            self.versions.learn(page);
+        }
+        let stored = group
+            .iter()
+            .zip(accepted)
+            .map(|(one, accepted)| match accepted {
+                true => Stored::Ended(one.ending.report(&one.job)),
+                false => Stored::EndedElsewhere,
+            });
+        Ok(stored.collect())
+    }
+
+    /// The pages of the group as rows: names resolved to keys, unchanged ads to their versions.
+    async fn page_rows<'a>(
+        &mut self,
+        group: &'a [ToStore],
+    ) -> Result<Vec<PageRows<'a>>, StoreError> {
+        let pages = || {
+            group.iter().filter_map(|one| match &one.ending.facts {
+                Facts::Page(page) => Some((one, page)),
+                _ => None,
+            })
+        };
+        if pages().next().is_none() {
+            return Ok(Vec::new());
+        }
+        let exchange = group[0].job.exchange;
+        let methods = pages()
+            .flat_map(|(_, page)| &page.ads)
+            .flat_map(|ad| &ad.payment_methods);
+        self.payment_methods
+            .resolve(&self.pool, exchange, methods.collect())
+            .await?;
+        let seen = pages().flat_map(|(one, page)| {
+            let at = one.ending.requests.fetched_at.unwrap_or_default();
+            page.ads.iter().map(move |ad| (&ad.advertiser, at))
+        });
+        self.advertisers
+            .resolve(&self.pool, exchange, seen.collect())
+            .await?;
+        let mut rows = Vec::new();
+        for (one, page) in pages() {
+            rows.push(PageRows::new(
+                one,
+                page,
+                &self.advertisers,
+                &self.payment_methods,
+            ));
+        }
+        self.versions.match_unchanged(&self.pool, &mut rows).await?;
+        Ok(rows)
+    }
+}

@@ -1,0 +1,284 @@
+//! Pages and the ad versions they saw first.
+
+use shared::domain::{Ad, BatchId, offer_version_id};
+use shared::exchange::binance;
+use shared::job::Work;
+use sqlx::PgConnection;
+
+use super::advertisers::Advertisers;
+use super::payment_methods::PaymentMethods;
+use super::versions::content_hash;
+use super::{JobKey, StoreError, ToStore};
+
+/// A page ready to be stored.
+pub(super) struct PageRows<'a> {
+    pub(super) batch_id: BatchId,
+    pub(super) market_id: i32,
+    ordinal: u32,
+    page: u32,
+    fetched_at: chrono::DateTime<chrono::Utc>,
+    declared_total: Option<u32>,
+    pub(super) ads: Vec<AdRow<'a>>,
+}
+
+/// An ad of a page, with its keys.
+pub(super) struct AdRow<'a> {
+    ad: &'a Ad,
+    advertiser_sk: i32,
+    payment_method_ids: Vec<i32>,
+    pub(super) content_hash: i64,
+    pub(super) version_id: i32,
+    /// Whether the version is to be inserted.
+    pub(super) is_new: bool,
+}
+
+impl AdRow<'_> {
+    pub(super) fn adv_no(&self) -> &str {
+        &self.ad.adv_no
+    }
+}
+
+/// Longest time since an advertiser was seen that a page keeps, in minutes: 22 days.
+const MAX_ACTIVE_MINUTES: i64 = i16::MAX as i64;
+
+impl<'a> PageRows<'a> {
+    /// Rows of a page. All names of its group must have been resolved before.
+    pub(super) fn new(
+        one: &'a ToStore,
+        page: &'a binance::Page,
+        advertisers: &Advertisers,
+        payment_methods: &PaymentMethods,
+    ) -> Self {
+        let Work::Search {
+            market_id,
+            page: number,
+            ..
+        } = one.job.work
+        else {
+            unreachable!("only a search is read as a page")
+        };
+        let row = |(index, ad): (usize, &'a Ad)| {
+            let id = |method| {
+                payment_methods
+                    .id(method)
+                    .expect("all methods of the group are resolved")
+            };
+            let mut payment_method_ids: Vec<i32> = ad.payment_methods.iter().map(id).collect();
+            payment_method_ids.sort_unstable();
+            let advertiser_sk = advertisers
+                .sk(&ad.advertiser)
+                .expect("all advertisers of the group are resolved");
+            AdRow {
+                ad,
+                advertiser_sk,
+                content_hash: content_hash(ad, advertiser_sk, &payment_method_ids),
+                payment_method_ids,
+                version_id: offer_version_id(one.job.batch_id, one.job.ordinal, index),
+                is_new: true,
+            }
+        };
+        Self {
+            batch_id: one.job.batch_id,
+            market_id,
+            ordinal: one.job.ordinal,
+            page: number,
+            fetched_at: one
+                .ending
+                .requests
+                .fetched_at
+                .expect("a page was fetched at some time"),
+            declared_total: page.total,
+            ads: page.ads.iter().enumerate().map(row).collect(),
+        }
+    }
+
+    pub(super) fn key(&self) -> JobKey {
+        (self.batch_id, self.ordinal)
+    }
+
+    fn active_minutes(&self) -> impl Iterator<Item = Option<i32>> {
+        let minutes =
+            |seconds: i64| i32::try_from((seconds / 60).clamp(0, MAX_ACTIVE_MINUTES)).ok();
+        self.ads
+            .iter()
+            .map(move |row| row.ad.advertiser.active_seconds.and_then(minutes))
+    }
+
+    /// Index in `offer_ids` of the ad out of price order, from 1.
+    fn promoted_position(&self) -> Option<i32> {
+        let index = self.ads.iter().position(|row| row.ad.is_promoted)?;
+        i32::try_from(index + 1).ok()
+    }
+}
+
+/// Inserts pages and the versions they saw first. Called only for jobs that this transaction ends.
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    pages: &[&PageRows<'_>],
+) -> Result<(), StoreError> {
+    if pages.is_empty() {
+        return Ok(());
+    }
+    insert_pages(connection, pages).await?;
+    insert_versions(connection, pages).await
+}
+
+async fn insert_pages(
+    connection: &mut PgConnection,
+    pages: &[&PageRows<'_>],
+) -> Result<(), StoreError> {
+    let ids = |page: &PageRows<'_>| array_literal(page.ads.iter().map(|row| Some(row.version_id)));
+    sqlx::query(
+        "INSERT INTO warehouse.book_pages
+                (day, batch_id, market_id, page, ordinal, fetched_at, declared_total, offer_ids,
+                 active_minutes, promoted_position)
+         SELECT p.day, p.batch_id, p.market_id, p.page, p.ordinal, p.fetched_at, p.declared_total,
+                p.offer_ids::int[], p.active_minutes::smallint[], p.promoted_position
+           FROM unnest($1::date[], $2::int[], $3::int[], $4::int[], $5::int[], $6::timestamptz[], $7::int[],
+                       $8::text[], $9::text[], $10::int[])
+             AS p (day, batch_id, market_id, page, ordinal, fetched_at, declared_total, offer_ids,
+                   active_minutes, promoted_position)",
+    )
+    .bind(pages.iter().map(|p| p.batch_id.day()).collect::<Vec<_>>())
+    .bind(pages.iter().map(|p| p.batch_id.raw()).collect::<Vec<_>>())
+    .bind(pages.iter().map(|p| p.market_id).collect::<Vec<_>>())
+    .bind(pages.iter().map(|p| p.page.cast_signed()).collect::<Vec<_>>())
+    .bind(pages.iter().map(|p| p.ordinal.cast_signed()).collect::<Vec<_>>())
+    .bind(pages.iter().map(|p| p.fetched_at).collect::<Vec<_>>())
+    .bind(pages.iter().map(|p| p.declared_total.map(u32::cast_signed)).collect::<Vec<_>>())
+    .bind(pages.iter().map(|p| ids(p)).collect::<Vec<_>>())
+    .bind(pages.iter().map(|p| array_literal(p.active_minutes())).collect::<Vec<_>>())
+    .bind(pages.iter().map(|p| p.promoted_position()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn insert_versions(
+    connection: &mut PgConnection,
+    pages: &[&PageRows<'_>],
+) -> Result<(), StoreError> {
+    let new = pages
+        .iter()
+        .flat_map(|page| page.ads.iter().filter(|ad| ad.is_new).map(|ad| (*page, ad)));
+    let new = Columns(new.collect());
+    if new.0.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO warehouse.offer_versions (
+                day, id, market_id, advertiser_sk, content_hash, first_seen_at, adv_no,
+                price, available_amount, tradable_quantity, min_limit, max_limit,
+                dynamic_max_limit, min_quantity, max_quantity, dynamic_max_quantity,
+                initial_amount, amount_after_editing, commission_rate,
+                taker_commission_rate, min_taker_fee, pay_time_limit_minutes,
+                payment_method_ids, classify, is_tradable, is_safe_payment,
+                taker_kyc_required, asset_scale, fiat_scale, price_scale, auto_reply,
+                terms, price_type, price_floating_ratio, rate_floating_ratio,
+                buyer_kyc_limit, buyer_registration_days, buyer_btc_position)
+         SELECT
+                x.day, x.id, x.market_id, x.advertiser_sk, x.content_hash, x.first_seen_at,
+                x.adv_no, x.price, x.available_amount, x.tradable_quantity, x.min_limit,
+                x.max_limit, x.dynamic_max_limit, x.min_quantity, x.max_quantity,
+                x.dynamic_max_quantity, x.initial_amount, x.amount_after_editing,
+                x.commission_rate, x.taker_commission_rate, x.min_taker_fee,
+                x.pay_time_limit_minutes, x.payment_method_ids::int[], x.classify,
+                x.is_tradable, x.is_safe_payment, x.taker_kyc_required, x.asset_scale,
+                x.fiat_scale, x.price_scale, x.auto_reply, x.terms, x.price_type,
+                x.price_floating_ratio, x.rate_floating_ratio, x.buyer_kyc_limit,
+                x.buyer_registration_days, x.buyer_btc_position
+           FROM unnest(
+                $1::date[], $2::int[], $3::int[], $4::int[], $5::bigint[],
+                $6::timestamptz[], $7::text[], $8::numeric[], $9::numeric[],
+                $10::numeric[], $11::numeric[], $12::numeric[], $13::numeric[],
+                $14::numeric[], $15::numeric[], $16::numeric[], $17::numeric[],
+                $18::numeric[], $19::numeric[], $20::numeric[], $21::numeric[],
+                $22::smallint[], $23::text[], $24::text[], $25::bool[], $26::bool[],
+                $27::bool[], $28::smallint[], $29::smallint[], $30::smallint[],
+                $31::text[], $32::text[], $33::smallint[], $34::numeric[], $35::numeric[],
+                $36::int[], $37::int[], $38::numeric[])
+             AS x (
+                day, id, market_id, advertiser_sk, content_hash, first_seen_at, adv_no,
+                price, available_amount, tradable_quantity, min_limit, max_limit,
+                dynamic_max_limit, min_quantity, max_quantity, dynamic_max_quantity,
+                initial_amount, amount_after_editing, commission_rate,
+                taker_commission_rate, min_taker_fee, pay_time_limit_minutes,
+                payment_method_ids, classify, is_tradable, is_safe_payment,
+                taker_kyc_required, asset_scale, fiat_scale, price_scale, auto_reply,
+                terms, price_type, price_floating_ratio, rate_floating_ratio,
+                buyer_kyc_limit, buyer_registration_days, buyer_btc_position)",
+    )
+    .bind(new.column(|p, _| p.batch_id.day()))
+    .bind(new.column(|_, a| a.version_id))
+    .bind(new.column(|p, _| p.market_id))
+    .bind(new.column(|_, a| a.advertiser_sk))
+    .bind(new.column(|_, a| a.content_hash))
+    .bind(new.column(|p, _| p.fetched_at))
+    .bind(new.column(|_, a| a.ad.adv_no.as_str()))
+    .bind(new.column(|_, a| a.ad.price))
+    .bind(new.column(|_, a| a.ad.available_amount))
+    .bind(new.column(|_, a| a.ad.tradable_quantity))
+    .bind(new.column(|_, a| a.ad.min_limit))
+    .bind(new.column(|_, a| a.ad.max_limit))
+    .bind(new.column(|_, a| a.ad.dynamic_max_limit))
+    .bind(new.column(|_, a| a.ad.min_quantity))
+    .bind(new.column(|_, a| a.ad.max_quantity))
+    .bind(new.column(|_, a| a.ad.dynamic_max_quantity))
+    .bind(new.column(|_, a| a.ad.initial_amount))
+    .bind(new.column(|_, a| a.ad.amount_after_editing))
+    .bind(new.column(|_, a| a.ad.commission_rate))
+    .bind(new.column(|_, a| a.ad.taker_commission_rate))
+    .bind(new.column(|_, a| a.ad.min_taker_fee))
+    .bind(new.column(|_, a| a.ad.pay_time_limit_minutes))
+    .bind(new.column(|_, a| array_literal(a.payment_method_ids.iter().copied().map(Some))))
+    .bind(new.column(|_, a| a.ad.classify.as_deref()))
+    .bind(new.column(|_, a| a.ad.is_tradable))
+    .bind(new.column(|_, a| a.ad.is_safe_payment))
+    .bind(new.column(|_, a| a.ad.taker_kyc_required))
+    .bind(new.column(|_, a| a.ad.asset_scale))
+    .bind(new.column(|_, a| a.ad.fiat_scale))
+    .bind(new.column(|_, a| a.ad.price_scale))
+    .bind(new.column(|_, a| a.ad.auto_reply.as_deref()))
+    .bind(new.column(|_, a| a.ad.terms.as_deref()))
+    .bind(new.column(|_, a| a.ad.price_type))
+    .bind(new.column(|_, a| a.ad.price_floating_ratio))
+    .bind(new.column(|_, a| a.ad.rate_floating_ratio))
+    .bind(new.column(|_, a| a.ad.buyer_kyc_limit))
+    .bind(new.column(|_, a| a.ad.buyer_registration_days))
+    .bind(new.column(|_, a| a.ad.buyer_btc_position))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// New ads with their pages, read column by column.
+struct Columns<'a>(Vec<(&'a PageRows<'a>, &'a AdRow<'a>)>);
+
+impl<'a> Columns<'a> {
+    fn column<T>(&self, value: impl Fn(&'a PageRows<'a>, &'a AdRow<'a>) -> T) -> Vec<T> {
+        self.0.iter().map(|(page, ad)| value(page, ad)).collect()
+    }
+}
+
+/// An array as PostgreSQL writes it. `unnest` would flatten a list of lists, so inner lists travel as
+/// text.
+fn array_literal(items: impl Iterator<Item = Option<i32>>) -> String {
+    let items: Vec<String> = items
+        .map(|item| item.map_or("NULL".to_owned(), |n| n.to_string()))
+        .collect();
+    format!("{{{}}}", items.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_are_written_as_postgres_reads_them() {
+        assert_eq!(array_literal([].into_iter()), "{}");
+        assert_eq!(
+            array_literal([Some(1), None, Some(-3)].into_iter()),
+            "{1,NULL,-3}"
+        );
+    }
+}

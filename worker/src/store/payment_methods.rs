@@ -1,0 +1,112 @@
+//! Payment methods by the exchange's identifier.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+use shared::domain::PaymentMethod;
+use shared::exchange::Exchange;
+use sqlx::{PgConnection, PgPool};
+
+use super::StoreError;
+
+/// Identifiers remembered; all exchanges together have a few thousand.
+const CACHED_METHODS: NonZeroUsize = NonZeroUsize::new(20_000).expect("not zero");
+
+#[derive(Clone, Copy)]
+struct Known {
+    id: i32,
+    /// Whether the database has a name, not only the identifier in its place.
+    is_named: bool,
+}
+
+pub(super) struct PaymentMethods {
+    known: LruCache<String, Known>,
+}
+
+impl PaymentMethods {
+    pub(super) fn new() -> Self {
+        Self {
+            known: LruCache::new(CACHED_METHODS),
+        }
+    }
+
+    /// Makes sure that all `methods` have an id. A name is added where there was none; a null never
+    /// hides a name.
+    pub(super) async fn resolve(
+        &mut self,
+        pool: &PgPool,
+        exchange: Exchange,
+        methods: Vec<&PaymentMethod>,
+    ) -> Result<(), StoreError> {
+        let mut unknown = BTreeMap::new();
+        for method in methods {
+            let known = self.known.get(&method.identifier);
+            if known.is_none_or(|known| !known.is_named && method.name.is_some()) {
+                let entry = unknown.entry(method.identifier.as_str()).or_insert(method);
+                if entry.name.is_none() {
+                    *entry = method;
+                }
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let mut connection = pool.acquire().await?;
+        let methods: Vec<&PaymentMethod> = unknown.into_values().collect();
+        for (identifier, id, is_named) in upsert(&mut connection, exchange, &methods).await? {
+            self.known.put(identifier, Known { id, is_named });
+        }
+        Ok(())
+    }
+
+    /// The id of a method that was resolved before.
+    pub(super) fn id(&self, method: &PaymentMethod) -> Option<i32> {
+        self.known.peek(&method.identifier).map(|known| known.id)
+    }
+}
+
+/// Inserts what is new and names what had no name. `methods` ascending by identifier and each once,
+/// so that writers do not wait for each other in a circle. Gives identifier, id and whether named.
+pub(super) async fn upsert(
+    connection: &mut PgConnection,
+    exchange: Exchange,
+    methods: &[&PaymentMethod],
+) -> Result<Vec<(String, i32, bool)>, StoreError> {
+    let identifiers: Vec<&str> = methods.iter().map(|m| m.identifier.as_str()).collect();
+    sqlx::query(
+        "INSERT INTO warehouse.dim_payment_methods AS d
+                (exchange_id, identifier, method_name, method_short_name, first_seen_at)
+         SELECT $1, m.identifier, coalesce(m.name, m.identifier), m.short_name, now()
+           FROM unnest($2::text[], $3::text[], $4::text[]) AS m (identifier, name, short_name)
+             ON CONFLICT (exchange_id, identifier) DO UPDATE
+            SET method_name = EXCLUDED.method_name,
+                method_short_name = coalesce(EXCLUDED.method_short_name, d.method_short_name)
+          WHERE d.method_name = d.identifier AND EXCLUDED.method_name <> d.identifier",
+    )
+    .bind(exchange.id())
+    .bind(&identifiers)
+    .bind(
+        methods
+            .iter()
+            .map(|m| m.name.as_deref())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        methods
+            .iter()
+            .map(|m| m.short_name.as_deref())
+            .collect::<Vec<_>>(),
+    )
+    .execute(&mut *connection)
+    .await?;
+    let rows = sqlx::query_as(
+        "SELECT identifier, payment_method_id, method_name <> identifier
+           FROM warehouse.dim_payment_methods WHERE exchange_id = $1 AND identifier = ANY ($2)",
+    )
+    .bind(exchange.id())
+    .bind(&identifiers)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}

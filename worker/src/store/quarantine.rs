@@ -1,0 +1,87 @@
+//! What could not be taken, with its bytes.
+
+use shared::exchange::binance::PARSER_VERSION;
+use sqlx::PgConnection;
+
+use super::{StoreError, ToStore};
+use crate::handler::Facts;
+
+/// Puts refused ads and unreadable answers into quarantine.
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    group: &[&ToStore],
+) -> Result<(), StoreError> {
+    for one in group {
+        match &one.ending.facts {
+            Facts::Page(page) => {
+                for refusal in &page.refusals {
+                    let position = i32::try_from(refusal.position).unwrap_or(i32::MAX);
+                    let entry = Entry {
+                        scope: "ad",
+                        position: Some(position),
+                        // Text from an ad that was refused may hold what a database can't.
+                        adv_no: refusal
+                            .adv_no
+                            .as_deref()
+                            .filter(|text| !text.contains('\0')),
+                        reason: refusal.reason.as_str(),
+                        field: refusal.field.as_deref(),
+                        detail: &refusal.detail,
+                        body: refusal.raw.as_bytes(),
+                    };
+                    entry.insert(connection, one).await?;
+                }
+            }
+            Facts::Unreadable(body) => {
+                let entry = Entry {
+                    scope: "answer",
+                    position: None,
+                    adv_no: None,
+                    reason: one.ending.reason.unwrap_or("unparsable"),
+                    field: None,
+                    detail: one.ending.detail.as_deref().unwrap_or_default(),
+                    body,
+                };
+                entry.insert(connection, one).await?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+struct Entry<'a> {
+    scope: &'static str,
+    position: Option<i32>,
+    adv_no: Option<&'a str>,
+    reason: &'static str,
+    field: Option<&'a str>,
+    detail: &'a str,
+    body: &'a [u8],
+}
+
+impl Entry<'_> {
+    /// One by one: refusals are rare, and a flood of them is bounded by the size of a page.
+    async fn insert(self, connection: &mut PgConnection, one: &ToStore) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO pipeline.quarantine
+                    (day, batch_id, ordinal, scope, position, adv_no, reason, field, detail,
+                     parser_version, body, quarantined_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, now())",
+        )
+        .bind(one.job.batch_id.day())
+        .bind(one.job.batch_id.raw())
+        .bind(one.job.ordinal.cast_signed())
+        .bind(self.scope)
+        .bind(self.position)
+        .bind(self.adv_no)
+        .bind(self.reason)
+        .bind(self.field)
+        .bind(self.detail.replace('\0', "\u{fffd}"))
+        .bind(PARSER_VERSION)
+        .bind(self.body)
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+}

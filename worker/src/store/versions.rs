@@ -1,0 +1,277 @@
+//! Which content of an ad is already stored, and under which id.
+//!
+//! A bounded cache: market → ad → (hash of content, id). It decides "unchanged", and an unchanged ad
+//! costs no row. Filled on a miss from the market's last stored book, and with what this worker
+//! stored, after its commit. A cold cache costs a second version row, never a wrong fact.
+
+use std::collections::{BTreeSet, HashMap};
+
+use chrono::NaiveDate;
+use rust_decimal::Decimal;
+use shared::domain::{Ad, BatchId};
+use sqlx::PgPool;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
+
+use super::StoreError;
+use super::pages::PageRows;
+
+/// Ads remembered: several times the whole market of 2026, about 40 bytes each.
+const MAX_CACHED_ADS: usize = 150_000;
+
+/// A hash over fields in a fixed order. Every field is framed, so that no two lists of fields look
+/// alike; the value is stored, so it must not depend on the machine.
+#[derive(Default)]
+pub(super) struct Hasher(Xxh3Default);
+
+impl Hasher {
+    fn bytes(&mut self, bytes: Option<&[u8]>) {
+        let length = bytes.map_or(u64::MAX, |bytes| bytes.len() as u64);
+        self.0.update(&length.to_le_bytes());
+        self.0.update(bytes.unwrap_or_default());
+    }
+
+    pub(super) fn text(&mut self, text: Option<&str>) {
+        self.bytes(text.map(str::as_bytes));
+    }
+
+    pub(super) fn number<T: ToString>(&mut self, number: Option<T>) {
+        self.text(number.map(|number| number.to_string()).as_deref());
+    }
+
+    /// Without zeros at the end: `500` and `500.00` are one content.
+    fn decimal(&mut self, decimal: Option<Decimal>) {
+        self.bytes(
+            decimal
+                .map(|decimal| decimal.normalize().serialize())
+                .as_ref()
+                .map(|bytes| &bytes[..]),
+        );
+    }
+
+    pub(super) fn finish(&self) -> i64 {
+        self.0.digest().cast_signed()
+    }
+}
+
+/// The hash of what an ad says, without what belongs to the moment.
+pub(super) fn content_hash(ad: &Ad, advertiser_sk: i32, payment_method_ids: &[i32]) -> i64 {
+    let mut hasher = Hasher::default();
+    hasher.text(Some(&ad.adv_no));
+    hasher.number(Some(advertiser_sk));
+    let amounts = [
+        Some(ad.price),
+        Some(ad.available_amount),
+        ad.tradable_quantity,
+        Some(ad.min_limit),
+        Some(ad.max_limit),
+        ad.dynamic_max_limit,
+        ad.min_quantity,
+        ad.max_quantity,
+        ad.dynamic_max_quantity,
+        ad.initial_amount,
+        ad.amount_after_editing,
+        ad.commission_rate,
+        ad.taker_commission_rate,
+        ad.min_taker_fee,
+        ad.price_floating_ratio,
+        ad.rate_floating_ratio,
+        ad.buyer_btc_position,
+    ];
+    for amount in amounts {
+        hasher.decimal(amount);
+    }
+    for number in [
+        ad.pay_time_limit_minutes,
+        ad.asset_scale,
+        ad.fiat_scale,
+        ad.price_scale,
+        ad.price_type,
+    ] {
+        hasher.number(number);
+    }
+    for flag in [ad.is_tradable, ad.is_safe_payment, ad.taker_kyc_required] {
+        hasher.number(flag);
+    }
+    for number in [ad.buyer_kyc_limit, ad.buyer_registration_days] {
+        hasher.number(number);
+    }
+    for text in [&ad.classify, &ad.auto_reply, &ad.terms] {
+        hasher.text(text.as_deref());
+    }
+    for id in payment_method_ids {
+        hasher.number(Some(*id));
+    }
+    hasher.finish()
+}
+
+/// The number of an ad as a key. Two ads would have to share it *and* their content's hash, which
+/// holds the number too, to be taken for one another.
+fn ad_key(adv_no: &str) -> u64 {
+    xxh3_64(adv_no.as_bytes())
+}
+
+/// The ads of one market.
+struct MarketVersions {
+    day: NaiveDate,
+    /// The batch for which the last stored book was loaded; `None`: only own pages so far.
+    loaded_for: Option<BatchId>,
+    last_used: u64,
+    /// Ad → hash of content, id.
+    ads: HashMap<u64, (i64, i32)>,
+}
+
+pub(super) struct VersionCache {
+    markets: HashMap<i32, MarketVersions>,
+    cached_ads: usize,
+    clock: u64,
+}
+
+impl VersionCache {
+    pub(super) fn new() -> Self {
+        Self {
+            markets: HashMap::new(),
+            cached_ads: 0,
+            clock: 0,
+        }
+    }
+
+    /// Gives every unchanged ad of `pages` the id under which its content is stored.
+    pub(super) async fn match_unchanged(
+        &mut self,
+        pool: &PgPool,
+        pages: &mut [PageRows<'_>],
+    ) -> Result<(), StoreError> {
+        let mut to_load = BTreeSet::new();
+        for page in pages.iter_mut() {
+            let found_all = self.match_page(page);
+            if !found_all && self.is_unloaded(page) {
+                to_load.insert((page.batch_id, page.market_id));
+            }
+        }
+        let batches: BTreeSet<BatchId> = to_load.iter().map(|(batch, _)| *batch).collect();
+        for batch in batches {
+            let markets = to_load
+                .iter()
+                .filter(|(of, _)| *of == batch)
+                .map(|(_, market)| *market);
+            self.load(pool, batch, markets.collect()).await?;
+        }
+        for page in pages
+            .iter_mut()
+            .filter(|page| to_load.contains(&(page.batch_id, page.market_id)))
+        {
+            self.match_page(page);
+        }
+        Ok(())
+    }
+
+    /// Remembers the versions of a page. To be called only after their commit.
+    pub(super) fn learn(&mut self, page: &PageRows<'_>) {
+        let market = self.market(page.market_id, page.batch_id.day());
+        let before = market.ads.len();
+        for ad in &page.ads {
+            market
+                .ads
+                .insert(ad_key(ad.adv_no()), (ad.content_hash, ad.version_id));
+        }
+        let added = market.ads.len() - before;
+        self.cached_ads += added;
+        self.evict();
+    }
+
+    /// Whether every ad of the page was found unchanged.
+    fn match_page(&mut self, page: &mut PageRows<'_>) -> bool {
+        let market = self.market(page.market_id, page.batch_id.day());
+        let mut found_all = true;
+        for ad in &mut page.ads {
+            match market.ads.get(&ad_key(ad.adv_no())) {
+                Some((hash, id)) if *hash == ad.content_hash => {
+                    ad.version_id = *id;
+                    ad.is_new = false;
+                }
+                _ => found_all = false,
+            }
+        }
+        found_all
+    }
+
+    fn is_unloaded(&self, page: &PageRows<'_>) -> bool {
+        self.markets
+            .get(&page.market_id)
+            .is_none_or(|market| market.loaded_for != Some(page.batch_id))
+    }
+
+    /// The market's entry, emptied when its day is over: ids are unique within a day only.
+    fn market(&mut self, market_id: i32, day: NaiveDate) -> &mut MarketVersions {
+        self.clock += 1;
+        let clock = self.clock;
+        let new = || MarketVersions {
+            day,
+            loaded_for: None,
+            last_used: clock,
+            ads: HashMap::new(),
+        };
+        let market = self.markets.entry(market_id).or_insert_with(new);
+        if market.day != day {
+            self.cached_ads -= market.ads.len();
+            *market = new();
+        }
+        market.last_used = clock;
+        market
+    }
+
+    /// Loads the last stored books of `markets` of this batch's day, whoever stored them.
+    async fn load(
+        &mut self,
+        pool: &PgPool,
+        batch: BatchId,
+        markets: Vec<i32>,
+    ) -> Result<(), StoreError> {
+        let rows: Vec<(i32, String, i64, i32)> = sqlx::query_as(
+            "SELECT c.market_id, v.adv_no, v.content_hash, v.id
+               FROM pipeline.catalog c
+               JOIN warehouse.book_pages p
+                 ON p.day = $1 AND p.batch_id = c.last_batch_id AND p.market_id = c.market_id
+              CROSS JOIN LATERAL unnest(p.offer_ids) AS l (id)
+               JOIN warehouse.offer_versions v ON v.day = $1 AND v.id = l.id
+              WHERE c.market_id = ANY ($2)",
+        )
+        .bind(batch.day())
+        .bind(&markets)
+        .fetch_all(pool)
+        .await?;
+        let mut books: HashMap<i32, HashMap<u64, (i64, i32)>> = HashMap::new();
+        for (market_id, adv_no, hash, id) in rows {
+            books
+                .entry(market_id)
+                .or_default()
+                .insert(ad_key(&adv_no), (hash, id));
+        }
+        for market_id in markets {
+            let ads = books.remove(&market_id).unwrap_or_default();
+            let added = ads.len();
+            let market = self.market(market_id, batch.day());
+            market.loaded_for = Some(batch);
+            // Whole, so that ads that are gone are forgotten.
+            let before = std::mem::replace(&mut market.ads, ads).len();
+            self.cached_ads = self.cached_ads + added - before;
+        }
+        self.evict();
+        Ok(())
+    }
+
+    /// Forgets the markets that were used longest ago.
+    fn evict(&mut self) {
+        while self.cached_ads > MAX_CACHED_ADS && self.markets.len() > 1 {
+            let oldest = self
+                .markets
+                .iter()
+                .min_by_key(|(_, market)| market.last_used)
+                .map(|(id, _)| *id);
+            let Some(market) = oldest.and_then(|id| self.markets.remove(&id)) else {
+                return;
+            };
+            self.cached_ads -= market.ads.len();
+        }
+    }
+}
