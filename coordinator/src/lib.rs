@@ -1,0 +1,265 @@
+//! The coordinator: decides what is read and when. It never calls an exchange.
+//!
+//! - [`schedule`]: which slots are due. Pure.
+//! - [`planner`]: which pages a batch reads, within its budget. Pure.
+//! - [`ledger`]: the open batch in memory, and what follows from the end of a job. Pure.
+//! - [`batch`]: one batch from its opening, or from where it was left, to its close.
+//! - [`leader`]: one coordinator acts at a time.
+//! - [`progress`]: the running batch on a terminal.
+//! - [`store`]: the statements.
+
+pub mod batch;
+pub mod leader;
+pub mod ledger;
+pub mod planner;
+pub mod progress;
+pub mod schedule;
+pub mod settings;
+pub mod store;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use chrono::TimeDelta;
+use shared::exchange::Exchange;
+use shared::queue::{Consumer, Delivery, Publisher, Queue};
+use shared::settings::{EXIT_BAD_SETTINGS, Vars};
+use shared::{service, telemetry};
+use sqlx::PgPool;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{BatchRunner, Ended};
+use crate::leader::Leadership;
+use crate::schedule::{Clock, Schedule, SystemClock};
+use crate::settings::Settings;
+use crate::store::batches::{self, Trigger};
+use crate::store::close::BatchOutcome;
+
+/// What a process is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// A batch at every slot, until told to stop.
+    Schedule,
+    /// One batch now.
+    Once,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunOutcome {
+    /// Told to stop. An open batch stays open for the next leader.
+    Stopped,
+    /// [`Mode::Once`]: the batch closed.
+    Closed(BatchOutcome),
+    /// [`Mode::Once`]: another coordinator leads.
+    OtherLeads,
+}
+
+impl RunOutcome {
+    fn exit_code(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Stopped | Self::Closed(BatchOutcome::Complete) => 0,
+            Self::Closed(BatchOutcome::Partial) => 3,
+            Self::Closed(BatchOutcome::Failed) => 4,
+            // EX_TEMPFAIL: try again later.
+            Self::OtherLeads => 75,
+        })
+    }
+}
+
+/// Reads settings, runs, and tells the outcome by exit code.
+pub async fn main(mode: Mode, progress: bool) -> ExitCode {
+    service::install_tls_provider();
+    let settings = match Settings::read(Vars::from_environment()) {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("coordinator: {error}");
+            return ExitCode::from(EXIT_BAD_SETTINGS);
+        }
+    };
+    let _telemetry = match telemetry::init("coordinator", &settings.telemetry) {
+        Ok(guard) => guard,
+        Err(error) => {
+            eprintln!("coordinator: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        ?settings,
+        "coordinator starts"
+    );
+    let run = async {
+        let shutdown = service::shutdown_on_signals().context("signals can't be watched")?;
+        run(settings, mode, progress, Arc::new(SystemClock), shutdown).await
+    };
+    match run.await {
+        Ok(outcome) => outcome.exit_code(),
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "coordinator failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reports in hand at once; they are small and folded quickly.
+const REPORT_PREFETCH: u16 = 500;
+
+/// Leads, or stands by, and runs batches.
+pub async fn run(
+    settings: Settings,
+    mode: Mode,
+    progress: bool,
+    clock: Arc<dyn Clock>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<RunOutcome> {
+    let pool = shared::store::connect(&settings.database, "coordinator").await?;
+    shared::store::check_schema(&pool).await?;
+    let Some(leadership) = lead(&settings, mode, &shutdown).await? else {
+        let stopped = shutdown.is_cancelled();
+        return Ok(if stopped {
+            RunOutcome::Stopped
+        } else {
+            RunOutcome::OtherLeads
+        });
+    };
+    tracing::info!("leading");
+    let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "coordinator");
+    let (consumer, [reports]) = Consumer::start(
+        &settings.broker,
+        &settings.topology,
+        "coordinator",
+        [Queue::Reports],
+        REPORT_PREFETCH,
+    );
+    let mut leader = Leader {
+        settings,
+        pool,
+        publisher,
+        clock,
+        reports,
+        progress,
+        shutdown: shutdown.clone(),
+    };
+    let outcome = tokio::select! {
+        outcome = leader.run(mode) => outcome,
+        () = leadership.lost().cancelled() => Err(anyhow::anyhow!("another coordinator may lead now")),
+    };
+    consumer.close().await;
+    outcome
+}
+
+/// Waits to lead; `None`: told to stop, or somebody else leads and there is no waiting.
+async fn lead(
+    settings: &Settings,
+    mode: Mode,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Leadership>> {
+    let mut stands_by = false;
+    loop {
+        if let Some(leadership) =
+            Leadership::try_acquire(&settings.database, Exchange::Binance).await?
+        {
+            return Ok(Some(leadership));
+        }
+        if mode == Mode::Once {
+            tracing::error!("another coordinator leads");
+            return Ok(None);
+        }
+        if !stands_by {
+            tracing::info!("another coordinator leads, standing by");
+            stands_by = true;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(leader::PULSE) => {}
+            () = shutdown.cancelled() => return Ok(None),
+        }
+    }
+}
+
+/// Time between two looks at the clock. A clock that jumps is noticed within it.
+const CLOCK_PULSE: Duration = Duration::from_millis(500);
+
+struct Leader {
+    settings: Settings,
+    pool: PgPool,
+    publisher: Publisher,
+    clock: Arc<dyn Clock>,
+    reports: mpsc::Receiver<Delivery>,
+    progress: bool,
+    shutdown: CancellationToken,
+}
+
+impl Leader {
+    async fn run(&mut self, mode: Mode) -> anyhow::Result<RunOutcome> {
+        // What a former leader left open comes first: one batch at a time.
+        for open in batches::list_open(&self.pool, Exchange::Binance).await? {
+            tracing::info!(batch = %open.id, slot = %open.slot_at, "resuming an open batch");
+            if self.run_batch(open).await? == Ended::Stopped {
+                return Ok(RunOutcome::Stopped);
+            }
+        }
+        match mode {
+            Mode::Once => {
+                let now = self.clock.now();
+                Ok(match self.open_and_run(Trigger::Once, now).await? {
+                    Ended::Stopped => RunOutcome::Stopped,
+                    Ended::Closed(outcome) => RunOutcome::Closed(outcome),
+                })
+            }
+            Mode::Schedule => self.run_schedule().await,
+        }
+    }
+
+    async fn run_schedule(&mut self) -> anyhow::Result<RunOutcome> {
+        let schedule = Schedule::new(self.settings.interval, self.settings.misfire_grace);
+        let mut last = batches::last_slot(&self.pool, Exchange::Binance).await?;
+        loop {
+            let due = schedule.due(self.clock.now(), last);
+            if let Some((slot, reason)) = due.skipped.last() {
+                tracing::warn!(slots = due.skipped.len(), last = %slot, reason = reason.as_str(), "slots skipped");
+                batches::record_skipped(&self.pool, Exchange::Binance, &due.skipped).await?;
+                last = last.max(Some(*slot));
+            }
+            if let Some(slot) = due.run {
+                last = last.max(Some(slot));
+                if self.open_and_run(Trigger::Slot, slot).await? == Ended::Stopped {
+                    return Ok(RunOutcome::Stopped);
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(CLOCK_PULSE) => {}
+                () = self.shutdown.cancelled() => return Ok(RunOutcome::Stopped),
+            }
+        }
+    }
+
+    async fn open_and_run(
+        &mut self,
+        trigger: Trigger,
+        slot: chrono::DateTime<chrono::Utc>,
+    ) -> anyhow::Result<Ended> {
+        let deadline = slot + TimeDelta::from_std(self.settings.batch_deadline)?;
+        let id = &self.settings.coordinator_id;
+        let open =
+            batches::open(&self.pool, Exchange::Binance, trigger, slot, deadline, id).await?;
+        tracing::info!(batch = %open.id, %slot, %deadline, "batch opened");
+        self.run_batch(open).await
+    }
+
+    async fn run_batch(&mut self, open: batches::OpenBatch) -> anyhow::Result<Ended> {
+        BatchRunner {
+            settings: &self.settings,
+            pool: &self.pool,
+            publisher: &self.publisher,
+            clock: &*self.clock,
+            reports: &mut self.reports,
+            shutdown: &self.shutdown,
+        }
+        .run(open, self.progress)
+        .await
+    }
+}

@@ -1,0 +1,29 @@
+use std::process::ExitCode;
+
+use clap::Parser;
+use coordinator::Mode;
+
+/// Decides what is read and when: plans batches, publishes jobs, folds reports, closes.
+///
+/// Settings come from the environment. Exit codes: 0 done (`--once`: the batch is complete), 1 the
+/// coordinator could not work, 3 the batch is partial, 4 it failed, 64 bad settings, 75 another
+/// coordinator leads.
+#[derive(Parser)]
+#[command(version)]
+enum Command {
+    /// Lead, or stand by until the leader is gone, and run a batch at every slot until SIGTERM.
+    Run {
+        /// Run one batch now and exit with its outcome.
+        #[arg(long)]
+        once: bool,
+        /// Draw the running batch on stdout: jobs done, rate, ads, time left.
+        #[arg(long)]
+        progress: bool,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Command::Run { once, progress } = Command::parse();
+    coordinator::main(if once { Mode::Once } else { Mode::Schedule }, progress).await
+}

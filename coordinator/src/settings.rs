@@ -1,0 +1,111 @@
+//! The coordinator's settings.
+
+use std::time::Duration;
+
+use shared::queue::Topology;
+use shared::settings::{BadSettings, Broker, Database, Vars};
+use shared::telemetry::Telemetry;
+
+/// All that can be set, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub database: Database,
+    pub broker: Broker,
+    pub telemetry: Telemetry,
+    pub topology: Topology,
+    /// Time between slots, which lie on the wall clock.
+    pub interval: Duration,
+    /// Time from its slot after which a batch is cut.
+    pub batch_deadline: Duration,
+    /// A slot found later than this is skipped.
+    pub misfire_grace: Duration,
+    /// Requests per minute that the limiter grants: what the plan may spend.
+    pub rate_per_minute: u32,
+    /// Age at which the lists of fiats, assets and payment methods are read again.
+    pub catalog_refresh: Duration,
+    /// Fiats whose lists are refreshed in one batch; new fiats are read at once.
+    pub catalog_refresh_per_batch: u32,
+    /// The only fiats to read; empty: all.
+    pub fiats: Vec<String>,
+    /// Names this process in logs and ledger.
+    pub coordinator_id: String,
+}
+
+impl Settings {
+    pub fn read(mut vars: Vars) -> Result<Self, BadSettings> {
+        let interval_minutes = vars.number("EXTRACTION_INTERVAL_MINUTES", 10_u64, 3..=1440);
+        // Slots lie on the clock of the day, so that a day has the same ones as the day before.
+        if 1440 % interval_minutes != 0 {
+            vars.problem(format!(
+                "EXTRACTION_INTERVAL_MINUTES={interval_minutes}: allowed are divisors of a day's 1440 minutes"
+            ));
+        }
+        let interval = Duration::from_secs(interval_minutes * 60);
+        let batch_deadline = vars.seconds("BATCH_DEADLINE_SECONDS", 480, 1..=86_400);
+        if batch_deadline >= interval {
+            vars.problem(format!(
+                "BATCH_DEADLINE_SECONDS={}: allowed is less than EXTRACTION_INTERVAL_MINUTES={interval_minutes}, or a batch eats the next slot",
+                batch_deadline.as_secs()
+            ));
+        }
+        let own_id = format!(
+            "{}-{}",
+            vars.optional("HOSTNAME")
+                .unwrap_or_else(|| "coordinator".to_owned()),
+            std::process::id()
+        );
+        let settings = Self {
+            database: Database::read(&mut vars),
+            broker: Broker::read(&mut vars),
+            telemetry: Telemetry::read(&mut vars),
+            topology: Topology::new(&vars.text("AMQP_PREFIX", "p2p")),
+            interval,
+            batch_deadline,
+            misfire_grace: vars.seconds("MISFIRE_GRACE_SECONDS", 120, 1..=86_400),
+            rate_per_minute: vars.number("INITIAL_RATE_LIMIT", 100, 1..=1_000_000),
+            catalog_refresh: Duration::from_secs(
+                vars.number("CATALOG_REFRESH_HOURS", 24, 1..=8760) * 3600,
+            ),
+            catalog_refresh_per_batch: vars.number("CATALOG_REFRESH_PER_BATCH", 10, 1..=1000),
+            fiats: vars.list("FIATS"),
+            coordinator_id: vars.text("COORDINATOR_ID", &own_id),
+        };
+        vars.finish(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<'a>(more: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Settings, String> {
+        let servers = [("DATABASE_URL", "postgres://h/d"), ("AMQP_URL", "amqp://h")];
+        Settings::read(Vars::from_pairs(servers.into_iter().chain(more)))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_batch_must_end_before_the_next_slot() {
+        assert!(
+            read([("EXTRACTION_INTERVAL_MINUTES", "5")])
+                .unwrap_err()
+                .contains("BATCH_DEADLINE_SECONDS=480")
+        );
+        assert!(
+            read([
+                ("EXTRACTION_INTERVAL_MINUTES", "5"),
+                ("BATCH_DEADLINE_SECONDS", "240")
+            ])
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn slots_divide_the_day() {
+        assert!(
+            read([("EXTRACTION_INTERVAL_MINUTES", "7")])
+                .unwrap_err()
+                .contains("1440")
+        );
+    }
+}

@@ -1,0 +1,246 @@
+//! The close of a batch: certificates, latest state, catalog and outcome, in one transaction, once.
+//!
+//! Everything is made from this batch only, so its cost grows with the batch and never with history.
+
+use anyhow::Context;
+use shared::domain::BatchId;
+use sqlx::{PgConnection, PgPool};
+
+/// How a batch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchOutcome {
+    Complete,
+    Partial,
+    Failed,
+}
+
+impl BatchOutcome {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Partial => "partial",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A closed batch in sums.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    pub outcome: BatchOutcome,
+    /// Why it is not complete.
+    pub reason: Option<String>,
+    pub sums: Sums,
+}
+
+/// The ledger of a batch in sums.
+#[derive(Clone, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct Sums {
+    /// Pages read, with or without ads.
+    pub pages_read: i64,
+    /// Jobs of any kind that failed, expired or were left out.
+    pub failed: i64,
+    pub expired: i64,
+    pub shed: i64,
+    /// Ads stored, repetitions included, and put into quarantine.
+    pub ads: i64,
+    pub refused: i64,
+    /// Requests sent.
+    pub requests: i64,
+    /// Pages that a book declares and that were not even planned when the batch was cut.
+    pub unplanned: i64,
+}
+
+impl Sums {
+    /// Complete: every planned page was read and every ad taken. Failed: no page was read.
+    fn outcome(&self) -> (BatchOutcome, Option<String>) {
+        let lost = [
+            (self.failed, "jobs failed"),
+            (self.expired, "jobs expired"),
+            (self.shed, "pages left out for want of budget"),
+            (self.unplanned, "pages not reached"),
+            (self.refused, "ads refused"),
+        ];
+        let mut reasons: Vec<String> = lost
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        if self.pages_read == 0 {
+            reasons.insert(0, "no page was read".to_owned());
+            return (BatchOutcome::Failed, Some(reasons.join(", ")));
+        }
+        match reasons.is_empty() {
+            true => (BatchOutcome::Complete, None),
+            false => (BatchOutcome::Partial, Some(reasons.join(", "))),
+        }
+    }
+}
+
+/// Channel on which a closed batch is notified, with its id.
+const NOTIFY_CHANNEL: &str = "p2p_batch_closed";
+
+/// Closes a batch. What is still open has expired. `None`: somebody else had closed it.
+pub async fn close(pool: &PgPool, batch: BatchId) -> anyhow::Result<Option<Closed>> {
+    let mut tx = pool.begin().await?;
+    let state: String =
+        sqlx::query_scalar("SELECT state FROM pipeline.batches WHERE batch_id = $1 FOR UPDATE")
+            .bind(batch.raw())
+            .fetch_one(&mut *tx)
+            .await
+            .with_context(|| format!("batch {batch}"))?;
+    if state != "open" {
+        return Ok(None);
+    }
+    expire_open_jobs(&mut tx, batch).await?;
+    certify(&mut tx, batch).await?;
+    move_latest(&mut tx, batch).await?;
+    update_catalog(&mut tx, batch).await?;
+    let sums = sum_up(&mut tx, batch).await?;
+    let (outcome, reason) = sums.outcome();
+    sqlx::query(
+        "UPDATE pipeline.batches SET state = 'closed', outcome = $2, reason = $3, closed_at = now() WHERE batch_id = $1",
+    )
+    .bind(batch.raw())
+    .bind(outcome.as_str())
+    .bind(&reason)
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query("SELECT pg_notify($1, $2)")
+        .bind(NOTIFY_CHANNEL)
+        .bind(batch.raw().to_string())
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(Some(Closed {
+        outcome,
+        reason,
+        sums,
+    }))
+}
+
+/// Takes the rows' locks: a worker that is just committing a page comes first, one that comes later
+/// finds its job ended and stores nothing.
+async fn expire_open_jobs(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<()> {
+    sqlx::query(
+        "UPDATE pipeline.jobs SET state = 'expired', reason = 'deadline', ended_at = now()
+          WHERE day = $1 AND batch_id = $2 AND state IN ('planned', 'published')",
+    )
+    .bind(batch.day())
+    .bind(batch.raw())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Marks repeated ads on their pages and writes a certificate for every book.
+async fn certify(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<()> {
+    sqlx::query(include_str!("certify.sql"))
+        .bind(batch.day())
+        .bind(batch.raw())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The last good book of a market is one of which no page was lost.
+async fn move_latest(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<()> {
+    sqlx::query(
+        "INSERT INTO warehouse.latest_books AS l (market_id, day, batch_id, verdict, read_at)
+         SELECT market_id, day, batch_id, verdict, last_fetched_at
+           FROM warehouse.books
+          WHERE day = $1 AND batch_id = $2 AND pages_read > 0 AND pages_lost = 0 AND pages_shed = 0
+             ON CONFLICT (market_id) DO UPDATE
+            SET day = EXCLUDED.day, batch_id = EXCLUDED.batch_id, verdict = EXCLUDED.verdict,
+                read_at = EXCLUDED.read_at
+          WHERE l.batch_id < EXCLUDED.batch_id",
+    )
+    .bind(batch.day())
+    .bind(batch.raw())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn update_catalog(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<()> {
+    sqlx::query(
+        "UPDATE pipeline.catalog c
+            SET last_total = CASE WHEN b.is_good THEN coalesce(b.max_total, 0) ELSE c.last_total END,
+                last_read_at = CASE WHEN b.is_good THEN b.slot_at ELSE c.last_read_at END,
+                last_batch_id = CASE WHEN b.listed_ads > 0 THEN b.batch_id ELSE c.last_batch_id END,
+                consecutive_empty = CASE WHEN b.verdict = 'empty' THEN c.consecutive_empty + 1
+                                         WHEN b.is_good THEN 0 ELSE c.consecutive_empty END,
+                consecutive_shed = CASE WHEN b.verdict = 'shed' THEN c.consecutive_shed + 1 ELSE 0 END
+           FROM (SELECT k.*, t.slot_at, k.pages_read > 0 AND k.pages_lost = 0 AND k.pages_shed = 0 AS is_good
+                   FROM warehouse.books k JOIN pipeline.batches t USING (batch_id)
+                  WHERE k.day = $1 AND k.batch_id = $2) b
+          WHERE c.market_id = b.market_id",
+    )
+    .bind(batch.day())
+    .bind(batch.raw())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn sum_up(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<Sums> {
+    let sums = sqlx::query_as(
+        "SELECT count(*) FILTER (WHERE kind = 'search' AND attempts > 0 AND state IN ('done', 'empty')) AS pages_read,
+                count(*) FILTER (WHERE state = 'failed') AS failed,
+                count(*) FILTER (WHERE state = 'expired') AS expired,
+                count(*) FILTER (WHERE state = 'shed') AS shed,
+                coalesce(sum(ads_taken), 0) AS ads,
+                coalesce(sum(ads_refused), 0) AS refused,
+                coalesce(sum(attempts), 0) AS requests,
+                (SELECT coalesce(sum(b.pages_lost), 0) FROM warehouse.books b WHERE b.day = $1 AND b.batch_id = $2)
+                  - count(*) FILTER (WHERE kind = 'search' AND state IN ('failed', 'expired')) AS unplanned
+           FROM pipeline.jobs WHERE day = $1 AND batch_id = $2",
+    )
+    .bind(batch.day())
+    .bind(batch.raw())
+    .fetch_one(connection)
+    .await?;
+    Ok(sums)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_with_nothing_read_is_failed() {
+        let (outcome, reason) = Sums {
+            expired: 3,
+            ..Sums::default()
+        }
+        .outcome();
+        assert_eq!(outcome, BatchOutcome::Failed);
+        assert_eq!(reason.as_deref(), Some("no page was read, 3 jobs expired"));
+    }
+
+    #[test]
+    fn anything_lost_makes_it_partial_and_is_named() {
+        let sums = Sums {
+            pages_read: 10,
+            failed: 1,
+            refused: 2,
+            ..Sums::default()
+        };
+        assert_eq!(
+            sums.outcome(),
+            (
+                BatchOutcome::Partial,
+                Some("1 jobs failed, 2 ads refused".into())
+            )
+        );
+        assert_eq!(
+            Sums {
+                pages_read: 10,
+                ..Sums::default()
+            }
+            .outcome(),
+            (BatchOutcome::Complete, None)
+        );
+    }
+}

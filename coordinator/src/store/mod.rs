@@ -1,0 +1,6 @@
+//! What the coordinator writes: slots, batches, the ledger, and the close of a batch.
+
+pub mod batches;
+pub mod catalog;
+pub mod close;
+pub mod jobs;
