@@ -1,0 +1,96 @@
+//! `p2p parse`.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::json;
+use shared::domain::{Market, Side};
+use shared::exchange::Exchange;
+use shared::exchange::binance::parse_search;
+
+use crate::capture;
+
+/// Something was refused.
+const EXIT_REFUSED: u8 = 3;
+/// A file can't be read (`EX_NOINPUT`).
+const EXIT_NO_INPUT: u8 = 66;
+
+/// Reads all files; ads go to stdout, refusals to stderr.
+pub fn run(
+    exchange: Exchange,
+    fiat: &str,
+    asset: &str,
+    side: Side,
+    files: &[PathBuf],
+) -> anyhow::Result<ExitCode> {
+    let Exchange::Binance = exchange;
+    let market = Market::new(fiat, asset, side)?;
+    let (mut unreadable, mut refused) = (false, false);
+    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
+    for file in files {
+        let bytes = match read(file) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                writeln!(err, "p2p: {}: {error}", file.display())?;
+                unreadable = true;
+                continue;
+            }
+        };
+        for answer in capture::answers(&bytes) {
+            refused |= !parse_one(&market, file, &answer, &mut out, &mut err)?;
+        }
+    }
+    out.flush()?;
+    Ok(match (unreadable, refused) {
+        (true, _) => ExitCode::from(EXIT_NO_INPUT),
+        (_, true) => ExitCode::from(EXIT_REFUSED),
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+/// Prints one answer; whether everything in it was taken.
+fn parse_one(
+    market: &Market,
+    file: &Path,
+    answer: &[u8],
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> anyhow::Result<bool> {
+    let file = file.display().to_string();
+    let page = match parse_search(market, answer) {
+        Ok(page) => page,
+        Err(error) => {
+            let refusal = json!({ "file": file, "reason": error.failure().as_str(), "detail": error.to_string() });
+            writeln!(err, "{refusal}")?;
+            return Ok(false);
+        }
+    };
+    for ad in &page.ads {
+        let mut object =
+            json!({ "fiat": market.fiat, "asset": market.asset, "trade_type": market.side });
+        merge(&mut object, serde_json::to_value(ad)?);
+        writeln!(out, "{object}")?;
+    }
+    for refusal in &page.refusals {
+        let mut object = json!({ "file": file });
+        merge(&mut object, serde_json::to_value(refusal)?);
+        writeln!(err, "{object}")?;
+    }
+    Ok(page.refusals.is_empty())
+}
+
+fn merge(object: &mut serde_json::Value, more: serde_json::Value) {
+    if let (Some(object), serde_json::Value::Object(more)) = (object.as_object_mut(), more) {
+        object.extend(more);
+    }
+}
+
+fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+    if file == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut bytes)?;
+        return Ok(bytes);
+    }
+    std::fs::read(file)
+}

@@ -1,0 +1,241 @@
+//! `p2p summary`: the last batches in figures.
+
+use std::process::ExitCode;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use serde::Serialize;
+use sqlx::PgPool;
+
+/// Largest markets whose best prices are shown.
+const PRICED_MARKETS: i64 = 8;
+
+/// One batch.
+#[derive(Debug, Serialize, sqlx::FromRow)]
+struct Batch {
+    batch_id: i32,
+    slot_at: DateTime<Utc>,
+    outcome: Option<String>,
+    reason: Option<String>,
+    seconds: Option<Decimal>,
+    complete: i64,
+    empty: i64,
+    drifted: i64,
+    partial: i64,
+    failed: i64,
+    shed: i64,
+    /// Ads listed on all pages, repetitions included.
+    listed_ads: i64,
+    distinct_ads: i64,
+    refused_ads: i64,
+    estimated_missed: i64,
+    pages: i64,
+    requests: i64,
+    /// Ads with the same content as in the batch before, of those in both; `None`: nothing to compare.
+    unchanged: Option<i64>,
+    in_both: Option<i64>,
+}
+
+/// The best prices of one market's two sides, from the latest state.
+#[derive(Debug, Serialize, sqlx::FromRow)]
+struct Prices {
+    asset: String,
+    fiat: String,
+    ads: i64,
+    best_buy: Option<Decimal>,
+    best_sell: Option<Decimal>,
+    age_seconds: Option<i64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Summary {
+    batches: Vec<Batch>,
+    /// Bytes of facts per reading of an ad, indexes included, over the days of these batches.
+    bytes_per_reading: Option<Decimal>,
+    largest_markets: Vec<Prices>,
+}
+
+/// Prints the last `limit` batches.
+pub async fn run(limit: u32, json: bool) -> anyhow::Result<ExitCode> {
+    let pool = crate::connect_checked().await?;
+    let summary = Summary {
+        batches: list_batches(&pool, limit).await?,
+        bytes_per_reading: bytes_per_reading(&pool).await?,
+        largest_markets: largest_markets(&pool).await?,
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&summary)?);
+    } else {
+        print(&summary);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list_batches(pool: &PgPool, limit: u32) -> anyhow::Result<Vec<Batch>> {
+    Ok(sqlx::query_as(include_str!("summary_batches.sql"))
+        .bind(i64::from(limit))
+        .fetch_all(pool)
+        .await?)
+}
+
+/// Over the latest day only: its partitions are all that is measured.
+async fn bytes_per_reading(pool: &PgPool) -> anyhow::Result<Option<Decimal>> {
+    Ok(sqlx::query_scalar(
+        "WITH latest AS (SELECT max(day) AS day FROM warehouse.books),
+         bytes AS (
+             SELECT sum(pg_total_relation_size(to_regclass(t.parent || '_' || to_char(latest.day, 'YYYYMMDD')))) AS n
+               FROM latest, unnest(ARRAY['warehouse.offer_versions', 'warehouse.book_pages']) AS t (parent)),
+         readings AS (SELECT sum(b.listed_ads) AS n FROM warehouse.books b JOIN latest USING (day))
+         SELECT round(bytes.n / nullif(readings.n, 0), 1) FROM bytes, readings",
+    )
+    .fetch_one(pool)
+    .await?)
+}
+
+async fn largest_markets(pool: &PgPool) -> anyhow::Result<Vec<Prices>> {
+    Ok(sqlx::query_as(
+        "SELECT crypto_symbol AS asset, fiat_code AS fiat, count(*) AS ads,
+                min(price) FILTER (WHERE trade_type = 'BUY') AS best_buy,
+                max(price) FILTER (WHERE trade_type = 'SELL') AS best_sell,
+                extract(epoch FROM min(age))::bigint AS age_seconds
+           FROM warehouse.mv_latest_market_state
+          GROUP BY crypto_symbol, fiat_code ORDER BY ads DESC, asset, fiat LIMIT $1",
+    )
+    .bind(PRICED_MARKETS)
+    .fetch_all(pool)
+    .await?)
+}
+
+fn print(summary: &Summary) {
+    if summary.batches.is_empty() {
+        println!("no batch was closed yet");
+        return;
+    }
+    let columns = |value: &dyn Fn(&Batch) -> String| -> String {
+        summary
+            .batches
+            .iter()
+            .map(|batch| format!("{:>16}", value(batch)))
+            .collect()
+    };
+    let row =
+        |name: &str, value: &dyn Fn(&Batch) -> String| println!("  {name:<34}{}", columns(value));
+    println!();
+    row("batch", &|b| b.batch_id.to_string());
+    row("slot (UTC)", &|b| {
+        b.slot_at.format("%m-%d %H:%M:%S").to_string()
+    });
+    row("outcome", &|b| {
+        b.outcome.clone().unwrap_or_else(|| "open".to_owned())
+    });
+    row("seconds", &|b| {
+        b.seconds.map_or_else(|| "-".to_owned(), |s| s.to_string())
+    });
+    row("requests", &|b| count(b.requests));
+    row("pages read", &|b| count(b.pages));
+    row("ads listed", &|b| count(b.listed_ads));
+    row("distinct ads", &|b| count(b.distinct_ads));
+    row("ads in quarantine", &|b| count(b.refused_ads));
+    row("ads missed, estimated", &|b| count(b.estimated_missed));
+    row("completeness of ads", &|b| {
+        percent(
+            b.distinct_ads,
+            b.distinct_ads + b.estimated_missed + b.refused_ads,
+        )
+    });
+    row(
+        "unchanged since the batch before",
+        &|b| match (b.unchanged, b.in_both) {
+            (Some(unchanged), Some(both)) if both > 0 => percent(unchanged, both),
+            _ => "-".to_owned(),
+        },
+    );
+    println!();
+    row("books complete", &|b| count(b.complete));
+    row("      empty", &|b| count(b.empty));
+    row("      drifted while read", &|b| count(b.drifted));
+    row("      partial", &|b| count(b.partial));
+    row("      failed", &|b| count(b.failed));
+    row("      shed for want of budget", &|b| count(b.shed));
+    if let Some(bytes) = summary.bytes_per_reading {
+        println!("\n  {:<34}{bytes:>16}", "bytes per ad and reading, indexes");
+    }
+    for batch in summary
+        .batches
+        .iter()
+        .filter(|batch| batch.reason.is_some())
+    {
+        println!(
+            "\n  batch {}: {}",
+            batch.batch_id,
+            batch.reason.as_deref().unwrap_or_default()
+        );
+    }
+    print_prices(&summary.largest_markets);
+}
+
+fn print_prices(markets: &[Prices]) {
+    println!(
+        "\n  {:<14}{:>7}{:>18}{:>18}{:>10}",
+        "market", "ads", "best to buy at", "best to sell at", "spread"
+    );
+    for market in markets {
+        let price = |price: Option<Decimal>| {
+            price.map_or_else(|| "-".to_owned(), |p| p.normalize().to_string())
+        };
+        println!(
+            "  {:<14}{:>7}{:>18}{:>18}{:>10}",
+            format!("{}/{}", market.asset, market.fiat),
+            count(market.ads),
+            price(market.best_buy),
+            price(market.best_sell),
+            spread(market).unwrap_or_else(|| "-".to_owned()),
+        );
+    }
+    println!();
+}
+
+/// What a taker loses by buying and selling again, in percent of the price to buy at. Negative
+/// spreads are ordinary: ads differ by payment method.
+fn spread(market: &Prices) -> Option<String> {
+    let (buy, sell) = (market.best_buy?, market.best_sell?);
+    let share = (buy - sell).checked_div(buy)? * Decimal::ONE_HUNDRED;
+    Some(format!("{}%", share.round_dp(2)))
+}
+
+/// With thousands apart.
+fn count(number: i64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn percent(part: i64, whole: i64) -> String {
+    let share = Decimal::from(part * 100).checked_div(Decimal::from(whole));
+    share.map_or_else(|| "-".to_owned(), |share| format!("{}%", share.round_dp(2)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_have_their_thousands_apart() {
+        assert_eq!(
+            [7, 999, 1000, 1_234_567].map(count),
+            ["7", "999", "1,000", "1,234,567"]
+        );
+    }
+
+    #[test]
+    fn nothing_of_nothing_has_no_share() {
+        assert_eq!(percent(0, 0), "-");
+        assert_eq!(percent(995, 1000), "99.50%");
+    }
+}
