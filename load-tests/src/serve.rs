@@ -1,0 +1,507 @@
+//! The server: options, the clock that moves the world, and HTTP.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{ConnectInfo, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use axum::serve::ListenerExt;
+use clap::{Args, ValueEnum, value_parser};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use rand::RngExt;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::api::{self, Answer, Behaviour, Renderer, Seen, Template};
+use crate::limit::RateLimit;
+use crate::market::{Event, Rates, Spec, TICK_MS, World, rng_for};
+use crate::truth::{AdEvent, AdvertiserEvent, Header, Record, TruthLog, unix_us};
+
+/// The admin call that moves a manual clock.
+const ADVANCE_PATH: &str = "/sim/advance";
+/// The longest step of a manual clock: a day. Longer ones are surely a mistake of units.
+const MAX_ADVANCE_MS: u64 = 86_400_000;
+
+/// Where a promoted ad stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Promoted {
+    /// On top and again at its ordinary place; `total` counts it once.
+    Repeat,
+    /// On top only; `total` does not count it.
+    Once,
+}
+
+/// Options of `exchange-sim serve`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Options {
+    /// Address to listen on; port 0 takes a free one. The first line on stdout names the one taken.
+    #[arg(long, default_value = "127.0.0.1:8085")]
+    pub listen: SocketAddr,
+    /// File to write the URL to once the server listens.
+    #[arg(long)]
+    pub url_file: Option<PathBuf>,
+    /// Seed of the world and of everything that happens in it.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Fiats served, largest first: 50 of measured size, the rest guessed.
+    #[arg(long, default_value_t = 110, value_parser = value_parser!(u64).range(1..=110))]
+    pub fiats: u64,
+    /// Ads over all markets at the start.
+    #[arg(long, default_value_t = 30_000, value_parser = value_parser!(u64).range(0..=1_000_000))]
+    pub ads: u64,
+    /// Assets per fiat at most.
+    #[arg(long, default_value_t = 14, value_parser = value_parser!(u64).range(1..=14))]
+    pub assets: u64,
+    /// Fiats that are in nobody's list but answer: with assets, without ads.
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u64).range(0..=12))]
+    pub delisted: u64,
+    /// Time an answer takes, in milliseconds.
+    #[arg(long, default_value_t = 0, value_parser = value_parser!(u64).range(0..=600_000))]
+    pub latency_ms: u64,
+    /// Added to the latency: evenly drawn up to this, in milliseconds.
+    #[arg(long, default_value_t = 0, value_parser = value_parser!(u64).range(0..=600_000))]
+    pub latency_jitter_ms: u64,
+    /// Ads that go, and as many that come, per 1,000 and minute. Of those that come 40 % come back.
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u64).range(0..=1_000))]
+    pub churn_per_minute: u64,
+    /// Ads whose price, amount or payment time changes, per 1,000 and minute.
+    #[arg(long, default_value_t = 8, value_parser = value_parser!(u64).range(0..=10_000))]
+    pub change_per_minute: u64,
+    /// Advertisers whose month figures change, per 1,000 and minute.
+    #[arg(long, default_value_t = 4, value_parser = value_parser!(u64).range(0..=10_000))]
+    pub month_change_per_minute: u64,
+    /// Advertisers that take another nickname, per 1,000 and hour.
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u64).range(0..=10_000))]
+    pub rename_per_hour: u64,
+    /// Requests per minute and client address, in a sliding window; more get 429. 0: no limit.
+    #[arg(long, default_value_t = 0, value_parser = value_parser!(u32).range(0..=1_000_000))]
+    pub rate_limit: u32,
+    /// Where the promoted ad of a market stands.
+    #[arg(long, value_enum, default_value_t = Promoted::Repeat)]
+    pub promoted: Promoted,
+    /// Requests that see another order among ads of one price, per 1,000. At 1000 every boundary
+    /// between pages repeats and hides ads; the real exchange repeats about one in ten.
+    #[arg(long, default_value_t = 100, value_parser = value_parser!(u32).range(0..=1_000))]
+    pub tie_shuffle_per_mille: u32,
+    /// Answers that are HTTP 500, HTML with 200, or empty, per 1,000.
+    #[arg(long, default_value_t = 0, value_parser = value_parser!(u32).range(0..=1_000))]
+    pub fault_per_mille: u32,
+    /// File for the truth log (JSON lines); replaced at start.
+    #[arg(long)]
+    pub truth: Option<PathBuf>,
+    /// File for the request log (JSON lines); replaced at start.
+    #[arg(long)]
+    pub request_log: Option<PathBuf>,
+    /// Time stands still but for `POST /sim/advance?ms=N`.
+    #[arg(long)]
+    pub manual_clock: bool,
+}
+
+impl Options {
+    fn spec(&self, templates: &[Template]) -> Spec {
+        let small = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+        Spec {
+            seed: self.seed,
+            fiats: small(self.fiats),
+            assets: small(self.assets),
+            ads: small(self.ads),
+            delisted: small(self.delisted),
+            templates: templates
+                .iter()
+                .map(|item| item.user_type() == "merchant")
+                .collect(),
+            rates: Rates {
+                churn: self.churn_per_minute,
+                change: self.change_per_minute,
+                month: self.month_change_per_minute,
+                rename: self.rename_per_hour,
+            },
+        }
+    }
+}
+
+/// The state that requests read and the clock writes.
+struct Live {
+    world: World,
+    renderer: Renderer,
+    truth: Option<TruthLog>,
+    manual_ms: u64,
+}
+
+impl Live {
+    /// The world at tick 0, logged.
+    fn start(options: &Options) -> Result<Self> {
+        let templates = Template::all();
+        let world = World::new(&options.spec(&templates));
+        let renderer = Renderer::new(&world, templates);
+        let create = |path: &PathBuf| {
+            TruthLog::create(path).with_context(|| format!("create --truth {}", path.display()))
+        };
+        let truth = options.truth.as_ref().map(create).transpose()?;
+        let mut live = Self {
+            world,
+            renderer,
+            truth,
+            manual_ms: 0,
+        };
+        live.log_start(options).context("write the truth log")?;
+        Ok(live)
+    }
+
+    fn log_start(&mut self, options: &Options) -> io::Result<()> {
+        let Some(truth) = &mut self.truth else {
+            return Ok(());
+        };
+        let world = &self.world;
+        let started_at_us = truth.now_us();
+        truth.write(&Record::Header(Header {
+            seed: options.seed,
+            started_at_us,
+            options: serde_json::to_value(options)?,
+            fiats: world
+                .catalog
+                .fiats
+                .iter()
+                .map(|fiat| fiat.code.clone())
+                .collect(),
+            markets: world
+                .markets
+                .iter()
+                .map(|market| world.key(market))
+                .collect(),
+        }))?;
+        for at in 0..self.world.advertisers.len() {
+            self.log(Event::Advertiser(at))?;
+        }
+        for at in 0..self.world.ads.len() {
+            self.log(Event::Listed(at))?;
+        }
+        self.truth.as_mut().map_or(Ok(()), TruthLog::flush)
+    }
+
+    /// Lets everything happen that is due, and logs it. The caller holds requests off meanwhile.
+    fn advance(&mut self, elapsed_ms: u64) -> io::Result<()> {
+        let until = elapsed_ms / TICK_MS;
+        let mut happened = false;
+        while let Some(event) = self.world.next_event(until) {
+            self.renderer.update(&self.world, event);
+            self.log(event)?;
+            happened = true;
+        }
+        match &mut self.truth {
+            Some(truth) if happened => truth.flush(),
+            _ => Ok(()),
+        }
+    }
+
+    fn log(&mut self, event: Event) -> io::Result<()> {
+        let Some(truth) = &mut self.truth else {
+            return Ok(());
+        };
+        let at_us = truth.now_us();
+        let world = &self.world;
+        let ad_event = |at: usize, with_content: bool| {
+            let ad = &world.ads[at];
+            AdEvent {
+                at_us,
+                market: world.key(&world.markets[ad.market]),
+                adv_no: ad.number.to_string(),
+                ad: with_content.then(|| world.content(ad)),
+            }
+        };
+        truth.write(&match event {
+            Event::Listed(at) => Record::Listed(ad_event(at, true)),
+            Event::Changed(at) => Record::Changed(ad_event(at, true)),
+            Event::Delisted(at) => Record::Delisted(ad_event(at, false)),
+            Event::Advertiser(at) => {
+                let advertiser = &world.advertisers[at];
+                let template = self.renderer.template(advertiser);
+                Record::Advertiser(AdvertiserEvent {
+                    at_us,
+                    user_no: advertiser.user_no.clone(),
+                    nick_name: advertiser.nick_name.clone(),
+                    user_type: template.user_type().to_owned(),
+                    user_identity: template.user_identity().to_owned(),
+                    user_grade: template.user_grade(),
+                    month_order_count: advertiser.month_order_count,
+                    month_finish_rate: advertiser.month_finish_rate.clone(),
+                    positive_rate: advertiser.positive_rate.clone(),
+                })
+            }
+        })
+    }
+}
+
+/// A running exchange.
+struct Exchange {
+    options: Options,
+    behaviour: Behaviour,
+    started: Instant,
+    requests: AtomicU64,
+    live: RwLock<Live>,
+    limit: Mutex<RateLimit>,
+    request_log: Option<Mutex<File>>,
+    /// Tells the server to end because a log could not be written.
+    failed: mpsc::Sender<io::Error>,
+}
+
+/// A line of the request log.
+#[derive(Serialize)]
+struct LogLine<'a> {
+    at_us: u64,
+    path: &'a str,
+    #[serde(flatten)]
+    seen: &'a Seen,
+    status: u16,
+}
+
+impl Exchange {
+    /// Time since the start, by the clock in force.
+    fn elapsed_ms(&self) -> u64 {
+        if self.options.manual_clock {
+            self.live
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .manual_ms
+        } else {
+            u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        }
+    }
+
+    /// Moves the world to `elapsed_ms`; a log that cannot be written ends the server.
+    fn advance(&self, elapsed_ms: u64) {
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        live.manual_ms = elapsed_ms;
+        if let Err(error) = live.advance(elapsed_ms) {
+            self.fail(error);
+        }
+    }
+
+    fn fail(&self, error: io::Error) {
+        // A full channel means that the server is ending already.
+        self.failed.try_send(error).ok();
+    }
+
+    fn answer(&self, client: SocketAddr, number: u64, parts: &Parts, body: &[u8]) -> Answer {
+        let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
+        if self.options.manual_clock && path == ADVANCE_PATH && parts.method == "POST" {
+            return self.manual_advance(query);
+        }
+        let now = Duration::from_millis(self.elapsed_ms());
+        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        let granted = limit.check(client.ip(), now);
+        drop(limit);
+        if let Err(retry_after) = granted {
+            return Answer::too_many_requests(retry_after);
+        }
+        let method = parts.method.as_str();
+        let request = api::Request {
+            number,
+            method,
+            path,
+            query,
+            body,
+        };
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        api::answer(&live.world, &live.renderer, &self.behaviour, &request)
+    }
+
+    fn manual_advance(&self, query: &str) -> Answer {
+        let ms = query
+            .strip_prefix("ms=")
+            .and_then(|text| text.parse::<u64>().ok());
+        match ms.filter(|&ms| ms <= MAX_ADVANCE_MS) {
+            Some(ms) => {
+                self.advance(self.elapsed_ms() + ms);
+                Answer {
+                    status: 204,
+                    ..Answer::default()
+                }
+            }
+            None => Answer {
+                status: 400,
+                body: format!("query is {query:?}, allowed is ms=0 to ms={MAX_ADVANCE_MS}").into(),
+                ..Answer::default()
+            },
+        }
+    }
+
+    fn log_request(&self, path: &str, answer: &Answer) {
+        let Some(file) = &self.request_log else {
+            return;
+        };
+        let line = LogLine {
+            at_us: unix_us(),
+            path,
+            seen: &answer.seen,
+            status: answer.status,
+        };
+        let written = serde_json::to_vec(&line)
+            .map_err(io::Error::from)
+            .and_then(|mut text| {
+                text.push(b'\n');
+                file.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .write_all(&text)
+            });
+        if let Err(error) = written {
+            self.fail(error);
+        }
+    }
+
+    fn latency(&self, number: u64) -> Duration {
+        const LATENCY: u64 = 5;
+        let jitter = rng_for(self.options.seed, LATENCY, number)
+            .random_range(0..=self.options.latency_jitter_ms);
+        Duration::from_millis(self.options.latency_ms + jitter)
+    }
+}
+
+async fn handle(
+    State(exchange): State<Arc<Exchange>>,
+    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    parts: Parts,
+    body: Bytes,
+) -> Response {
+    let number = exchange.requests.fetch_add(1, Ordering::Relaxed);
+    // Half of the way there, half of the way back: the book moves on both.
+    let half = exchange.latency(number) / 2;
+    if !half.is_zero() {
+        tokio::time::sleep(half).await;
+    }
+    let answer = exchange.answer(client, number, &parts, &body);
+    exchange.log_request(parts.uri.path(), &answer);
+    if !half.is_zero() {
+        tokio::time::sleep(half).await;
+    }
+    respond(answer, accepts_gzip(&parts.headers))
+}
+
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers
+        .get(header::ACCEPT_ENCODING)
+        .and_then(|value| value.to_str().ok());
+    accepted.is_some_and(|list| {
+        list.split(',')
+            .any(|coding| coding.trim().starts_with("gzip"))
+    })
+}
+
+fn respond(answer: Answer, gzip: bool) -> Response {
+    let mut body = answer.body;
+    let mut headers = HeaderMap::new();
+    let kind = if answer.html {
+        "text/html"
+    } else {
+        "application/json;charset=UTF-8"
+    };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    if let Some(seconds) = answer.retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if gzip && !body.is_empty() {
+        let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::fast());
+        if let Ok(packed) = encoder.write_all(&body).and_then(|()| encoder.finish()) {
+            body = packed;
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+    }
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() =
+        StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.headers_mut() = headers;
+    response
+}
+
+/// Serves until SIGINT or SIGTERM, or until a log cannot be written.
+pub async fn run(options: Options) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("listen on --listen {}", options.listen))?;
+    let url = format!(
+        "http://{}",
+        listener.local_addr().context("find the address taken")?
+    );
+    let live = Live::start(&options)?;
+    let create = |path: &PathBuf| {
+        File::create(path).with_context(|| format!("create --request-log {}", path.display()))
+    };
+    let request_log = options
+        .request_log
+        .as_ref()
+        .map(create)
+        .transpose()?
+        .map(Mutex::new);
+    let (failed, mut failure) = mpsc::channel(1);
+    let exchange = Arc::new(Exchange {
+        behaviour: Behaviour {
+            seed: options.seed,
+            promoted_once: options.promoted == Promoted::Once,
+            tie_shuffle_per_mille: options.tie_shuffle_per_mille,
+            fault_per_mille: options.fault_per_mille,
+        },
+        limit: Mutex::new(RateLimit::new(usize::try_from(options.rate_limit)?)),
+        started: Instant::now(),
+        requests: AtomicU64::new(0),
+        live: RwLock::new(live),
+        request_log,
+        failed,
+        options,
+    });
+    announce(&url, &exchange.options)?;
+    let app = Router::new()
+        .fallback(handle)
+        .with_state(Arc::clone(&exchange));
+    // Answers go out whole; without this the end of each could wait for a delayed acknowledgement.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    let server = axum::serve(
+        listener,
+        app.into_make_service_with_connect_info::<SocketAddr>(),
+    );
+    tokio::select! {
+        result = server => result.context("serve"),
+        () = keep_moving(&exchange) => Ok(()),
+        Some(error) = failure.recv() => Err(error).context("write a log"),
+        _ = tokio::signal::ctrl_c() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+fn announce(url: &str, options: &Options) -> Result<()> {
+    if let Some(path) = &options.url_file {
+        std::fs::write(path, url)
+            .with_context(|| format!("write --url-file {}", path.display()))?;
+    }
+    let mut stdout = io::stdout();
+    // Nobody may be reading; that is no reason not to serve.
+    writeln!(stdout, "listening on {url}")
+        .and_then(|()| stdout.flush())
+        .ok();
+    Ok(())
+}
+
+/// Moves the world with the wall clock. Never returns.
+async fn keep_moving(exchange: &Exchange) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
+    loop {
+        ticks.tick().await;
+        if !exchange.options.manual_clock {
+            exchange.advance(exchange.elapsed_ms());
+        }
+    }
+}

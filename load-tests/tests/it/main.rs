@@ -1,0 +1,10 @@
+//! Starts the real binary and reads it over HTTP, as a collector would.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in test functions; these are their helpers"
+)]
+
+mod served;
+mod sim;
+mod verified;
