@@ -69,7 +69,7 @@ fn unwrap(document: &RawValue) -> Option<Vec<Cow<'_, [u8]>>> {
         return Some(vec![envelope(ads.get())]);
     }
     if members.contains_key("buy_list") || members.contains_key("sell_list") {
-        return Some(vec![envelope(&profile_items(document, &members)?)]);
+        return Some(vec![envelope(&profile_items(document, &members))]);
     }
     None
 }
@@ -80,7 +80,7 @@ fn envelope(items: &str) -> Cow<'static, [u8]> {
 }
 
 /// The ads of both sides of an advertiser's page, each with the advertiser.
-fn profile_items(document: &RawValue, members: &Members<'_>) -> Option<String> {
+fn profile_items(document: &RawValue, members: &Members<'_>) -> String {
     let mut items = Vec::new();
     for list in ["buy_list", "sell_list"] {
         let ads: Members<'_> = members
@@ -95,7 +95,7 @@ fn profile_items(document: &RawValue, members: &Members<'_>) -> Option<String> {
             ));
         }
     }
-    Some(format!("[{}]", items.join(",")))
+    format!("[{}]", items.join(","))
 }
 
 /// Columns of an advertiser where the table has no prefixes.

@@ -111,12 +111,12 @@ fn print(summary: &Summary) {
         println!("no batch was closed yet");
         return;
     }
-    let columns = |value: &dyn Fn(&Batch) -> String| -> String {
+    let columns = |value: &dyn Fn(&Batch) -> String| {
         summary
             .batches
             .iter()
-            .map(|batch| format!("{:>16}", value(batch)))
-            .collect()
+            .map(value)
+            .fold(String::new(), |line, cell| format!("{line}{cell:>16}"))
     };
     let row =
         |name: &str, value: &dyn Fn(&Batch) -> String| println!("  {name:<34}{}", columns(value));

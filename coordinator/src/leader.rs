@@ -1,4 +1,4 @@
-//! One coordinator acts at a time: a session lock in PostgreSQL, held on a connection of its own.
+//! One coordinator acts at a time: a session lock in `PostgreSQL`, held on a connection of its own.
 //!
 //! The lock lives as long as the connection, so it is free as soon as its holder is gone, however it
 //! went. A holder that can't reach the database any more must believe that another leads.
@@ -70,13 +70,11 @@ async fn hold(mut connection: PgConnection, lost: CancellationToken, release: Ca
                 return;
             }
         }
-        match tokio::time::timeout(ANSWER_TIMEOUT, connection.ping()).await {
-            Ok(Ok(())) => {}
-            _ => {
-                tracing::error!("the leader's lock is lost");
-                lost.cancel();
-                return;
-            }
+        if let Ok(Ok(())) = tokio::time::timeout(ANSWER_TIMEOUT, connection.ping()).await {
+        } else {
+            tracing::error!("the leader's lock is lost");
+            lost.cancel();
+            return;
         }
     }
 }

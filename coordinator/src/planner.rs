@@ -84,9 +84,9 @@ pub fn plan(
             ads_expected,
         };
         if pages > 0 {
-            planned.push(book)
+            planned.push(book);
         } else {
-            shed.push(book)
+            shed.push(book);
         }
     }
     planned.extend(shed);
@@ -124,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    const INTERVAL: Duration = Duration::from_secs(600);
+    const INTERVAL: Duration = Duration::from_mins(10);
 
     fn slot() -> DateTime<Utc> {
         "2026-11-22T10:00:00Z".parse().unwrap()

@@ -124,7 +124,7 @@ mod tests {
     }
 
     fn schedule() -> Schedule {
-        Schedule::new(Duration::from_secs(600), Duration::from_secs(120))
+        Schedule::new(Duration::from_mins(10), Duration::from_mins(2))
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! - [`exchange`]: what an exchange's API looks like, sans I/O: a job to a request, bytes to ads.
 //! - [`job`]: the messages between coordinator and workers.
 //! - [`queue`]: the broker: topology, publishing, consuming. Nothing else names `lapin`.
-//! - [`store`]: the connection to PostgreSQL, and the migrations.
+//! - [`store`]: the connection to `PostgreSQL`, and the migrations.
 //! - [`settings`]: reading settings from the environment. Nothing else reads it.
 //! - [`service`]: start and stop of a process: telemetry, signals.
 //!

@@ -4,7 +4,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Makes ring the TLS provider of the process. The first line of every `main`: the clients of
-/// PostgreSQL, Redis, RabbitMQ and HTTP all take the process-wide one.
+/// `PostgreSQL`, Redis, `RabbitMQ` and HTTP all take the process-wide one.
 pub fn install_tls_provider() {
     if rustls::crypto::ring::default_provider()
         .install_default()

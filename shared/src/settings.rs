@@ -149,6 +149,9 @@ impl Vars {
     }
 
     /// A URL with one of `schemes`. Values of URLs hold passwords and are never shown.
+    ///
+    /// # Panics
+    /// Never: the only URL that is taken for granted is a constant.
     pub fn url(&mut self, name: &str, default: Option<&str>, schemes: &[&str]) -> url::Url {
         let allowed = schemes
             .iter()
@@ -180,7 +183,7 @@ impl Vars {
     }
 }
 
-/// PostgreSQL: `DATABASE_URL`, `DB_POOL_SIZE`, `DB_MAX_OVERFLOW`.
+/// `PostgreSQL`: `DATABASE_URL`, `DB_POOL_SIZE`, `DB_MAX_OVERFLOW`.
 #[derive(Clone)]
 pub struct Database {
     pub url: url::Url,
@@ -212,7 +215,7 @@ impl fmt::Debug for Database {
     }
 }
 
-/// RabbitMQ: `AMQP_URL`.
+/// `RabbitMQ`: `AMQP_URL`.
 #[derive(Clone)]
 pub struct Broker {
     pub url: url::Url,

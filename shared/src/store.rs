@@ -1,4 +1,4 @@
-//! The connection to PostgreSQL, and the migrations.
+//! The connection to `PostgreSQL`, and the migrations.
 //!
 //! The statements themselves stand with the binary that runs them: the worker's `store` writes
 //! facts, the coordinator's `store` the ledger.

@@ -21,6 +21,9 @@ pub struct Finished {
 }
 
 /// Takes deliveries until `shutdown` or until both queues end, then waits for the jobs in hand.
+///
+/// # Panics
+/// Never: nobody closes the semaphore of places.
 pub async fn run(
     handler: Arc<Handler>,
     deliveries: [mpsc::Receiver<Delivery>; 2],

@@ -205,7 +205,7 @@ impl Handler {
     /// The job's row; `None` when shutting down. While the database is away this waits: what is
     /// fetched could not be stored anyway, and the jobs in hand are bounded.
     async fn look_up(&self, job: &Job) -> Option<Result<JobRow, &'static str>> {
-        let mut backoff = self.backoff(usize::MAX);
+        let mut backoff = backoff(usize::MAX);
         loop {
             match jobs::find(&self.pool, job).await {
                 Ok(Some(row)) => return Some(Ok(row)),
@@ -222,19 +222,10 @@ impl Handler {
         }
     }
 
-    fn backoff(&self, max_times: usize) -> backon::ExponentialBackoff {
-        ExponentialBuilder::new()
-            .with_jitter()
-            .with_min_delay(FIRST_BACKOFF)
-            .with_max_delay(LAST_BACKOFF)
-            .with_max_times(max_times)
-            .build()
-    }
-
     async fn fetch(&self, job: &Job) -> Outcome {
         let max_retries = usize::try_from(self.max_retries).unwrap_or(usize::MAX);
         let mut patience = Patience {
-            backoff: self.backoff(max_retries),
+            backoff: backoff(max_retries),
             refusals: 0,
             rereads: 0,
         };
@@ -310,6 +301,15 @@ impl Handler {
         };
         Next::TryAgain(pause)
     }
+}
+
+fn backoff(max_times: usize) -> backon::ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_jitter()
+        .with_min_delay(FIRST_BACKOFF)
+        .with_max_delay(LAST_BACKOFF)
+        .with_max_times(max_times)
+        .build()
 }
 
 /// A complete answer: what it told, or whether to ask again.

@@ -71,7 +71,7 @@ pub async fn main() -> ExitCode {
 pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
     let pool = shared::store::connect(&settings.database, "worker").await?;
     shared::store::check_schema(&pool).await?;
-    let limiter = rate_limit::Limiter::new(&settings).await?;
+    let limiter = rate_limit::Limiter::new(&settings)?;
     let client = client::Client::new(&settings)?;
     let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "worker");
     let prefetch = u16::try_from(settings.max_workers).context("MAX_WORKERS")?;

@@ -71,9 +71,10 @@ impl Sums {
             reasons.insert(0, "no page was read".to_owned());
             return (BatchOutcome::Failed, Some(reasons.join(", ")));
         }
-        match reasons.is_empty() {
-            true => (BatchOutcome::Complete, None),
-            false => (BatchOutcome::Partial, Some(reasons.join(", "))),
+        if reasons.is_empty() {
+            (BatchOutcome::Complete, None)
+        } else {
+            (BatchOutcome::Partial, Some(reasons.join(", ")))
         }
     }
 }

@@ -61,11 +61,9 @@ struct Turn {
 
 impl Limiter {
     /// Redis may be away: permits then wait for it.
-    pub async fn new(settings: &Settings) -> anyhow::Result<Self> {
+    pub fn new(settings: &Settings) -> anyhow::Result<Self> {
         Ok(Self {
-            redis: redis::RedisLimiter::new(settings)
-                .await
-                .context("REDIS_URL can't be used")?,
+            redis: redis::RedisLimiter::new(settings).context("REDIS_URL can't be used")?,
             min_per_minute: settings.rate_limit.min_per_minute,
             turn: Mutex::default(),
         })
@@ -141,7 +139,7 @@ impl Limiter {
 
 /// One of `workers` equal shares of the minimum rate, without burst.
 fn local_quota(min_per_minute: u32, workers: NonZeroU32) -> Quota {
-    let period = Duration::from_secs(60) * workers.get() / min_per_minute.max(1);
+    let period = Duration::from_mins(1) * workers.get() / min_per_minute.max(1);
     let once = || Quota::per_minute(NonZeroU32::MIN);
     Quota::with_period(period)
         .unwrap_or_else(once)

@@ -13,11 +13,11 @@ use crate::settings::Settings;
 /// enough that every request can be sent at its instant in spite of the round trip.
 const HORIZON: Duration = Duration::from_millis(500);
 /// A worker that did not ask for so long counts as gone.
-const WORKER_GONE: Duration = Duration::from_secs(60);
+const WORKER_GONE: Duration = Duration::from_mins(1);
 /// Redis on a local network answers in well under a millisecond.
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest pause that is believed.
-const MAX_PAUSE: Duration = Duration::from_secs(600);
+const MAX_PAUSE: Duration = Duration::from_mins(10);
 
 pub(super) struct RedisLimiter {
     connection: ConnectionManager,
@@ -31,7 +31,7 @@ pub(super) struct RedisLimiter {
 }
 
 impl RedisLimiter {
-    pub(super) async fn new(settings: &Settings) -> Result<Self, RedisError> {
+    pub(super) fn new(settings: &Settings) -> Result<Self, RedisError> {
         let client = redis::Client::open(settings.redis.url.as_str())?;
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(TIMEOUT))

@@ -26,7 +26,7 @@ pub(super) async fn store(
         let exchange = one.job.exchange;
         match (&one.job.work, &one.ending.facts) {
             (Work::FiatList, Facts::FiatList(fiats)) => {
-                store_fiats(connection, exchange, fiats).await?
+                store_fiats(connection, exchange, fiats).await?;
             }
             (Work::Assets { fiat_id, .. }, Facts::Assets(lists)) => {
                 store_markets(connection, exchange, *fiat_id, lists).await?;

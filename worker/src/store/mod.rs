@@ -123,8 +123,8 @@ impl Store {
         let ended = jobs::end(&mut tx, group, &self.worker_id, &self.egress_id).await?;
         // A message delivered twice may be twice in one group; its facts are stored once.
         let mut once = HashSet::new();
-        let mut accepted = |one: &ToStore| ended.contains(&one.key()) && once.insert(one.key());
-        let accepted: Vec<bool> = group.iter().map(|one| accepted(one)).collect();
+        let accepted = |one: &ToStore| ended.contains(&one.key()) && once.insert(one.key());
+        let accepted: Vec<bool> = group.iter().map(accepted).collect();
         let kept: Vec<&ToStore> = group
             .iter()
             .zip(&accepted)
@@ -144,13 +144,13 @@ impl Store {
         for page in pages {
             self.versions.learn(page);
         }
-        let stored = group
-            .iter()
-            .zip(accepted)
-            .map(|(one, accepted)| match accepted {
-                true => Stored::Ended(one.ending.report(&one.job)),
-                false => Stored::EndedElsewhere,
-            });
+        let stored = group.iter().zip(accepted).map(|(one, accepted)| {
+            if accepted {
+                Stored::Ended(one.ending.report(&one.job))
+            } else {
+                Stored::EndedElsewhere
+            }
+        });
         Ok(stored.collect())
     }
 

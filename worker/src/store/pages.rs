@@ -260,7 +260,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// An array as PostgreSQL writes it. `unnest` would flatten a list of lists, so inner lists travel as
+/// An array as `PostgreSQL` writes it. `unnest` would flatten a list of lists, so inner lists travel as
 /// text.
 fn array_literal(items: impl Iterator<Item = Option<i32>>) -> String {
     let items: Vec<String> = items
