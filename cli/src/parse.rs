@@ -16,8 +16,26 @@ const EXIT_REFUSED: u8 = 3;
 /// A file can't be read (`EX_NOINPUT`).
 const EXIT_NO_INPUT: u8 = 66;
 
-/// Reads all files; ads go to stdout, refusals to stderr.
+/// Reads all files; ads go to stdout, refusals to stderr. A reader that has seen enough and closes
+/// the pipe is no error.
 pub fn run(
+    exchange: Exchange,
+    fiat: &str,
+    asset: &str,
+    side: Side,
+    files: &[PathBuf],
+) -> anyhow::Result<ExitCode> {
+    let is_closed = |error: &anyhow::Error| {
+        let io = error.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    match parse_all(exchange, fiat, asset, side, files) {
+        Err(error) if is_closed(&error) => Ok(ExitCode::SUCCESS),
+        other => other,
+    }
+}
+
+fn parse_all(
     exchange: Exchange,
     fiat: &str,
     asset: &str,

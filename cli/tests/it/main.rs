@@ -1,0 +1,4 @@
+//! The real binary.
+
+mod captures;
+mod parse;

@@ -1,0 +1,90 @@
+//! `p2p parse` and the exit codes.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+const CAPTURE: &str = "../fixtures/binance/search/search-BNB-KZT-BUY-2022-06-20T17-34-p1.json";
+const MARKET: [&str; 7] = ["parse", "--fiat", "KZT", "--asset", "BNB", "--side", "BUY"];
+
+fn p2p(args: &[&str], stdin: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_p2p"))
+        .args(args)
+        .env_remove("DATABASE_URL")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(stdin).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn lines(bytes: &[u8]) -> Vec<Value> {
+    String::from_utf8_lossy(bytes)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn ads_are_lines_with_decimals_as_texts() {
+    let output = p2p(&[&MARKET[..], &[CAPTURE]].concat(), b"");
+    assert_eq!(output.status.code(), Some(0));
+    let ads = lines(&output.stdout);
+    assert_eq!(ads.len(), 10);
+    assert_eq!(ads[0]["price"], "102830.00");
+    assert_eq!(
+        ads[0]["advertiser"]["completion_rate"],
+        "0.9666666666666667"
+    );
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn stdin_is_a_dash() {
+    let capture = std::fs::read(CAPTURE).unwrap();
+    let output = p2p(&[&MARKET[..], &["-"]].concat(), &capture);
+    assert_eq!(
+        (output.status.code(), lines(&output.stdout).len()),
+        (Some(0), 10)
+    );
+}
+
+#[test]
+fn refusals_go_to_stderr_and_into_the_exit_code() {
+    let broken = String::from_utf8(std::fs::read(CAPTURE).unwrap()).unwrap();
+    let broken = broken.replacen(r#""price":"102830.00""#, r#""price":"cheap""#, 1);
+    let output = p2p(&[&MARKET[..], &["-"]].concat(), broken.as_bytes());
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(lines(&output.stdout).len(), 9);
+    let refusals = lines(&output.stderr);
+    assert_eq!(refusals.len(), 1);
+    assert_eq!(refusals[0]["reason"], "not_a_decimal");
+    assert_eq!(refusals[0]["field"], "adv.price");
+}
+
+#[test]
+fn what_is_no_answer_is_refused_as_a_whole() {
+    let output = p2p(
+        &[&MARKET[..], &["-"]].concat(),
+        b"<html>Request blocked</html>",
+    );
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(lines(&output.stderr)[0]["reason"], "unparsable");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let output = p2p(&[&MARKET[..], &["nowhere.json"]].concat(), b"");
+    assert_eq!(output.status.code(), Some(66));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nowhere.json"));
+}
+
+#[test]
+fn a_missing_setting_is_named() {
+    let output = p2p(&["migrate"], b"");
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("DATABASE_URL is not set"));
+}

@@ -1,0 +1,273 @@
+//! The whole system: what a batch leaves in the database, whatever happens while it runs.
+
+use crate::fleet::Fleet;
+
+/// A small market that moves while it is read, as fast as a real one within an hour.
+const MOVING: &str =
+    "--fiats 4 --ads 1500 --churn-per-minute 60 --change-per-minute 200 --latency-ms 5";
+
+const ENDED: &str = "SELECT count(*) FROM pipeline.jobs WHERE ended_at IS NOT NULL";
+const NOT_ENDED: &str = "SELECT count(*) FROM pipeline.jobs WHERE ended_at IS NULL";
+const CLOSED_COMPLETE: &str =
+    "SELECT count(*) FROM pipeline.batches WHERE state = 'closed' AND outcome = 'complete'";
+const DANGLING: &str = "SELECT count(*) FROM warehouse.book_pages p, unnest(p.offer_ids) AS l (id)
+     LEFT JOIN LATERAL (SELECT true AS found FROM warehouse.offer_versions v WHERE v.day = p.day AND v.id = l.id) v
+       ON true WHERE v.found IS NULL";
+const LISTED_TWICE: &str =
+    "SELECT count(*) - count(DISTINCT (batch_id, market_id, offer_external_id))
+     FROM warehouse.fact_offers";
+
+/// Two batches over a moving market equal what the exchange showed, and the second stores changes
+/// only.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_batches_equal_the_truth() {
+    let fleet = Fleet::start(MOVING).await;
+    let _workers = [fleet.worker("a", &[]), fleet.worker("b", &[])];
+    assert_eq!(fleet.batch(&[]), 0);
+    let first = fleet
+        .number("SELECT count(*) FROM warehouse.offer_versions")
+        .await;
+    assert_eq!(fleet.batch(&[]), 0);
+    let both = fleet
+        .number("SELECT count(*) FROM warehouse.offer_versions")
+        .await;
+    fleet.assert_equals_truth();
+    assert!(
+        both - first < first / 2,
+        "{first} versions after one batch, {both} after two"
+    );
+    assert_eq!(fleet.number(NOT_ENDED).await, 0);
+    assert_eq!(fleet.number(DANGLING).await, 0);
+    assert_eq!(fleet.number(LISTED_TWICE).await, 0);
+    // Markets, fiats and methods were discovered by jobs.
+    assert!(
+        fleet
+            .number("SELECT count(*) FROM warehouse.fiat_payment_methods")
+            .await
+            > 0
+    );
+    fleet.remove().await;
+}
+
+/// A worker killed in the middle: its jobs are done by the other, no row is there twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_costs_nothing() {
+    let fleet = Fleet::start(MOVING).await;
+    let mut killed = fleet.worker("killed", &[("INITIAL_RATE_LIMIT", "2000")]);
+    let _other = fleet.worker("other", &[("INITIAL_RATE_LIMIT", "2000")]);
+    let mut coordinator = fleet.coordinator(&[]);
+    fleet
+        .wait_for(
+            "SELECT count(*) FROM pipeline.jobs WHERE worker_id = 'killed' AND state = 'done'",
+            10,
+        )
+        .await;
+    killed.kill();
+    assert!(
+        fleet.number(NOT_ENDED).await > 0,
+        "killed too late to tell anything"
+    );
+    assert_eq!(coordinator.wait().code(), Some(0));
+    fleet.assert_equals_truth();
+    assert_eq!(fleet.number(NOT_ENDED).await, 0);
+    assert_eq!(fleet.number(DANGLING).await, 0);
+    assert_eq!(fleet.number(LISTED_TWICE).await, 0);
+    fleet.remove().await;
+}
+
+/// A coordinator killed in the middle: the next one finds the batch, goes on and closes it once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_coordinator_is_followed() {
+    let fleet = Fleet::start(MOVING).await;
+    let _worker = fleet.worker("a", &[("INITIAL_RATE_LIMIT", "2000")]);
+    let mut killed = fleet.coordinator(&[]);
+    fleet.wait_for(ENDED, 30).await;
+    killed.kill();
+    assert_eq!(
+        fleet.number(CLOSED_COMPLETE).await,
+        0,
+        "killed too late to tell anything"
+    );
+    assert_eq!(fleet.batch(&[]), 0);
+    assert_eq!(fleet.number(CLOSED_COMPLETE).await, 2);
+    assert_eq!(
+        fleet.number("SELECT count(*) FROM pipeline.batches").await,
+        2
+    );
+    fleet.assert_equals_truth();
+    fleet.remove().await;
+}
+
+/// Errors of the exchange are tried again until every page is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_of_the_exchange_cost_requests_only() {
+    let fleet = Fleet::start("--fiats 2 --ads 600 --fault-per-mille 60").await;
+    let _worker = fleet.worker("a", &[]);
+    assert_eq!(fleet.batch(&[]), 0);
+    let again = fleet
+        .number("SELECT count(*) FROM pipeline.jobs WHERE attempts > 1 OR issue > 1")
+        .await;
+    assert!(again > 0, "no fault was met");
+    fleet.assert_equals_truth();
+    fleet.remove().await;
+}
+
+/// SIGTERM: the worker ends by itself, and what it left is done by another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_drains() {
+    let fleet = Fleet::start(MOVING).await;
+    let mut drained = fleet.worker("drained", &[("INITIAL_RATE_LIMIT", "2000")]);
+    let mut coordinator = fleet.coordinator(&[]);
+    fleet.wait_for(ENDED, 30).await;
+    assert!(drained.terminate().success());
+    assert!(
+        fleet.number(NOT_ENDED).await > 0,
+        "drained too late to tell anything"
+    );
+    let _other = fleet.worker("other", &[]);
+    assert_eq!(coordinator.wait().code(), Some(0));
+    fleet.assert_equals_truth();
+    fleet.remove().await;
+}
+
+/// With no exchange to be reached the batch fails, at its deadline at the latest, and says why.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_read_is_a_failed_batch() {
+    let fleet = Fleet::start("--fiats 1 --ads 50").await;
+    // Nothing listens on the discard port.
+    let nowhere = [
+        ("BINANCE_BASE_URL", "http://127.0.0.1:9"),
+        ("MAX_RETRIES", "0"),
+    ];
+    let _worker = fleet.worker("a", &nowhere);
+    assert_eq!(fleet.batch(&[]), 4);
+    let failed = "SELECT count(*) FROM pipeline.jobs WHERE state = 'failed' AND reason = 'network' AND issue = 2";
+    assert_eq!(fleet.number(failed).await, 1);
+    fleet.remove().await;
+}
+
+/// A deadline cuts the batch: what was read stays, the rest is expired, the exit code says partial.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_cuts_the_batch() {
+    let fleet = Fleet::start("--fiats 3 --ads 1200").await;
+    // The coordinator believes in more than the workers get: the plan does not fit the time.
+    let _worker = fleet.worker("a", &[("INITIAL_RATE_LIMIT", "1200")]);
+    assert_eq!(fleet.batch(&[("BATCH_DEADLINE_SECONDS", "4")]), 3);
+    assert_eq!(fleet.number(NOT_ENDED).await, 0);
+    assert!(
+        fleet
+            .number("SELECT count(*) FROM pipeline.jobs WHERE state = 'expired'")
+            .await
+            > 0
+    );
+    assert!(
+        fleet
+            .number("SELECT count(*) FROM warehouse.books WHERE verdict = 'complete'")
+            .await
+            > 0
+    );
+    fleet.assert_equals_truth();
+    fleet.remove().await;
+}
+
+/// A budget that does not suffice sheds whole books, records them, and reads them first next time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_shed_is_recorded_and_read_next() {
+    let fleet = Fleet::start("--fiats 2 --ads 600").await;
+    let _worker = fleet.worker("a", &[]);
+    assert_eq!(fleet.batch(&[]), 0);
+    // 600 requests a minute for 6 seconds, less the reserve: 57 pages, where about 70 are needed.
+    let tight = [
+        ("INITIAL_RATE_LIMIT", "600"),
+        ("BATCH_DEADLINE_SECONDS", "6"),
+    ];
+    assert_eq!(fleet.batch(&tight), 3);
+    let shed = "SELECT count(DISTINCT market_id) FROM pipeline.jobs WHERE state = 'shed' AND reason = 'budget'";
+    let markets_shed = fleet.number(shed).await;
+    assert!(markets_shed > 0);
+    assert_eq!(
+        fleet
+            .number("SELECT count(*) FROM pipeline.catalog WHERE consecutive_shed = 1")
+            .await,
+        markets_shed
+    );
+    assert_eq!(fleet.batch(&tight), 3);
+    assert_eq!(
+        fleet
+            .number("SELECT count(*) FROM pipeline.catalog WHERE consecutive_shed = 2")
+            .await,
+        0
+    );
+    fleet.remove().await;
+}
+
+/// The three sample queries, verbatim, with `warehouse` on the search path.
+#[tokio::test(flavor = "multi_thread")]
+async fn sample_queries_run_verbatim() {
+    const Q1: &str =
+        "SELECT trade_type, MIN(price) as best_price, SUM(available_amount) as total_liquidity
+FROM mv_latest_market_state
+WHERE fiat_code = 'VES' AND crypto_symbol = 'USDT'
+GROUP BY trade_type;";
+    const Q2: &str = "SELECT advertiser, SUM(available_amount) as total_volume, AVG(completion_rate) as avg_completion_rate,
+       COUNT(DISTINCT offer_external_id) as offer_count
+FROM fact_offers fo JOIN dim_advertisers da ON fo.advertiser_sk = da.advertiser_sk
+WHERE extraction_timestamp > NOW() - INTERVAL '24 hours' AND da.is_merchant = TRUE
+GROUP BY advertiser ORDER BY total_volume DESC LIMIT 10;";
+    const Q3: &str =
+        "SELECT dpm.method_name, STDDEV(fo.price) as price_volatility, AVG(fo.price) as avg_price
+FROM fact_offers fo
+JOIN fact_offer_payment_methods fopm ON fo.offer_id = fopm.offer_id
+JOIN dim_payment_methods dpm ON fopm.payment_method_id = dpm.payment_method_id
+WHERE fo.fiat_id = (SELECT fiat_id FROM dim_fiat_currencies WHERE currency_code = 'VES')
+  AND fo.crypto_id = (SELECT crypto_id FROM dim_cryptocurrencies WHERE symbol = 'USDT')
+  AND fo.extraction_timestamp > NOW() - INTERVAL '24 hours'
+GROUP BY dpm.method_name ORDER BY price_volatility DESC;";
+    let fleet = Fleet::start("--fiats 4 --ads 800").await;
+    let _worker = fleet.worker("a", &[]);
+    assert_eq!(fleet.batch(&[("FIATS", "VES")]), 0);
+    let mut connection = fleet.pool.acquire().await.unwrap();
+    sqlx::query("SET search_path = warehouse")
+        .execute(&mut *connection)
+        .await
+        .unwrap();
+    let sides = sqlx::query(Q1).fetch_all(&mut *connection).await.unwrap();
+    assert_eq!(sides.len(), 2, "both sides of USDT/VES");
+    assert!(
+        !sqlx::query(Q2)
+            .fetch_all(&mut *connection)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert!(
+        !sqlx::query(Q3)
+            .fetch_all(&mut *connection)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    drop(connection);
+    let fiats = "SELECT count(DISTINCT fiat_id) FROM warehouse.fact_offers";
+    assert_eq!(fleet.number(fiats).await, 1, "FIATS restricts what is read");
+    fleet.remove().await;
+}
+
+/// Every relation and every column of both schemas says what it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_commented() {
+    let fleet = Fleet::start("--fiats 1 --ads 10").await;
+    let bare: Vec<String> = sqlx::query_scalar(
+        "SELECT n.nspname || '.' || c.relname || coalesce('.' || a.attname, '')
+           FROM pg_class c
+           JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname IN ('warehouse', 'pipeline')
+           LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped AND a.attnum >= 0
+          WHERE c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition
+            AND (col_description(c.oid, a.attnum) IS NULL OR obj_description(c.oid, 'pg_class') IS NULL)",
+    )
+    .fetch_all(&fleet.pool)
+    .await
+    .unwrap();
+    assert_eq!(bare, Vec::<String>::new());
+    fleet.remove().await;
+}

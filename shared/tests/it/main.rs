@@ -1,0 +1,3 @@
+//! The Binance adapter on captured answers and on broken ones.
+
+mod search;
