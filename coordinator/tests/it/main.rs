@@ -1,0 +1,42 @@
+//! The coordinator on real servers.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in test functions; these are their helpers"
+)]
+
+mod binary;
+mod leader;
+mod schedule;
+
+use coordinator::settings::Settings;
+use shared::settings::Vars;
+use sqlx::{ConnectOptions, PgPool};
+
+/// A variable that the test run was told.
+fn variable(name: &str) -> String {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the servers of a test run are told this way"
+    )]
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: run the tests by `make test`"))
+}
+
+/// The URL of the database that the test was given.
+fn url_of(pool: &PgPool) -> String {
+    pool.connect_options().to_url_lossy().to_string()
+}
+
+/// Settings for the test's own database.
+fn settings(pool: &PgPool) -> Settings {
+    let (database, broker) = (url_of(pool), variable("AMQP_URL"));
+    let database_name = database.rsplit('/').next().unwrap().to_owned();
+    let pairs = [
+        ("DATABASE_URL", database.as_str()),
+        ("AMQP_URL", broker.as_str()),
+        ("AMQP_PREFIX", database_name.as_str()),
+        ("BATCH_DEADLINE_SECONDS", "1"),
+    ];
+    Settings::read(Vars::from_pairs(pairs)).unwrap()
+}

@@ -1,0 +1,112 @@
+//! The schedule over the ledger of slots, with a clock moved by hand.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use coordinator::schedule::Clock;
+use coordinator::{Mode, RunOutcome};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::settings;
+
+struct MovedClock(Mutex<DateTime<Utc>>);
+
+impl MovedClock {
+    fn set(&self, now: DateTime<Utc>) {
+        *self.0.lock().unwrap() = now;
+    }
+}
+
+impl Clock for MovedClock {
+    fn now(&self) -> DateTime<Utc> {
+        *self.0.lock().unwrap()
+    }
+}
+
+async fn slots(pool: &PgPool) -> Vec<(DateTime<Utc>, String, Option<String>)> {
+    let rows = sqlx::query_as("SELECT slot_at, state, reason FROM pipeline.slots ORDER BY slot_at");
+    rows.fetch_all(pool).await.unwrap()
+}
+
+/// Waits until `count` batches are closed.
+async fn wait_closed(pool: &PgPool, count: i64) {
+    let closed = "SELECT count(*) FROM pipeline.batches WHERE state = 'closed'";
+    let wait = async {
+        while sqlx::query_scalar::<_, i64>(closed)
+            .fetch_one(pool)
+            .await
+            .unwrap()
+            < count
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait)
+        .await
+        .expect("the batch closes");
+}
+
+/// A slot is run, missed ones are recorded, and across midnight the next day has its partitions.
+#[sqlx::test(migrations = "../migrations")]
+async fn every_slot_ends_in_a_recorded_state(pool: PgPool) {
+    let start: DateTime<Utc> = "2026-11-22T23:20:01Z".parse().unwrap();
+    let clock = Arc::new(MovedClock(Mutex::new(start)));
+    let shutdown = CancellationToken::new();
+    let run = coordinator::run(
+        settings(&pool),
+        Mode::Schedule,
+        false,
+        clock.clone(),
+        shutdown.clone(),
+    );
+    let run = tokio::spawn(run);
+    let opened = "SELECT count(*) FROM pipeline.batches";
+    let wait_opened = |count: i64| {
+        let pool = pool.clone();
+        async move {
+            while sqlx::query_scalar::<_, i64>(opened)
+                .fetch_one(&pool)
+                .await
+                .unwrap()
+                < count
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    };
+    wait_opened(1).await;
+    // No worker: the batch is cut at its deadline, a second after its slot.
+    clock.set(start + TimeDelta::seconds(2));
+    wait_closed(&pool, 1).await;
+    // Away over two slots and midnight.
+    let back: DateTime<Utc> = "2026-11-23T00:00:30Z".parse().unwrap();
+    clock.set(back);
+    wait_closed(&pool, 2).await;
+    shutdown.cancel();
+    assert_eq!(run.await.unwrap().unwrap(), RunOutcome::Stopped);
+    let at = |text: &str| {
+        format!("2026-11-{text}:00Z")
+            .parse::<DateTime<Utc>>()
+            .unwrap()
+    };
+    let missed = || Some("missed".to_owned());
+    assert_eq!(
+        slots(&pool).await,
+        [
+            (at("22T23:20"), "batch".to_owned(), None),
+            (at("22T23:30"), "skipped".to_owned(), missed()),
+            (at("22T23:40"), "skipped".to_owned(), missed()),
+            (at("22T23:50"), "skipped".to_owned(), missed()),
+            (at("23T00:00"), "batch".to_owned(), None),
+        ]
+    );
+    let outcomes: Vec<(String, String)> =
+        sqlx::query_as("SELECT outcome, reason FROM pipeline.batches ORDER BY batch_id")
+            .fetch_all(&pool)
+            .await
+            .unwrap();
+    assert_eq!(outcomes[0].0, "failed", "nothing was read");
+    assert!(outcomes[0].1.contains("no page was read"), "{outcomes:?}");
+}

@@ -1,0 +1,117 @@
+//! Every kind of answer is classed, and none can hang or flood the worker.
+
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use shared::exchange::binance::{Request, request};
+use shared::job::{Failure, Work};
+use tokio_util::sync::CancellationToken;
+use worker::client::{Answer, Client, FetchError};
+use worker::rate_limit::Limiter;
+
+use crate::exchange::{Exchange, Script, answer};
+use crate::settings;
+
+async fn fetch(script: Script) -> Result<Answer, FetchError> {
+    let exchange = Exchange::start(script).await;
+    fetch_from(&exchange.url).await
+}
+
+async fn fetch_from(url: &str) -> Result<Answer, FetchError> {
+    shared::service::install_tls_provider();
+    let settings = settings(&[("BINANCE_BASE_URL", url), ("REQUEST_TIMEOUT_SECONDS", "1")]);
+    let limiter = Limiter::new(&settings).unwrap();
+    let deadline = Utc::now() + TimeDelta::seconds(10);
+    let permit = limiter
+        .acquire(deadline, &CancellationToken::new())
+        .await
+        .unwrap();
+    let request: Request = request(&Work::FiatList);
+    Client::new(&settings).unwrap().fetch(permit, request).await
+}
+
+#[tokio::test]
+async fn a_body_comes_through() {
+    let answer = fetch(answer(
+        "200 OK",
+        "content-type: application/json\r\n",
+        b"{}",
+    ))
+    .await
+    .unwrap();
+    assert_eq!(answer.body, b"{}");
+}
+
+#[tokio::test]
+async fn refusals_tell_how_long_to_wait() {
+    for (status, headers, wait) in [
+        (
+            "429 Too Many Requests",
+            "retry-after: 7\r\n",
+            Some(Duration::from_secs(7)),
+        ),
+        ("418 I'm a teapot", "", None),
+        ("403 Forbidden", "content-type: text/html\r\n", None),
+    ] {
+        let error = fetch(answer(status, headers, b"<html>")).await.unwrap_err();
+        let FetchError::RateLimited { retry_after, .. } = error else {
+            panic!("{status}: {error}")
+        };
+        assert_eq!(retry_after, wait, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn statuses_are_classed() {
+    for (status, headers, failure) in [
+        ("500 Internal Server Error", "", Failure::ServerError),
+        ("503 Service Unavailable", "", Failure::ServerError),
+        ("404 Not Found", "", Failure::HttpStatus),
+        ("451 Unavailable For Legal Reasons", "", Failure::HttpStatus),
+        // Followed, it would leave the host that the settings name.
+        (
+            "302 Found",
+            "location: http://127.0.0.1:9/\r\n",
+            Failure::HttpStatus,
+        ),
+    ] {
+        let error = fetch(answer(status, headers, b"")).await.unwrap_err();
+        assert_eq!(error.failure(), failure, "{status}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_is_a_network_error() {
+    let cut = Script::Bytes(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_vec());
+    let gzip = answer(
+        "200 OK",
+        "content-encoding: gzip\r\n",
+        &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0xab],
+    );
+    for script in [Script::Bytes(Vec::new()), cut, gzip] {
+        assert_eq!(fetch(script).await.unwrap_err().failure(), Failure::Network);
+    }
+    assert_eq!(
+        fetch_from("http://127.0.0.1:9")
+            .await
+            .unwrap_err()
+            .failure(),
+        Failure::Network
+    );
+}
+
+#[tokio::test]
+async fn an_endless_body_is_cut() {
+    assert_eq!(
+        fetch(Script::Endless).await.unwrap_err().failure(),
+        Failure::TooLarge
+    );
+}
+
+#[tokio::test]
+async fn a_dripping_body_is_timed_out() {
+    assert_eq!(
+        fetch(Script::Drip).await.unwrap_err().failure(),
+        Failure::Timeout
+    );
+}

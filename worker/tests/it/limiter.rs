@@ -1,0 +1,131 @@
+//! The limit that all workers share, on a real Redis.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{TimeDelta, Utc};
+use tokio_util::sync::CancellationToken;
+use worker::rate_limit::{Limiter, NoPermit};
+use worker::settings::Settings;
+
+use crate::{settings, unique};
+
+async fn acquire(limiter: &Limiter, within: TimeDelta) -> Result<Instant, NoPermit> {
+    limiter
+        .acquire(Utc::now() + within, &CancellationToken::new())
+        .await
+        .map(|_permit| Instant::now())
+}
+
+/// Permits of all workers together, in the order in which they were given.
+async fn permits_of(workers: usize, each: usize, settings: &Settings) -> Vec<Instant> {
+    let tasks = (0..workers).map(|n| {
+        let settings = Settings {
+            worker_id: format!("w{n}"),
+            ..settings.clone()
+        };
+        tokio::spawn(async move {
+            let limiter = Limiter::new(&settings).unwrap();
+            let mut permits = Vec::new();
+            for _ in 0..each {
+                permits.push(acquire(&limiter, TimeDelta::seconds(60)).await.unwrap());
+            }
+            permits
+        })
+    });
+    let mut permits = Vec::new();
+    for task in tasks.collect::<Vec<_>>() {
+        permits.extend(task.await.unwrap());
+    }
+    permits.sort();
+    permits
+}
+
+/// However many workers ask, n permits take n − 1 intervals: none is given early.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_share_one_rate() {
+    // 1,200 a minute: one in 50 ms.
+    let settings = settings(&[("INITIAL_RATE_LIMIT", "1200")]);
+    let began = Instant::now();
+    let permits = permits_of(6, 8, &settings).await;
+    for (n, permit) in (0u32..).zip(&permits) {
+        let earliest = Duration::from_millis(50) * n;
+        assert!(
+            permit.duration_since(began) >= earliest,
+            "permit {n} came after {:?}",
+            *permit - began
+        );
+    }
+}
+
+/// A burst is given at once, and not more than it.
+#[tokio::test]
+async fn a_burst_is_given_once() {
+    let settings = settings(&[("INITIAL_RATE_LIMIT", "60"), ("RATE_LIMIT_BURST", "5")]);
+    let limiter = Limiter::new(&settings).unwrap();
+    for _ in 0..5 {
+        acquire(&limiter, TimeDelta::milliseconds(900))
+            .await
+            .unwrap();
+    }
+    assert_eq!(
+        acquire(&limiter, TimeDelta::milliseconds(300)).await,
+        Err(NoPermit::Deadline)
+    );
+}
+
+/// What one worker is told by the exchange, all heed.
+#[tokio::test]
+async fn a_pause_holds_for_everybody() {
+    let settings = settings(&[]);
+    let (one, other) = (
+        Limiter::new(&settings).unwrap(),
+        Limiter::new(&settings).unwrap(),
+    );
+    one.pause(Duration::from_secs(2)).await;
+    let paused = Instant::now();
+    one.pause(Duration::from_millis(1)).await;
+    let permit = acquire(&other, TimeDelta::seconds(10)).await.unwrap();
+    assert!(
+        permit - paused >= Duration::from_millis(1900),
+        "{:?}",
+        permit - paused
+    );
+}
+
+/// Egresses have limits of their own.
+#[tokio::test]
+async fn another_egress_is_not_paused() {
+    let paused = Limiter::new(&settings(&[])).unwrap();
+    paused.pause(Duration::from_secs(60)).await;
+    let free = Limiter::new(&settings(&[])).unwrap();
+    acquire(&free, TimeDelta::seconds(5)).await.unwrap();
+}
+
+/// Redis away and nothing known of the fleet: no permit, rather than one without a limit.
+#[tokio::test]
+async fn without_redis_there_is_no_permit() {
+    let settings = settings(&[("REDIS_URL", "redis://127.0.0.1:9/0")]);
+    let limiter = Limiter::new(&settings).unwrap();
+    assert_eq!(
+        acquire(&limiter, TimeDelta::seconds(2)).await,
+        Err(NoPermit::Deadline)
+    );
+}
+
+/// Shutting down, nobody waits for a permit.
+#[tokio::test]
+async fn a_shutdown_ends_the_wait() {
+    let settings = settings(&[
+        ("INITIAL_RATE_LIMIT", "60"),
+        ("EGRESS_ID", &unique("shutdown")),
+    ]);
+    let limiter = Arc::new(Limiter::new(&settings).unwrap());
+    acquire(&limiter, TimeDelta::seconds(5)).await.unwrap();
+    let shutdown = CancellationToken::new();
+    shutdown.cancel();
+    let refused = limiter
+        .acquire(Utc::now() + TimeDelta::seconds(60), &shutdown)
+        .await;
+    assert_eq!(refused.map(|_| ()), Err(NoPermit::Shutdown));
+}
