@@ -1,0 +1,30 @@
+# Everything a newcomer needs. `make` alone lists it. Needs git, a C compiler and Rust; dev/stack
+# brings the servers.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint build stack stack-down
+
+SCRIPTS := dev/stack dev/demo dev/lib.sh .ci/run
+
+help: ## This list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
+
+demo: ## Two batches over a simulated market, proven equal (LIVE=1: one small batch over the real exchange)
+	@LIVE=$(LIVE) dev/demo
+
+test: ## All tests, against servers of this clone that are stopped again if they were not running
+	@dev/stack run cargo test --workspace --locked
+
+lint: ## Formatting, clippy with warnings as errors, shellcheck if it is installed
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); else echo 'shellcheck is not installed: scripts not checked'; fi
+
+build: ## Release binaries in target/release
+	cargo build --release --locked
+
+stack: ## Start this clone's PostgreSQL, Redis and RabbitMQ
+	@dev/stack up
+
+stack-down: ## Stop them (dev/stack down --purge also deletes their data)
+	@dev/stack down
