@@ -1,9 +1,12 @@
 //! The running batch on stdout: a bar on a terminal, a line every few seconds elsewhere.
 
+use std::fmt;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{
+    HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+};
 use shared::domain::BatchId;
 
 use crate::ledger::Counts;
@@ -38,9 +41,13 @@ impl Progress {
             };
         }
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stdout());
-        let template = "batch {prefix} {bar:32} {pos}/{len} jobs  {per_sec:>9}  {msg}  {eta} left";
+        let template = "batch {prefix} {bar:32} {pos}/{len} jobs  {rate:>8}  {msg}  {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("━╸ "));
+            let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
+                // Nowhere to tell of a bar that can't be written.
+                write!(text, "{:.1}/s", state.per_sec()).ok();
+            };
+            bar.set_style(style.with_key("rate", rate).progress_chars("━╸ "));
         }
         bar.set_prefix(batch.to_string());
         bar.enable_steady_tick(Duration::from_millis(250));
