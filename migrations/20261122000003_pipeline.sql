@@ -28,7 +28,7 @@ COMMENT ON COLUMN pipeline.batches.exchange_id IS 'Exchange.';
 COMMENT ON COLUMN pipeline.batches.slot_at IS 'The instant the batch was due.';
 COMMENT ON COLUMN pipeline.batches.trigger IS 'schedule: a slot. once: an operator asked for it.';
 COMMENT ON COLUMN pipeline.batches.state IS 'open or closed.';
-COMMENT ON COLUMN pipeline.batches.outcome IS 'complete: every planned page ended done or empty, every ad was taken. partial: something was lost or left out. failed: nothing was read. NULL: open.';
+COMMENT ON COLUMN pipeline.batches.outcome IS 'complete: every planned page ended done or empty, every ad was taken; a lost list of payment methods does not count. partial: something was lost or left out. failed: nothing was read. NULL: open.';
 COMMENT ON COLUMN pipeline.batches.reason IS 'Why it is not complete, in words. NULL: complete or open.';
 COMMENT ON COLUMN pipeline.batches.request_budget IS 'Requests that the limit could grant until the deadline, when the pages were planned. NULL: not planned yet.';
 COMMENT ON COLUMN pipeline.batches.opened_by IS 'Host and process of the coordinator that opened it.';

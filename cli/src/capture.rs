@@ -45,20 +45,13 @@ fn unwrap(document: &RawValue) -> Option<Vec<Cow<'_, [u8]>>> {
             .map(|item| serde_json::from_str(item.get()).ok())
             .collect::<Option<_>>()?;
         if members.iter().any(|members| members.contains_key("code")) {
-            return Some(
-                items
-                    .iter()
-                    .map(|item| Cow::Borrowed(item.get().as_bytes()))
-                    .collect(),
-            );
+            return Some(items.iter().map(|item| Cow::Borrowed(item.get().as_bytes())).collect());
         }
         if members.iter().any(|members| members.contains_key("adv")) {
             return Some(vec![envelope(document.get())]);
         }
-        let rows: Vec<Box<RawValue>> = members
-            .iter()
-            .map(|row| to_raw_value(&unflatten(row)).ok())
-            .collect::<Option<_>>()?;
+        let rows: Vec<Box<RawValue>> =
+            members.iter().map(|row| to_raw_value(&unflatten(row)).ok()).collect::<Option<_>>()?;
         return Some(vec![envelope(&to_raw_value(&rows).ok()?.to_string())]);
     }
     let members: Members<'_> = serde_json::from_str(document.get()).ok()?;
@@ -88,11 +81,7 @@ fn profile_items(document: &RawValue, members: &Members<'_>) -> String {
             .and_then(|ads| serde_json::from_str(ads.get()).ok())
             .unwrap_or_default();
         for ad in ads.values() {
-            items.push(format!(
-                r#"{{"adv":{},"advertiser":{}}}"#,
-                ad.get(),
-                document.get()
-            ));
+            items.push(format!(r#"{{"adv":{},"advertiser":{}}}"#, ad.get(), document.get()));
         }
     }
     format!("[{}]", items.join(","))
@@ -141,11 +130,7 @@ fn cell(column: &str, raw: &RawValue) -> Value {
     let field = column.rsplit('.').next().unwrap_or(column);
     if text.is_empty() {
         // The search never sends these as null; an empty text is a value there.
-        return if field == "userIdentity" {
-            json!("")
-        } else {
-            Value::Null
-        };
+        return if field == "userIdentity" { json!("") } else { Value::Null };
     }
     if text.starts_with(['[', '{'])
         && let Some(value) = python_literal(&text)
@@ -178,9 +163,8 @@ fn python_literal(text: &str) -> Option<Value> {
             continue;
         }
         let constants = [("None", "null"), ("True", "true"), ("False", "false")];
-        if let Some((python, own)) = constants
-            .into_iter()
-            .find(|(python, _)| rest.starts_with(python))
+        if let Some((python, own)) =
+            constants.into_iter().find(|(python, _)| rest.starts_with(python))
         {
             json.push_str(own);
             rest = &rest[python.len()..];

@@ -18,11 +18,7 @@ use sqlx::PgPool;
 /// The exit code that tells what kind of error it is: 64 bad settings, 1 anything else.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.is::<BadSettings>() {
-        ExitCode::from(EXIT_BAD_SETTINGS)
-    } else {
-        ExitCode::FAILURE
-    }
+    if error.is::<BadSettings>() { ExitCode::from(EXIT_BAD_SETTINGS) } else { ExitCode::FAILURE }
 }
 
 /// A connection by `DATABASE_URL`.
@@ -36,8 +32,6 @@ async fn connect() -> anyhow::Result<PgPool> {
 /// The same, refusing a schema older than this program.
 async fn connect_checked() -> anyhow::Result<PgPool> {
     let pool = connect().await?;
-    shared::store::check_schema(&pool)
-        .await
-        .context("the database can't be used")?;
+    shared::store::check_schema(&pool).await.context("the database can't be used")?;
     Ok(pool)
 }

@@ -53,13 +53,9 @@ async fn main() -> ExitCode {
     shared::service::install_tls_provider();
     let result = match Cli::parse().command {
         Command::Migrate => cli::migrate::run().await,
-        Command::Parse {
-            exchange,
-            fiat,
-            asset,
-            side,
-            files,
-        } => cli::parse::run(exchange, &fiat, &asset, side, &files),
+        Command::Parse { exchange, fiat, asset, side, files } => {
+            cli::parse::run(exchange, &fiat, &asset, side, &files)
+        }
         Command::Summary { batches, json } => cli::summary::run(batches, json).await,
     };
     result.unwrap_or_else(|error| {

@@ -122,15 +122,9 @@ fn print(summary: &Summary) {
         |name: &str, value: &dyn Fn(&Batch) -> String| println!("  {name:<34}{}", columns(value));
     println!();
     row("batch", &|b| b.batch_id.to_string());
-    row("slot (UTC)", &|b| {
-        b.slot_at.format("%m-%d %H:%M:%S").to_string()
-    });
-    row("outcome", &|b| {
-        b.outcome.clone().unwrap_or_else(|| "open".to_owned())
-    });
-    row("seconds", &|b| {
-        b.seconds.map_or_else(|| "-".to_owned(), |s| s.to_string())
-    });
+    row("slot (UTC)", &|b| b.slot_at.format("%m-%d %H:%M:%S").to_string());
+    row("outcome", &|b| b.outcome.clone().unwrap_or_else(|| "open".to_owned()));
+    row("seconds", &|b| b.seconds.map_or_else(|| "-".to_owned(), |s| s.to_string()));
     row("requests", &|b| count(b.requests));
     row("pages read", &|b| count(b.pages));
     row("ads listed", &|b| count(b.listed_ads));
@@ -138,18 +132,12 @@ fn print(summary: &Summary) {
     row("ads in quarantine", &|b| count(b.refused_ads));
     row("ads missed, estimated", &|b| count(b.estimated_missed));
     row("completeness of ads", &|b| {
-        percent(
-            b.distinct_ads,
-            b.distinct_ads + b.estimated_missed + b.refused_ads,
-        )
+        percent(b.distinct_ads, b.distinct_ads + b.estimated_missed + b.refused_ads)
     });
-    row(
-        "unchanged since the batch before",
-        &|b| match (b.unchanged, b.in_both) {
-            (Some(unchanged), Some(both)) if both > 0 => percent(unchanged, both),
-            _ => "-".to_owned(),
-        },
-    );
+    row("unchanged since the batch before", &|b| match (b.unchanged, b.in_both) {
+        (Some(unchanged), Some(both)) if both > 0 => percent(unchanged, both),
+        _ => "-".to_owned(),
+    });
     println!();
     row("books complete", &|b| count(b.complete));
     row("      empty", &|b| count(b.empty));
@@ -160,16 +148,8 @@ fn print(summary: &Summary) {
     if let Some(bytes) = summary.bytes_per_reading {
         println!("\n  {:<34}{bytes:>16}", "bytes per ad and reading, indexes");
     }
-    for batch in summary
-        .batches
-        .iter()
-        .filter(|batch| batch.reason.is_some())
-    {
-        println!(
-            "\n  batch {}: {}",
-            batch.batch_id,
-            batch.reason.as_deref().unwrap_or_default()
-        );
+    for batch in summary.batches.iter().filter(|batch| batch.reason.is_some()) {
+        println!("\n  batch {}: {}", batch.batch_id, batch.reason.as_deref().unwrap_or_default());
     }
     print_prices(&summary.largest_markets);
 }
@@ -227,10 +207,7 @@ mod tests {
 
     #[test]
     fn counts_have_their_thousands_apart() {
-        assert_eq!(
-            [7, 999, 1000, 1_234_567].map(count),
-            ["7", "999", "1,000", "1,234,567"]
-        );
+        assert_eq!([7, 999, 1000, 1_234_567].map(count), ["7", "999", "1,000", "1,234,567"]);
     }
 
     #[test]

@@ -88,14 +88,31 @@ impl Running {
         self.again.extend(follow_up.again);
     }
 
-    /// Adds a job under the next ordinal; `None`: the batch is full.
-    fn next_job(&self, urgent: bool, work: Work) -> Option<LedgerJob> {
-        Some(LedgerJob {
-            ordinal: self.ledger.next_ordinal()?,
-            issue: 1,
-            urgent,
-            work,
-        })
+    /// Plans work under the next ordinals.
+    fn plan(&mut self, urgent: bool, works: Vec<Work>) -> anyhow::Result<Vec<LedgerJob>> {
+        let mut planned = Vec::with_capacity(works.len());
+        for work in works {
+            let ordinal = self.ledger.next_ordinal().context("the batch is full")?;
+            let job = LedgerJob { ordinal, issue: 1, urgent, work };
+            self.ledger.add(job.clone(), false);
+            planned.push(job);
+        }
+        Ok(planned)
+    }
+
+    /// Notes pages that are left out.
+    fn shed(&mut self, works: impl Iterator<Item = Work>) -> Vec<LedgerJob> {
+        let mut shed = Vec::new();
+        for work in works {
+            let Some(ordinal) = self.ledger.next_ordinal() else {
+                tracing::error!(?work, "the batch is full, its pages left out are not all listed");
+                break;
+            };
+            let job = LedgerJob { ordinal, issue: 1, urgent: false, work };
+            self.ledger.add_shed(job.clone());
+            shed.push(job);
+        }
+        shed
     }
 }
 
@@ -109,13 +126,7 @@ impl BatchRunner<'_> {
     async fn run_to_close(&mut self, batch: OpenBatch, progress: bool) -> anyhow::Result<Ended> {
         let (ledger, ended) = jobs::load(self.pool, batch.id).await?;
         let progress = Progress::new(progress, batch.id);
-        let mut running = Running {
-            batch,
-            ledger,
-            progress,
-            new: Vec::new(),
-            again: Vec::new(),
-        };
+        let mut running = Running { batch, ledger, progress, new: Vec::new(), again: Vec::new() };
         for end in &ended {
             running.fold(end);
         }
@@ -151,43 +162,27 @@ impl BatchRunner<'_> {
         let works = match discover {
             Discover::FiatList => {
                 let due = catalog::is_fiat_list_due(self.pool, exchange, max_age).await?;
-                if due {
-                    vec![Work::FiatList]
-                } else {
-                    Vec::new()
-                }
+                if due { vec![Work::FiatList] } else { Vec::new() }
             }
             Discover::Assets => {
                 let fiats = self.due_fiats(FiatList::Assets).await?;
                 fiats
                     .into_iter()
-                    .map(|fiat| Work::Assets {
-                        fiat_id: fiat.fiat_id,
-                        fiat: fiat.code,
-                    })
+                    .map(|fiat| Work::Assets { fiat_id: fiat.fiat_id, fiat: fiat.code })
                     .collect()
             }
         };
-        let mut planned = Vec::new();
-        for work in works {
-            // After a restart some are there already.
-            if !running.ledger.has(&work)
-                && let Some(job) = running.next_job(true, work)
-            {
-                running.ledger.add(job.clone(), false);
-                planned.push(job);
-            }
-        }
+        // After a restart some are there already.
+        let works = works.into_iter().filter(|work| !running.ledger.has(work)).collect();
+        let planned = running.plan(true, works)?;
         tracing::info!(jobs = planned.len(), ?discover, "discovery planned");
         let mut connection = self.pool.acquire().await?;
         jobs::insert(&mut connection, &running.batch, &planned).await
     }
 
     async fn due_fiats(&self, list: FiatList) -> anyhow::Result<Vec<catalog::Fiat>> {
-        let (max_age, limit) = (
-            self.settings.catalog_refresh,
-            self.settings.catalog_refresh_per_batch,
-        );
+        let (max_age, limit) =
+            (self.settings.catalog_refresh, self.settings.catalog_refresh_per_batch);
         catalog::list_due_fiats(
             self.pool,
             Exchange::Binance,
@@ -202,89 +197,49 @@ impl BatchRunner<'_> {
     /// Plans the pages of the batch, and after them the lists of payment methods that are due, which
     /// nothing waits for. One transaction: a batch is planned or it is not.
     async fn plan_pages(&self, running: &mut Running) -> anyhow::Result<()> {
-        let (markets, names) =
-            catalog::list_markets(self.pool, Exchange::Binance, &self.settings.fiats).await?;
+        let fiats = &self.settings.fiats;
+        let (markets, names) = catalog::list_markets(self.pool, Exchange::Binance, fiats).await?;
         let now = self.clock.now();
         let budget = self.budget(running, now);
-        let books = planner::plan(
-            &markets,
-            running.batch.slot_at,
-            self.settings.interval,
-            budget,
-        );
+        let (slot, interval) = (running.batch.slot_at, self.settings.interval);
+        let books = planner::plan(&markets, slot, interval, budget);
         let pages: u32 = books.iter().map(|book| book.pages).sum();
-        let (mut planned, mut shed) = (Vec::new(), Vec::new());
-        let mut add = |urgent, work| {
-            let job = running.next_job(urgent, work)?;
-            running.ledger.add(job.clone(), false);
-            planned.push(job);
-            Some(())
+        let work = |book: &PlannedBook, page| Work::Search {
+            market_id: book.market_id,
+            market: names[&book.market_id].clone(),
+            page,
+            ads_expected: book.ads_expected,
         };
-        for (book, page) in books
+        let mut works: Vec<Work> = books
             .iter()
-            .flat_map(|book| (1..=book.pages).map(move |page| (book, page)))
-        {
-            let market = names
-                .get(&book.market_id)
-                .context("a planned market is listed")?
-                .clone();
-            add(false, search(book, market, page));
-        }
+            .flat_map(|book| (1..=book.pages).map(move |page| work(book, page)))
+            .collect();
         let left = usize::try_from(budget - pages).unwrap_or(usize::MAX);
-        for fiat in self
-            .due_fiats(FiatList::PaymentMethods)
-            .await?
-            .into_iter()
-            .take(left)
-        {
-            add(
-                false,
-                Work::PaymentMethods {
-                    fiat_id: fiat.fiat_id,
-                    fiat: fiat.code,
-                },
-            );
-        }
-        for (book, page) in books.iter().flat_map(|book| {
-            (book.pages + 1..=book.pages + book.shed).map(move |page| (book, page))
-        }) {
-            let market = names
-                .get(&book.market_id)
-                .context("a planned market is listed")?
-                .clone();
-            if let Some(job) = running.next_job(false, search(book, market, page)) {
-                running.ledger.add_shed(job.clone());
-                shed.push(job);
-            }
-        }
+        let methods = self.due_fiats(FiatList::PaymentMethods).await?.into_iter().take(left);
+        works.extend(
+            methods.map(|fiat| Work::PaymentMethods { fiat_id: fiat.fiat_id, fiat: fiat.code }),
+        );
+        let planned = running.plan(false, works)?;
+        let beyond = |book: &PlannedBook| book.pages + 1..=book.pages + book.shed;
+        let left_out = books.iter().flat_map(|book| beyond(book).map(move |page| work(book, page)));
+        let shed = running.shed(left_out);
         let mut tx = self.pool.begin().await?;
         jobs::insert(&mut tx, &running.batch, &planned).await?;
         jobs::insert_shed(&mut tx, &running.batch, &shed).await?;
         jobs::mark_planned(&mut tx, running.batch.id, budget, now).await?;
         tx.commit().await?;
         running.batch.is_planned = true;
-        tracing::info!(
-            markets = books.len(),
-            pages,
-            shed = shed.len(),
-            budget,
-            "pages planned"
-        );
+        tracing::info!(markets = books.len(), pages, shed = shed.len(), budget, "pages planned");
         Ok(())
     }
 
     /// Requests that the limiter can grant until the deadline, less a reserve.
     fn budget(&self, running: &Running, now: DateTime<Utc>) -> u32 {
-        let left_ms = (running.batch.deadline_at - now)
-            .num_milliseconds()
-            .max(0)
-            .cast_unsigned();
+        let left_ms = (running.batch.deadline_at - now).num_milliseconds().max(0).cast_unsigned();
         let grants =
             u64::from(self.settings.rate_per_minute) * left_ms / 60_000 * PLANNED_PERCENT / 100;
         // Half of a batch's ordinals are kept for what the fold adds and for what is shed.
-        u32::try_from(grants)
-            .unwrap_or(u32::MAX)
-            .min(MAX_JOBS_PER_BATCH / 2)
+        u32::try_from(grants).unwrap_or(u32::MAX).min(MAX_JOBS_PER_BATCH / 2)
     }
 
     /// Publishes what is planned and folds what ends, until all has ended or the time is over.
@@ -369,10 +324,7 @@ impl BatchRunner<'_> {
 
     async fn close(&self, running: &Running, settled: Settled) -> anyhow::Result<Ended> {
         if settled == Settled::Deadline {
-            tracing::warn!(
-                open = running.ledger.open().len(),
-                "the batch is cut at its deadline"
-            );
+            tracing::warn!(open = running.ledger.open().len(), "the batch is cut at its deadline");
         }
         let id = running.batch.id;
         let Some(closed) = close::close(self.pool, id).await? else {
@@ -380,12 +332,7 @@ impl BatchRunner<'_> {
         };
         let (outcome, reason, sums) = (closed.outcome, closed.reason, closed.sums);
         let why = reason.as_deref().unwrap_or_default();
-        tracing::info!(
-            outcome = outcome.as_str(),
-            reason = why,
-            ?sums,
-            "batch closed"
-        );
+        tracing::info!(outcome = outcome.as_str(), reason = why, ?sums, "batch closed");
         self.announce(id, outcome).await;
         if !matches!(running.progress, Progress::Hidden) {
             let colon = if why.is_empty() { "" } else { ": " };
@@ -404,10 +351,8 @@ impl BatchRunner<'_> {
     async fn announce(&self, batch: BatchId, outcome: BatchOutcome) {
         let event =
             serde_json::json!({ "version": 1, "batch_id": batch, "outcome": outcome.as_str() });
-        let event = Message::Event {
-            routing_key: "batch.closed",
-            body: event.to_string().into_bytes(),
-        };
+        let event =
+            Message::Event { routing_key: "batch.closed", body: event.to_string().into_bytes() };
         if let Err(error) = self.publisher.publish(&[event]).await {
             tracing::warn!(%error, "the event could not be published");
         }
@@ -429,41 +374,22 @@ struct Stall {
 
 impl Stall {
     fn new() -> Self {
-        Self {
-            since: Instant::now(),
-            limit: FIRST_STALL,
-        }
+        Self { since: Instant::now(), limit: FIRST_STALL }
     }
 
     fn is_over(&mut self, has_moved: bool) -> bool {
         if has_moved {
             *self = Self::new();
         } else if self.since.elapsed() >= self.limit {
-            *self = Self {
-                since: Instant::now(),
-                limit: self.limit * 2,
-            };
+            *self = Self { since: Instant::now(), limit: self.limit * 2 };
             return true;
         }
         false
     }
 }
 
-fn search(book: &PlannedBook, market: shared::domain::Market, page: u32) -> Work {
-    Work::Search {
-        market_id: book.market_id,
-        market,
-        page,
-        ads_expected: book.ads_expected,
-    }
-}
-
 fn message(batch: &OpenBatch, job: &LedgerJob) -> anyhow::Result<Message> {
-    let queue = if job.urgent {
-        Queue::UrgentJobs
-    } else {
-        Queue::NormalJobs
-    };
+    let queue = if job.urgent { Queue::UrgentJobs } else { Queue::NormalJobs };
     let body = Job {
         version: MESSAGE_VERSION,
         exchange: Exchange::Binance,

@@ -32,12 +32,9 @@ impl Leadership {
         let mut connection = tokio::time::timeout(ANSWER_TIMEOUT, connection).await??;
         let lock =
             sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('p2p.coordinator'), $1)");
-        let lock = lock
-            .bind(i32::from(exchange.id()))
-            .fetch_one(&mut connection);
-        let leads: bool = tokio::time::timeout(ANSWER_TIMEOUT, lock)
-            .await?
-            .context("the leader's lock")?;
+        let lock = lock.bind(i32::from(exchange.id())).fetch_one(&mut connection);
+        let leads: bool =
+            tokio::time::timeout(ANSWER_TIMEOUT, lock).await?.context("the leader's lock")?;
         if !leads {
             return Ok(None);
         }

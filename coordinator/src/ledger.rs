@@ -80,35 +80,18 @@ impl Ledger {
     /// The ordinal of the next job; `None`: the batch is full.
     #[must_use]
     pub fn next_ordinal(&self) -> Option<u32> {
-        let next = self
-            .jobs
-            .last_key_value()
-            .map_or(0, |(ordinal, _)| ordinal + 1);
+        let next = self.jobs.last_key_value().map_or(0, |(ordinal, _)| ordinal + 1);
         (next < MAX_JOBS_PER_BATCH).then_some(next)
     }
 
     /// A job that was planned, published or not.
     pub fn add(&mut self, job: LedgerJob, is_published: bool) {
-        if let Work::Search {
-            market_id,
-            market,
-            page,
-            ..
-        } = &job.work
-        {
-            let new = || Book {
-                market: market.clone(),
-                planned: 0,
-                total: None,
-            };
+        if let Work::Search { market_id, market, page, .. } = &job.work {
+            let new = || Book { market: market.clone(), planned: 0, total: None };
             let book = self.books.entry(*market_id).or_insert_with(new);
             book.planned = book.planned.max(*page);
         }
-        let state = if is_published {
-            State::Published
-        } else {
-            State::Planned
-        };
+        let state = if is_published { State::Published } else { State::Planned };
         if self.jobs.insert(job.ordinal, (job, state)).is_none() {
             self.counts.jobs += 1;
         }
@@ -132,18 +115,12 @@ impl Ledger {
         if matches!(state, State::Ended(_)) || job.issue != end.issue {
             return FollowUp::default();
         }
-        let passing = end
-            .reason
-            .as_deref()
-            .and_then(Failure::from_column)
-            .is_some_and(Failure::is_transient);
+        let passing =
+            end.reason.as_deref().and_then(Failure::from_column).is_some_and(Failure::is_transient);
         if end.state == EndState::Failed && passing && job.issue < MAX_ISSUES {
             job.issue += 1;
             *state = State::Planned;
-            return FollowUp {
-                new: Vec::new(),
-                again: Some(job.clone()),
-            };
+            return FollowUp { new: Vec::new(), again: Some(job.clone()) };
         }
         *state = State::Ended(end.state);
         self.counts.ended += 1;
@@ -153,10 +130,7 @@ impl Ledger {
         };
         // A total on a page without ads means nothing: past the end it is 0.
         let total = end.declared_total.filter(|_| end.state == EndState::Done);
-        FollowUp {
-            new: self.extend(market_id, total),
-            again: None,
-        }
+        FollowUp { new: self.extend(market_id, total), again: None }
     }
 
     /// The pages that a book turns out to have beyond those planned.
@@ -177,18 +151,8 @@ impl Ledger {
                 break;
             };
             let market = market.clone();
-            let work = Work::Search {
-                market_id,
-                market,
-                page,
-                ads_expected: true,
-            };
-            let job = LedgerJob {
-                ordinal,
-                issue: 1,
-                urgent: true,
-                work,
-            };
+            let work = Work::Search { market_id, market, page, ads_expected: true };
+            let job = LedgerJob { ordinal, issue: 1, urgent: true, work };
             self.add(job.clone(), false);
             new.push(job);
         }
@@ -198,10 +162,7 @@ impl Ledger {
     /// Jobs to be published, in plan order.
     #[must_use]
     pub fn unpublished(&self) -> Vec<LedgerJob> {
-        let planned = self
-            .jobs
-            .values()
-            .filter(|(_, state)| *state == State::Planned);
+        let planned = self.jobs.values().filter(|(_, state)| *state == State::Planned);
         planned.map(|(job, _)| job.clone()).collect()
     }
 
@@ -260,18 +221,8 @@ mod tests {
 
     fn page(ordinal: u32, page: u32) -> LedgerJob {
         let market = Market::new("VES", "USDT", Side::Buy).unwrap();
-        let work = Work::Search {
-            market_id: 1,
-            market,
-            page,
-            ads_expected: false,
-        };
-        LedgerJob {
-            ordinal,
-            issue: 1,
-            urgent: false,
-            work,
-        }
+        let work = Work::Search { market_id: 1, market, page, ads_expected: false };
+        LedgerJob { ordinal, issue: 1, urgent: false, work }
     }
 
     fn done(ordinal: u32, total: u32) -> JobEnd {
@@ -308,11 +259,7 @@ mod tests {
         let follow_up = ledger.fold(&done(0, 45));
         assert_eq!(pages(&follow_up.new), [2, 3]);
         assert!(follow_up.new.iter().all(|job| job.urgent));
-        assert_eq!(
-            ledger.fold(&done(0, 45)),
-            FollowUp::default(),
-            "a report that comes twice"
-        );
+        assert_eq!(ledger.fold(&done(0, 45)), FollowUp::default(), "a report that comes twice");
         assert_eq!(pages(&ledger.fold(&done(1, 61)).new), [4]);
         assert!(!ledger.is_settled());
     }
@@ -343,11 +290,7 @@ mod tests {
         };
         assert_eq!(ledger.fold(&failed(1)).again.map(|job| job.issue), Some(2));
         assert_eq!(ledger.unpublished().len(), 1);
-        assert_eq!(
-            ledger.fold(&failed(1)),
-            FollowUp::default(),
-            "the first issue's report again"
-        );
+        assert_eq!(ledger.fold(&failed(1)), FollowUp::default(), "the first issue's report again");
         assert!(!ledger.is_settled());
         assert_eq!(ledger.fold(&failed(2)), FollowUp::default());
         assert!(ledger.is_settled());
@@ -356,11 +299,8 @@ mod tests {
     #[test]
     fn a_lasting_failure_is_not() {
         let mut ledger = ledger(1);
-        let failed = JobEnd {
-            state: EndState::Failed,
-            reason: Some("rejected".into()),
-            ..done(0, 0)
-        };
+        let failed =
+            JobEnd { state: EndState::Failed, reason: Some("rejected".into()), ..done(0, 0) };
         assert_eq!(ledger.fold(&failed), FollowUp::default());
         assert!(ledger.is_settled());
     }

@@ -59,13 +59,15 @@ pub enum RunOutcome {
 }
 
 impl RunOutcome {
-    fn exit_code(self) -> ExitCode {
+    fn exit_code(self, mode: Mode) -> ExitCode {
         ExitCode::from(match self {
-            Self::Stopped | Self::Closed(BatchOutcome::Complete) => 0,
+            Self::Closed(BatchOutcome::Complete) => 0,
             Self::Closed(BatchOutcome::Partial) => 3,
             Self::Closed(BatchOutcome::Failed) => 4,
+            // Told to stop, a schedule has done what it should; a single batch has not.
+            Self::Stopped if mode == Mode::Schedule => 0,
             // EX_TEMPFAIL: try again later.
-            Self::OtherLeads => 75,
+            Self::Stopped | Self::OtherLeads => 75,
         })
     }
 }
@@ -87,17 +89,13 @@ pub async fn main(mode: Mode, progress: bool) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        ?settings,
-        "coordinator starts"
-    );
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), ?settings, "coordinator starts");
     let run = async {
         let shutdown = service::shutdown_on_signals().context("signals can't be watched")?;
         run(settings, mode, progress, Arc::new(SystemClock), shutdown).await
     };
     match run.await {
-        Ok(outcome) => outcome.exit_code(),
+        Ok(outcome) => outcome.exit_code(mode),
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "coordinator failed");
             ExitCode::FAILURE
@@ -120,11 +118,7 @@ pub async fn run(
     shared::store::check_schema(&pool).await?;
     let Some(leadership) = lead(&settings, mode, &shutdown).await? else {
         let stopped = shutdown.is_cancelled();
-        return Ok(if stopped {
-            RunOutcome::Stopped
-        } else {
-            RunOutcome::OtherLeads
-        });
+        return Ok(if stopped { RunOutcome::Stopped } else { RunOutcome::OtherLeads });
     };
     tracing::info!("leading");
     let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "coordinator");
@@ -135,15 +129,8 @@ pub async fn run(
         [Queue::Reports],
         REPORT_PREFETCH,
     );
-    let mut leader = Leader {
-        settings,
-        pool,
-        publisher,
-        clock,
-        reports,
-        progress,
-        shutdown: shutdown.clone(),
-    };
+    let mut leader =
+        Leader { settings, pool, publisher, clock, reports, progress, shutdown: shutdown.clone() };
     let outcome = tokio::select! {
         outcome = leader.run(mode) => outcome,
         () = leadership.lost().cancelled() => Err(anyhow::anyhow!("another coordinator may lead now")),
@@ -183,6 +170,13 @@ async fn lead(
 /// Time between two looks at the clock. A clock that jumps is noticed within it.
 const CLOCK_PULSE: Duration = Duration::from_millis(500);
 
+/// Whether all open batches were run to their close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resumed {
+    All,
+    Stopped,
+}
+
 struct Leader {
     settings: Settings,
     pool: PgPool,
@@ -195,46 +189,71 @@ struct Leader {
 
 impl Leader {
     async fn run(&mut self, mode: Mode) -> anyhow::Result<RunOutcome> {
-        // What a former leader left open comes first: one batch at a time.
-        for open in batches::list_open(&self.pool, Exchange::Binance).await? {
-            tracing::info!(batch = %open.id, slot = %open.slot_at, "resuming an open batch");
-            if self.run_batch(open).await? == Ended::Stopped {
-                return Ok(RunOutcome::Stopped);
-            }
-        }
         match mode {
-            Mode::Once => {
-                let now = self.clock.now();
-                Ok(match self.open_and_run(Trigger::Once, now).await? {
-                    Ended::Stopped => RunOutcome::Stopped,
-                    Ended::Closed(outcome) => RunOutcome::Closed(outcome),
-                })
-            }
+            Mode::Once => self.run_once().await,
             Mode::Schedule => self.run_schedule().await,
         }
     }
 
+    async fn run_once(&mut self) -> anyhow::Result<RunOutcome> {
+        if self.resume().await? == Resumed::Stopped {
+            return Ok(RunOutcome::Stopped);
+        }
+        let now = self.clock.now();
+        Ok(match self.open_and_run(Trigger::Once, now).await? {
+            Ended::Stopped => RunOutcome::Stopped,
+            Ended::Closed(outcome) => RunOutcome::Closed(outcome),
+        })
+    }
+
+    /// Runs every slot until told to stop. What fails, for want of the database mostly, is done again
+    /// from what is recorded.
     async fn run_schedule(&mut self) -> anyhow::Result<RunOutcome> {
         let schedule = Schedule::new(self.settings.interval, self.settings.misfire_grace);
-        let mut last = batches::last_slot(&self.pool, Exchange::Binance).await?;
-        loop {
-            let due = schedule.due(self.clock.now(), last);
-            if let Some((slot, reason)) = due.skipped.last() {
-                tracing::warn!(slots = due.skipped.len(), last = %slot, reason = reason.as_str(), "slots skipped");
-                batches::record_skipped(&self.pool, Exchange::Binance, &due.skipped).await?;
-                last = last.max(Some(*slot));
-            }
-            if let Some(slot) = due.run {
-                last = last.max(Some(slot));
-                if self.open_and_run(Trigger::Slot, slot).await? == Ended::Stopped {
-                    return Ok(RunOutcome::Stopped);
-                }
-            }
+        let mut is_resumed = false;
+        while !self.shutdown.is_cancelled() {
+            let step = if is_resumed {
+                self.run_due(&schedule).await.map(|()| true)
+            } else {
+                self.resume().await.map(|_| true)
+            };
+            is_resumed = step.unwrap_or_else(|error| {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the schedule stumbled, going on from what is recorded"
+                );
+                false
+            });
             tokio::select! {
                 () = tokio::time::sleep(CLOCK_PULSE) => {}
-                () = self.shutdown.cancelled() => return Ok(RunOutcome::Stopped),
+                () = self.shutdown.cancelled() => {}
             }
         }
+        Ok(RunOutcome::Stopped)
+    }
+
+    /// Runs what a former leader, or a former try, left open: one batch at a time.
+    async fn resume(&mut self) -> anyhow::Result<Resumed> {
+        for open in batches::list_open(&self.pool, Exchange::Binance).await? {
+            tracing::info!(batch = %open.id, slot = %open.slot_at, "resuming an open batch");
+            if self.run_batch(open).await? == Ended::Stopped {
+                return Ok(Resumed::Stopped);
+            }
+        }
+        Ok(Resumed::All)
+    }
+
+    async fn run_due(&mut self, schedule: &Schedule) -> anyhow::Result<()> {
+        let last = batches::last_slot(&self.pool, Exchange::Binance).await?;
+        let due = schedule.due(self.clock.now(), last);
+        if let Some((slot, reason)) = due.skipped.last() {
+            tracing::warn!(slots = due.skipped.len(), last = %slot, reason = reason.as_str(), "slots skipped");
+            batches::record_skipped(&self.pool, Exchange::Binance, &due.skipped).await?;
+        }
+        if let Some(slot) = due.run {
+            self.open_and_run(Trigger::Slot, slot).await?;
+        }
+        Ok(())
     }
 
     async fn open_and_run(

@@ -6,8 +6,8 @@ use coordinator::Mode;
 /// Decides what is read and when: plans batches, publishes jobs, folds reports, closes.
 ///
 /// Settings come from the environment. Exit codes: 0 done (`--once`: the batch is complete), 1 the
-/// coordinator could not work, 3 the batch is partial, 4 it failed, 64 bad settings, 75 another
-/// coordinator leads.
+/// coordinator could not work, 3 the batch is partial, 4 it failed, 64 bad settings, 75 no
+/// batch was closed (`--once`: another coordinator leads, or it was told to stop).
 #[derive(Parser)]
 #[command(version)]
 enum Command {

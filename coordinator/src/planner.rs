@@ -51,16 +51,10 @@ pub fn plan(
     interval: Duration,
     budget: u32,
 ) -> Vec<PlannedBook> {
-    let mut due: Vec<&MarketState> = markets
-        .iter()
-        .filter(|market| is_due(market, slot, interval))
-        .collect();
+    let mut due: Vec<&MarketState> =
+        markets.iter().filter(|market| is_due(market, slot, interval)).collect();
     due.sort_by_key(|market| {
-        (
-            Reverse(market.consecutive_shed),
-            Reverse(value(market, slot)),
-            market.market_id,
-        )
+        (Reverse(market.consecutive_shed), Reverse(value(market, slot)), market.market_id)
     });
     let mut left = budget;
     let mut planned = Vec::with_capacity(due.len());
@@ -77,12 +71,8 @@ pub fn plan(
         };
         left -= pages;
         let ads_expected = market.last_total.is_some_and(|total| total > 0);
-        let book = PlannedBook {
-            market_id: market.market_id,
-            pages,
-            shed: wanted - pages,
-            ads_expected,
-        };
+        let book =
+            PlannedBook { market_id: market.market_id, pages, shed: wanted - pages, ads_expected };
         if pages > 0 {
             planned.push(book);
         } else {
@@ -98,9 +88,7 @@ fn is_due(market: &MarketState, slot: DateTime<Utc>, interval: Duration) -> bool
     let Some(last_read_at) = market.last_read_at else {
         return true;
     };
-    let beyond = market
-        .consecutive_empty
-        .saturating_sub(EMPTY_BEFORE_DECAY - 1);
+    let beyond = market.consecutive_empty.saturating_sub(EMPTY_BEFORE_DECAY - 1);
     if beyond == 0 || market.consecutive_shed > 0 {
         return true;
     }
@@ -146,34 +134,18 @@ mod tests {
         assert_eq!(
             planned,
             [
-                PlannedBook {
-                    market_id: 1,
-                    pages: 3,
-                    shed: 0,
-                    ads_expected: true
-                },
-                PlannedBook {
-                    market_id: 2,
-                    pages: 1,
-                    shed: 0,
-                    ads_expected: false
-                },
+                PlannedBook { market_id: 1, pages: 3, shed: 0, ads_expected: true },
+                PlannedBook { market_id: 2, pages: 1, shed: 0, ads_expected: false },
             ]
         );
     }
 
     #[test]
     fn what_was_shed_goes_first() {
-        let shed_before = MarketState {
-            consecutive_shed: 1,
-            ..market(1, 10)
-        };
+        let shed_before = MarketState { consecutive_shed: 1, ..market(1, 10) };
         let planned = plan(&[market(2, 400), shed_before], slot(), INTERVAL, 20);
         assert_eq!((planned[0].market_id, planned[0].pages), (1, 1));
-        assert_eq!(
-            (planned[1].market_id, planned[1].pages, planned[1].shed),
-            (2, 0, 20)
-        );
+        assert_eq!((planned[1].market_id, planned[1].pages, planned[1].shed), (2, 0, 20));
     }
 
     #[test]
@@ -181,12 +153,7 @@ mod tests {
         let planned = plan(&[market(1, 1000)], slot(), INTERVAL, 30);
         assert_eq!(
             planned,
-            [PlannedBook {
-                market_id: 1,
-                pages: 30,
-                shed: 20,
-                ads_expected: true
-            }]
+            [PlannedBook { market_id: 1, pages: 30, shed: 20, ads_expected: true }]
         );
     }
 

@@ -18,11 +18,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 pub enum Progress {
     Hidden,
     Bar(ProgressBar),
-    Lines {
-        bar: ProgressBar,
-        batch: BatchId,
-        last: Instant,
-    },
+    Lines { bar: ProgressBar, batch: BatchId, last: Instant },
 }
 
 impl Progress {
@@ -34,11 +30,7 @@ impl Progress {
         if !std::io::stdout().is_terminal() {
             // Draws nothing, but reckons rate and time left.
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-            return Self::Lines {
-                bar,
-                batch,
-                last: Instant::now(),
-            };
+            return Self::Lines { bar, batch, last: Instant::now() };
         }
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stdout());
         let template = "batch {prefix} {bar:32} {pos}/{len} jobs  {rate:>8}  {msg}  {eta} left";

@@ -63,18 +63,14 @@ impl Schedule {
     #[must_use]
     pub fn new(interval: Duration, misfire_grace: Duration) -> Self {
         let delta = |duration| TimeDelta::from_std(duration).expect("settings are at most a year");
-        Self {
-            interval: delta(interval),
-            misfire_grace: delta(misfire_grace),
-        }
+        Self { interval: delta(interval), misfire_grace: delta(misfire_grace) }
     }
 
     /// The latest slot not after `now`.
     #[must_use]
     pub fn slot(&self, now: DateTime<Utc>) -> DateTime<Utc> {
-        let into_slot = now
-            .timestamp_micros()
-            .rem_euclid(self.interval.num_microseconds().unwrap_or(i64::MAX));
+        let into_slot =
+            now.timestamp_micros().rem_euclid(self.interval.num_microseconds().unwrap_or(i64::MAX));
         now - TimeDelta::microseconds(into_slot)
     }
 
@@ -87,16 +83,10 @@ impl Schedule {
         let on_time = now - current <= self.misfire_grace;
         let Some(last) = last else {
             // The first start: there is no earlier slot that anyone could miss.
-            return Due {
-                skipped: Vec::new(),
-                run: on_time.then_some(current),
-            };
+            return Due { skipped: Vec::new(), run: on_time.then_some(current) };
         };
         if last >= current {
-            return Due {
-                skipped: Vec::new(),
-                run: None,
-            };
+            return Due { skipped: Vec::new(), run: None };
         }
         let earliest = current - self.interval * i32::try_from(MAX_SKIPPED).unwrap_or(i32::MAX);
         let mut slot = (self.slot(last) + self.interval).max(earliest);
@@ -108,10 +98,7 @@ impl Schedule {
         if !on_time {
             skipped.push((current, SkipReason::Late));
         }
-        Due {
-            skipped,
-            run: on_time.then_some(current),
-        }
+        Due { skipped, run: on_time.then_some(current) }
     }
 }
 
@@ -130,73 +117,34 @@ mod tests {
     #[test]
     fn a_slot_is_run_on_time_and_once() {
         let due = schedule().due(at("10:00:01"), Some(at("09:50:00")));
-        assert_eq!(
-            due,
-            Due {
-                skipped: vec![],
-                run: Some(at("10:00:00"))
-            }
-        );
+        assert_eq!(due, Due { skipped: vec![], run: Some(at("10:00:00")) });
         let due = schedule().due(at("10:09:59"), Some(at("10:00:00")));
-        assert_eq!(
-            due,
-            Due {
-                skipped: vec![],
-                run: None
-            }
-        );
+        assert_eq!(due, Due { skipped: vec![], run: None });
     }
 
     #[test]
     fn a_slot_found_after_the_grace_is_skipped() {
         let due = schedule().due(at("10:02:01"), Some(at("09:50:00")));
-        assert_eq!(
-            due,
-            Due {
-                skipped: vec![(at("10:00:00"), SkipReason::Late)],
-                run: None
-            }
-        );
-        assert_eq!(
-            schedule().due(at("10:02:00"), Some(at("09:50:00"))).run,
-            Some(at("10:00:00"))
-        );
+        assert_eq!(due, Due { skipped: vec![(at("10:00:00"), SkipReason::Late)], run: None });
+        assert_eq!(schedule().due(at("10:02:00"), Some(at("09:50:00"))).run, Some(at("10:00:00")));
     }
 
     #[test]
     fn missed_slots_are_recorded_and_become_one_batch() {
         let due = schedule().due(at("10:00:05"), Some(at("09:30:00")));
         let missed = [at("09:40:00"), at("09:50:00")].map(|slot| (slot, SkipReason::Missed));
-        assert_eq!(
-            due,
-            Due {
-                skipped: missed.to_vec(),
-                run: Some(at("10:00:00"))
-            }
-        );
+        assert_eq!(due, Due { skipped: missed.to_vec(), run: Some(at("10:00:00")) });
     }
 
     #[test]
     fn the_first_start_misses_nothing() {
-        assert_eq!(
-            schedule().due(at("10:01:00"), None).run,
-            Some(at("10:00:00"))
-        );
-        assert_eq!(
-            schedule().due(at("10:05:00"), None),
-            Due {
-                skipped: vec![],
-                run: None
-            }
-        );
+        assert_eq!(schedule().due(at("10:01:00"), None).run, Some(at("10:00:00")));
+        assert_eq!(schedule().due(at("10:05:00"), None), Due { skipped: vec![], run: None });
     }
 
     #[test]
     fn a_clock_set_back_runs_no_slot_again() {
-        assert_eq!(
-            schedule().due(at("09:40:01"), Some(at("10:00:00"))).run,
-            None
-        );
+        assert_eq!(schedule().due(at("09:40:01"), Some(at("10:00:00"))).run, None);
     }
 
     #[test]

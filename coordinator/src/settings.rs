@@ -48,12 +48,7 @@ impl Settings {
                 batch_deadline.as_secs()
             ));
         }
-        let own_id = format!(
-            "{}-{}",
-            vars.optional("HOSTNAME")
-                .unwrap_or_else(|| "coordinator".to_owned()),
-            std::process::id()
-        );
+        let own_id = vars.process_id("coordinator");
         let settings = Self {
             database: Database::read(&mut vars),
             broker: Broker::read(&mut vars),
@@ -92,20 +87,12 @@ mod tests {
                 .contains("BATCH_DEADLINE_SECONDS=480")
         );
         assert!(
-            read([
-                ("EXTRACTION_INTERVAL_MINUTES", "5"),
-                ("BATCH_DEADLINE_SECONDS", "240")
-            ])
-            .is_ok()
+            read([("EXTRACTION_INTERVAL_MINUTES", "5"), ("BATCH_DEADLINE_SECONDS", "240")]).is_ok()
         );
     }
 
     #[test]
     fn slots_divide_the_day() {
-        assert!(
-            read([("EXTRACTION_INTERVAL_MINUTES", "7")])
-                .unwrap_err()
-                .contains("1440")
-        );
+        assert!(read([("EXTRACTION_INTERVAL_MINUTES", "7")]).unwrap_err().contains("1440"));
     }
 }

@@ -21,10 +21,7 @@ impl RateLimit {
     /// A limit of `per_minute` requests per client address; 0 means no limit.
     #[must_use]
     pub fn new(per_minute: usize) -> Self {
-        Self {
-            per_minute,
-            granted: HashMap::new(),
-        }
+        Self { per_minute, granted: HashMap::new() }
     }
 
     /// Grants a request at `now` (time since the start), or says after how many whole seconds the
@@ -34,10 +31,7 @@ impl RateLimit {
             return Ok(());
         }
         let times = self.granted.entry(client).or_default();
-        while times
-            .front()
-            .is_some_and(|&first| now.saturating_sub(first) >= WINDOW)
-        {
+        while times.front().is_some_and(|&first| now.saturating_sub(first) >= WINDOW) {
             times.pop_front();
         }
         if times.len() < self.per_minute {
@@ -66,10 +60,7 @@ mod tests {
             }
         }
         assert!(granted.len() >= 9);
-        assert!(
-            granted.windows(4).all(|four| four[3] - four[0] >= 60_000),
-            "{granted:?}"
-        );
+        assert!(granted.windows(4).all(|four| four[3] - four[0] >= 60_000), "{granted:?}");
     }
 
     #[test]

@@ -120,10 +120,7 @@ impl Options {
             assets: small(self.assets),
             ads: small(self.ads),
             delisted: small(self.delisted),
-            templates: templates
-                .iter()
-                .map(|item| item.user_type() == "merchant")
-                .collect(),
+            templates: templates.iter().map(|item| item.user_type() == "merchant").collect(),
             rates: Rates {
                 churn: self.churn_per_minute,
                 change: self.change_per_minute,
@@ -152,12 +149,7 @@ impl Live {
             TruthLog::create(path).with_context(|| format!("create --truth {}", path.display()))
         };
         let truth = options.truth.as_ref().map(create).transpose()?;
-        let mut live = Self {
-            world,
-            renderer,
-            truth,
-            manual_ms: 0,
-        };
+        let mut live = Self { world, renderer, truth, manual_ms: 0 };
         live.log_start(options).context("write the truth log")?;
         Ok(live)
     }
@@ -172,17 +164,8 @@ impl Live {
             seed: options.seed,
             started_at_us,
             options: serde_json::to_value(options)?,
-            fiats: world
-                .catalog
-                .fiats
-                .iter()
-                .map(|fiat| fiat.code.clone())
-                .collect(),
-            markets: world
-                .markets
-                .iter()
-                .map(|market| world.key(market))
-                .collect(),
+            fiats: world.catalog.fiats.iter().map(|fiat| fiat.code.clone()).collect(),
+            markets: world.markets.iter().map(|market| world.key(market)).collect(),
         }))?;
         for at in 0..self.world.advertisers.len() {
             self.log(Event::Advertiser(at))?;
@@ -273,10 +256,7 @@ impl Exchange {
     /// Time since the start, by the clock in force.
     fn elapsed_ms(&self) -> u64 {
         if self.options.manual_clock {
-            self.live
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .manual_ms
+            self.live.read().unwrap_or_else(PoisonError::into_inner).manual_ms
         } else {
             u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
         }
@@ -309,28 +289,17 @@ impl Exchange {
             return Answer::too_many_requests(retry_after);
         }
         let method = parts.method.as_str();
-        let request = api::Request {
-            number,
-            method,
-            path,
-            query,
-            body,
-        };
+        let request = api::Request { number, method, path, query, body };
         let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
         api::answer(&live.world, &live.renderer, &self.behaviour, &request)
     }
 
     fn manual_advance(&self, query: &str) -> Answer {
-        let ms = query
-            .strip_prefix("ms=")
-            .and_then(|text| text.parse::<u64>().ok());
+        let ms = query.strip_prefix("ms=").and_then(|text| text.parse::<u64>().ok());
         match ms.filter(|&ms| ms <= MAX_ADVANCE_MS) {
             Some(ms) => {
                 self.advance(self.elapsed_ms() + ms);
-                Answer {
-                    status: 204,
-                    ..Answer::default()
-                }
+                Answer { status: 204, ..Answer::default() }
             }
             None => Answer {
                 status: 400,
@@ -344,20 +313,11 @@ impl Exchange {
         let Some(file) = &self.request_log else {
             return;
         };
-        let line = LogLine {
-            at_us: unix_us(),
-            path,
-            seen: &answer.seen,
-            status: answer.status,
-        };
-        let written = serde_json::to_vec(&line)
-            .map_err(io::Error::from)
-            .and_then(|mut text| {
-                text.push(b'\n');
-                file.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .write_all(&text)
-            });
+        let line = LogLine { at_us: unix_us(), path, seen: &answer.seen, status: answer.status };
+        let written = serde_json::to_vec(&line).map_err(io::Error::from).and_then(|mut text| {
+            text.push(b'\n');
+            file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text)
+        });
         if let Err(error) = written {
             self.fail(error);
         }
@@ -392,23 +352,14 @@ async fn handle(
 }
 
 fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let accepted = headers
-        .get(header::ACCEPT_ENCODING)
-        .and_then(|value| value.to_str().ok());
-    accepted.is_some_and(|list| {
-        list.split(',')
-            .any(|coding| coding.trim().starts_with("gzip"))
-    })
+    let accepted = headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
+    accepted.is_some_and(|list| list.split(',').any(|coding| coding.trim().starts_with("gzip")))
 }
 
 fn respond(answer: Answer, gzip: bool) -> Response {
     let mut body = answer.body;
     let mut headers = HeaderMap::new();
-    let kind = if answer.html {
-        "text/html"
-    } else {
-        "application/json;charset=UTF-8"
-    };
+    let kind = if answer.html { "text/html" } else { "application/json;charset=UTF-8" };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     if let Some(seconds) = answer.retry_after {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -433,20 +384,12 @@ pub async fn run(options: Options) -> Result<()> {
     let listener = TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("listen on --listen {}", options.listen))?;
-    let url = format!(
-        "http://{}",
-        listener.local_addr().context("find the address taken")?
-    );
+    let url = format!("http://{}", listener.local_addr().context("find the address taken")?);
     let live = Live::start(&options)?;
     let create = |path: &PathBuf| {
         File::create(path).with_context(|| format!("create --request-log {}", path.display()))
     };
-    let request_log = options
-        .request_log
-        .as_ref()
-        .map(create)
-        .transpose()?
-        .map(Mutex::new);
+    let request_log = options.request_log.as_ref().map(create).transpose()?.map(Mutex::new);
     let (failed, mut failure) = mpsc::channel(1);
     let exchange = Arc::new(Exchange {
         behaviour: Behaviour {
@@ -464,15 +407,10 @@ pub async fn run(options: Options) -> Result<()> {
         options,
     });
     announce(&url, &exchange.options)?;
-    let app = Router::new()
-        .fallback(handle)
-        .with_state(Arc::clone(&exchange));
+    let app = Router::new().fallback(handle).with_state(Arc::clone(&exchange));
     // Answers go out whole; without this the end of each could wait for a delayed acknowledgement.
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let server = axum::serve(
-        listener,
-        app.into_make_service_with_connect_info::<SocketAddr>(),
-    );
+    let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>());
     tokio::select! {
         result = server => result.context("serve"),
         () = keep_moving(&exchange) => Ok(()),
@@ -489,9 +427,7 @@ fn announce(url: &str, options: &Options) -> Result<()> {
     }
     let mut stdout = io::stdout();
     // Nobody may be reading; that is no reason not to serve.
-    writeln!(stdout, "listening on {url}")
-        .and_then(|()| stdout.flush())
-        .ok();
+    writeln!(stdout, "listening on {url}").and_then(|()| stdout.flush()).ok();
     Ok(())
 }
 

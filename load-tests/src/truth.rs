@@ -70,10 +70,7 @@ pub struct AdEvent {
 
 /// What a parser can see of an ad.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(
-    missing_docs,
-    reason = "the fields are named after those of the answer"
-)]
+#[expect(missing_docs, reason = "the fields are named after those of the answer")]
 pub struct AdContent {
     pub price: String,
     pub surplus_amount: String,
@@ -94,10 +91,7 @@ pub struct AdContent {
 
 /// The state of an advertiser from now on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(
-    missing_docs,
-    reason = "the fields are named after those of the answer"
-)]
+#[expect(missing_docs, reason = "the fields are named after those of the answer")]
 pub struct AdvertiserEvent {
     /// Unix microseconds.
     pub at_us: u64,
@@ -123,10 +117,7 @@ pub struct TruthLog {
 impl TruthLog {
     /// Starts a new log, replacing an old file.
     pub fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            file: BufWriter::new(File::create(path)?),
-            last_us: 0,
-        })
+        Ok(Self { file: BufWriter::new(File::create(path)?), last_us: 0 })
     }
 
     /// The time for the next record. Never goes back, even if the wall clock does.
@@ -150,8 +141,6 @@ impl TruthLog {
 /// Unix microseconds now.
 #[must_use]
 pub fn unix_us() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

@@ -78,13 +78,7 @@ pub enum EndState {
 }
 
 impl EndState {
-    pub const ALL: [Self; 5] = [
-        Self::Done,
-        Self::Empty,
-        Self::Failed,
-        Self::Expired,
-        Self::Shed,
-    ];
+    pub const ALL: [Self; 5] = [Self::Done, Self::Empty, Self::Failed, Self::Expired, Self::Shed];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -180,9 +174,7 @@ impl Failure {
     /// From the column.
     #[must_use]
     pub fn from_column(text: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|failure| failure.as_str() == text)
+        Self::ALL.into_iter().find(|failure| failure.as_str() == text)
     }
 }
 

@@ -6,10 +6,7 @@ use tokio_util::sync::CancellationToken;
 /// Makes ring the TLS provider of the process. The first line of every `main`: the clients of
 /// `PostgreSQL`, Redis, `RabbitMQ` and HTTP all take the process-wide one.
 pub fn install_tls_provider() {
-    if rustls::crypto::ring::default_provider()
-        .install_default()
-        .is_err()
-    {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider was installed before");
     }
 }
@@ -21,10 +18,8 @@ const EXIT_INTERRUPTED: i32 = 130;
 /// second one ends the process at once; the broker then delivers again what was in hand.
 pub fn shutdown_on_signals() -> std::io::Result<CancellationToken> {
     let token = CancellationToken::new();
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let cancelled = token.clone();
     tokio::spawn(async move {
         loop {

@@ -45,10 +45,7 @@ impl Vars {
         }
         // Not `vars()`: it panics where a value is not UTF-8.
         values.extend(std::env::vars_os().filter_map(|(name, value)| {
-            Some((
-                name.into_string().ok()?,
-                value.to_string_lossy().into_owned(),
-            ))
+            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
         }));
         Self { values, problems }
     }
@@ -56,10 +53,7 @@ impl Vars {
     /// Given variables, for tests.
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-        Self {
-            values: pairs.into_iter().map(own).collect(),
-            problems: Vec::new(),
-        }
+        Self { values: pairs.into_iter().map(own).collect(), problems: Vec::new() }
     }
 
     /// Notes a problem, such as two settings that contradict each other.
@@ -69,11 +63,7 @@ impl Vars {
 
     /// The settings, if nothing was wrong.
     pub fn finish<T>(self, settings: T) -> Result<T, BadSettings> {
-        if self.problems.is_empty() {
-            Ok(settings)
-        } else {
-            Err(BadSettings(self.problems))
-        }
+        if self.problems.is_empty() { Ok(settings) } else { Err(BadSettings(self.problems)) }
     }
 
     /// Text; an empty variable counts as absent.
@@ -132,9 +122,7 @@ impl Vars {
     {
         value.parse().unwrap_or_else(|error: T::Err| {
             self.problems.push(format!("{name}={value:?}: {error}"));
-            default
-                .parse()
-                .unwrap_or_else(|_| panic!("the default of {name} is allowed"))
+            default.parse().unwrap_or_else(|_| panic!("the default of {name} is allowed"))
         })
     }
 
@@ -142,10 +130,14 @@ impl Vars {
     #[must_use]
     pub fn list(&self, name: &str) -> Vec<String> {
         let parts = self.get(name).unwrap_or_default().split(',').map(str::trim);
-        parts
-            .filter(|part| !part.is_empty())
-            .map(str::to_owned)
-            .collect()
+        parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// A name for this process that no other has, on whatever machine: host, process and chance.
+    #[must_use]
+    pub fn process_id(&self, role: &str) -> String {
+        let host = self.get("HOSTNAME").unwrap_or(role);
+        format!("{host}-{}-{:04x}", std::process::id(), rand::random::<u16>())
     }
 
     /// A URL with one of `schemes`. Values of URLs hold passwords and are never shown.
@@ -153,33 +145,25 @@ impl Vars {
     /// # Panics
     /// Never: the only URL that is taken for granted is a constant.
     pub fn url(&mut self, name: &str, default: Option<&str>, schemes: &[&str]) -> url::Url {
-        let allowed = schemes
-            .iter()
-            .map(|scheme| format!("{scheme}://…"))
-            .collect::<Vec<_>>()
-            .join(" or ");
+        let allowed =
+            schemes.iter().map(|scheme| format!("{scheme}://…")).collect::<Vec<_>>().join(" or ");
         let stand_in = || url::Url::parse("unset://").expect("a constant URL");
         let Some(value) = self.get(name).or(default) else {
-            self.problems
-                .push(format!("{name} is not set: needed is {allowed}"));
+            self.problems.push(format!("{name} is not set: needed is {allowed}"));
             return stand_in();
         };
         match url::Url::parse(value) {
             Ok(url) if schemes.contains(&url.scheme()) => url,
             _ => {
-                self.problems.push(format!(
-                    "{name} is not a URL that can be used: allowed is {allowed}"
-                ));
+                self.problems
+                    .push(format!("{name} is not a URL that can be used: allowed is {allowed}"));
                 stand_in()
             }
         }
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        self.values
-            .get(name)
-            .map(String::as_str)
-            .filter(|value| !value.trim().is_empty())
+        self.values.get(name).map(String::as_str).filter(|value| !value.trim().is_empty())
     }
 }
 
@@ -197,21 +181,13 @@ impl Database {
         let url = vars.url("DATABASE_URL", None, &["postgres", "postgresql"]);
         let size = vars.number("DB_POOL_SIZE", 20, 1..=1000);
         let overflow = vars.number("DB_MAX_OVERFLOW", 10, 0..=1000);
-        Self {
-            url,
-            max_connections: size + overflow,
-        }
+        Self { url, max_connections: size + overflow }
     }
 }
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} (max_connections {})",
-            redacted(&self.url),
-            self.max_connections
-        )
+        write!(f, "{} (max_connections {})", redacted(&self.url), self.max_connections)
     }
 }
 
@@ -228,8 +204,7 @@ impl Broker {
     pub fn read(vars: &mut Vars) -> Self {
         let mut url = vars.url("AMQP_URL", None, &["amqp", "amqps"]);
         if !url.query_pairs().any(|(name, _)| name == "heartbeat") {
-            url.query_pairs_mut()
-                .append_pair("heartbeat", HEARTBEAT_SECS);
+            url.query_pairs_mut().append_pair("heartbeat", HEARTBEAT_SECS);
         }
         Self { url }
     }
@@ -249,9 +224,7 @@ pub struct Redis {
 
 impl Redis {
     pub fn read(vars: &mut Vars) -> Self {
-        Self {
-            url: vars.url("REDIS_URL", None, &["redis", "rediss"]),
-        }
+        Self { url: vars.url("REDIS_URL", None, &["redis", "rediss"]) }
     }
 }
 
@@ -309,14 +282,8 @@ mod tests {
     #[test]
     fn the_broker_url_always_has_a_heartbeat() {
         let mut vars = Vars::from_pairs([("AMQP_URL", "amqp://h/%2f")]);
-        assert_eq!(
-            Broker::read(&mut vars).url.as_str(),
-            "amqp://h/%2f?heartbeat=10"
-        );
+        assert_eq!(Broker::read(&mut vars).url.as_str(), "amqp://h/%2f?heartbeat=10");
         let mut vars = Vars::from_pairs([("AMQP_URL", "amqp://h/%2f?heartbeat=4")]);
-        assert_eq!(
-            Broker::read(&mut vars).url.as_str(),
-            "amqp://h/%2f?heartbeat=4"
-        );
+        assert_eq!(Broker::read(&mut vars).url.as_str(), "amqp://h/%2f?heartbeat=4");
     }
 }

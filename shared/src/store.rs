@@ -29,11 +29,8 @@ pub enum StoreError {
 
 /// A pool. `name` is shown in `pg_stat_activity`.
 pub async fn connect(settings: &Database, name: &str) -> Result<PgPool, StoreError> {
-    let options: PgConnectOptions = settings
-        .url
-        .as_str()
-        .parse()
-        .map_err(StoreError::Unreachable)?;
+    let options: PgConnectOptions =
+        settings.url.as_str().parse().map_err(StoreError::Unreachable)?;
     PgPoolOptions::new()
         .max_connections(settings.max_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -45,11 +42,7 @@ pub async fn connect(settings: &Database, name: &str) -> Result<PgPool, StoreErr
 /// Refuses a schema older than this program. A newer one is fine: migrations expand before they
 /// contract, so that old processes can run beside new ones.
 pub async fn check_schema(pool: &PgPool) -> Result<(), StoreError> {
-    let needed = MIGRATOR
-        .iter()
-        .map(|migration| migration.version)
-        .max()
-        .unwrap_or_default();
+    let needed = MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or_default();
     let applied = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success");
     let found: Option<i64> = match applied.fetch_one(pool).await {
         Ok(found) => found,

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 use opentelemetry::global;
 use opentelemetry::trace::TracerProvider;
+use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -18,8 +19,8 @@ use crate::settings::Vars;
 pub struct Telemetry {
     filter: String,
     json: bool,
-    /// Traces are sent only if the standard variable names a collector; the exporter reads it itself.
-    export_traces: bool,
+    /// The collector; without one no traces are sent.
+    otlp_endpoint: Option<String>,
 }
 
 impl Telemetry {
@@ -35,18 +36,13 @@ impl Telemetry {
             "json" => true,
             "pretty" => false,
             other => {
-                vars.problem(format!(
-                    "LOG_FORMAT={other:?}: allowed are auto, json, pretty"
-                ));
+                vars.problem(format!("LOG_FORMAT={other:?}: allowed are auto, json, pretty"));
                 true
             }
         };
-        let export_traces = vars.optional("OTEL_EXPORTER_OTLP_ENDPOINT").is_some();
-        Self {
-            filter,
-            json,
-            export_traces,
-        }
+        // Handed to the exporter, which knows the process's environment but not `.env`.
+        let otlp_endpoint = vars.optional("OTEL_EXPORTER_OTLP_ENDPOINT");
+        Self { filter, json, otlp_endpoint }
     }
 }
 
@@ -68,18 +64,15 @@ impl Drop for Guard {
 pub fn init(name: &'static str, settings: &Telemetry) -> anyhow::Result<Guard> {
     global::set_text_map_propagator(TraceContextPropagator::new());
     let provider = settings
-        .export_traces
-        .then(|| trace_provider(name))
+        .otlp_endpoint
+        .as_deref()
+        .map(|endpoint| trace_provider(name, endpoint))
         .transpose()?;
     let traces = provider
         .as_ref()
         .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer(name)));
     let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let format = if settings.json {
-        format.json().boxed()
-    } else {
-        format.boxed()
-    };
+    let format = if settings.json { format.json().boxed() } else { format.boxed() };
     tracing_subscriber::registry()
         .with(EnvFilter::try_new(&settings.filter)?)
         .with(traces)
@@ -88,13 +81,9 @@ pub fn init(name: &'static str, settings: &Telemetry) -> anyhow::Result<Guard> {
     Ok(Guard(provider))
 }
 
-fn trace_provider(name: &'static str) -> anyhow::Result<SdkTracerProvider> {
-    let exporter = opentelemetry_otlp::SpanExporter::builder()
-        .with_tonic()
-        .build()?;
+fn trace_provider(name: &'static str, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
+    let exporter =
+        opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
     let resource = Resource::builder().with_service_name(name).build();
-    Ok(SdkTracerProvider::builder()
-        .with_batch_exporter(exporter)
-        .with_resource(resource)
-        .build())
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }

@@ -36,10 +36,7 @@ pub enum FetchError {
     Network(String),
     /// Too fast, or banned: 429, 418, and 403, with which a firewall answers.
     #[error("refused with status {status}")]
-    RateLimited {
-        status: u16,
-        retry_after: Option<Duration>,
-    },
+    RateLimited { status: u16, retry_after: Option<Duration> },
     #[error("the exchange failed with status {0}")]
     Server(u16),
     /// Any other status: a redirect, a path that is gone, a restricted place.
@@ -88,11 +85,7 @@ impl Client {
             .connect_timeout(settings.request_timeout)
             .build()
             .context("the HTTP client can't be made")?;
-        Ok(Self {
-            http,
-            endpoints: settings.binance.clone(),
-            timeout: settings.request_timeout,
-        })
+        Ok(Self { http, endpoints: settings.binance.clone(), timeout: settings.request_timeout })
     }
 
     /// Sends one request, which uses up the permit.
@@ -120,16 +113,11 @@ impl Client {
         match status {
             StatusCode::OK => {}
             StatusCode::TOO_MANY_REQUESTS | StatusCode::IM_A_TEAPOT | StatusCode::FORBIDDEN => {
-                let retry_after = response
-                    .headers()
-                    .get(RETRY_AFTER)
-                    .and_then(|value| value.to_str().ok());
+                let retry_after =
+                    response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
                 let retry_after =
                     retry_after.and_then(|value| parse_retry_after(value, Utc::now()));
-                return Err(FetchError::RateLimited {
-                    status: status.as_u16(),
-                    retry_after,
-                });
+                return Err(FetchError::RateLimited { status: status.as_u16(), retry_after });
             }
             _ if status.is_server_error() => return Err(FetchError::Server(status.as_u16())),
             _ => return Err(FetchError::Status(status.as_u16())),
@@ -141,10 +129,7 @@ impl Client {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Answer {
-            body,
-            fetched_at: Utc::now(),
-        })
+        Ok(Answer { body, fetched_at: Utc::now() })
     }
 }
 
@@ -176,10 +161,7 @@ mod tests {
         let now = "2026-11-22T10:00:00Z".parse().unwrap();
         let parse = |value| parse_retry_after(value, now);
         assert_eq!(parse("7"), Some(Duration::from_secs(7)));
-        assert_eq!(
-            parse("Sun, 22 Nov 2026 10:01:30 GMT"),
-            Some(Duration::from_secs(90))
-        );
+        assert_eq!(parse("Sun, 22 Nov 2026 10:01:30 GMT"), Some(Duration::from_secs(90)));
         assert_eq!(parse("Sun, 22 Nov 2026 09:00:00 GMT"), Some(Duration::ZERO));
         assert_eq!(parse("soon"), None);
     }

@@ -48,12 +48,7 @@ pub async fn run(
             Some(delivery) = normal.recv() => delivery,
             else => break,
         };
-        jobs.spawn(work(
-            Arc::clone(&handler),
-            delivery,
-            finished.clone(),
-            place,
-        ));
+        jobs.spawn(work(Arc::clone(&handler), delivery, finished.clone(), place));
     }
     stop_taking();
     jobs.close();
@@ -69,10 +64,7 @@ async fn work(
     let job = match decode(&delivery.body) {
         Ok(job) => job,
         Err(error) => {
-            tracing::error!(
-                error,
-                "a message can't be read and goes to the dead letters"
-            );
+            tracing::error!(error, "a message can't be read and goes to the dead letters");
             if let Err(error) = delivery.reject().await {
                 tracing::warn!(%error, "the message could not be rejected and will come again");
             }
@@ -82,16 +74,7 @@ async fn work(
     let span = tracing::info_span!("job", batch = %job.batch_id, ordinal = job.ordinal, kind = job.work.kind());
     delivery.link(&span);
     let outcome = handler.run(&job).instrument(span).await;
-    if finished
-        .send(Finished {
-            job,
-            delivery,
-            outcome,
-            place,
-        })
-        .await
-        .is_err()
-    {
+    if finished.send(Finished { job, delivery, outcome, place }).await.is_err() {
         tracing::error!("the storer is gone; the job will be delivered again");
     }
 }
@@ -99,10 +82,7 @@ async fn work(
 fn decode(body: &[u8]) -> Result<Job, String> {
     let job: Job = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     if job.version != MESSAGE_VERSION {
-        return Err(format!(
-            "version {} is not allowed: {MESSAGE_VERSION}",
-            job.version
-        ));
+        return Err(format!("version {} is not allowed: {MESSAGE_VERSION}", job.version));
     }
     Ok(job)
 }

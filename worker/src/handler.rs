@@ -40,6 +40,8 @@ pub struct Ending {
     pub detail: Option<String>,
     pub requests: Requests,
     pub facts: Facts,
+    /// The answer as sent; a failed job's goes into quarantine.
+    pub answer: Option<Vec<u8>>,
 }
 
 /// The requests of a job, as the ledger keeps them.
@@ -63,41 +65,29 @@ pub enum Facts {
     FiatList(Vec<binance::FiatListed>),
     Assets(binance::AssetLists),
     PaymentMethods(Vec<shared::domain::PaymentMethod>),
-    /// An answer from which nothing could be taken, for the quarantine.
-    Unreadable(Vec<u8>),
 }
 
 impl Ending {
-    fn new(
+    /// An ending without facts.
+    fn without_facts(requests: Requests, state: EndState, reason: &'static str) -> Self {
+        let reason = Some(reason);
+        Self { state, reason, detail: None, requests, facts: Facts::None, answer: None }
+    }
+
+    fn failed(
         requests: Requests,
-        state: EndState,
-        reason: Option<&'static str>,
-        facts: Facts,
+        failure: Failure,
+        detail: String,
+        answer: Option<Vec<u8>>,
     ) -> Self {
-        Self {
-            state,
-            reason,
-            detail: None,
-            requests,
-            facts,
-        }
+        let failed = Self::without_facts(requests, EndState::Failed, failure.as_str());
+        Self { detail: Some(detail), answer, ..failed }
     }
 
     /// A failed ending in the place of this one, for what could not be stored as it was.
     #[must_use]
     pub fn into_failed(self, failure: Failure, detail: String) -> Self {
-        Self::failed(self.requests, failure, detail, Facts::None)
-    }
-
-    fn failed(requests: Requests, failure: Failure, detail: String, facts: Facts) -> Self {
-        let reason = Some(failure.as_str());
-        Self {
-            state: EndState::Failed,
-            reason,
-            detail: Some(detail),
-            requests,
-            facts,
-        }
+        Self::failed(self.requests, failure, detail, self.answer)
     }
 
     /// Ads of the whole book, if a page with ads declared them.
@@ -170,13 +160,7 @@ impl Handler {
         client: Client,
         shutdown: CancellationToken,
     ) -> Self {
-        Self {
-            pool,
-            limiter,
-            client,
-            max_retries: settings.max_retries,
-            shutdown,
-        }
+        Self { pool, limiter, client, max_retries: settings.max_retries, shutdown }
     }
 
     /// Does one job. Never an error: whatever goes wrong is how the job ended.
@@ -195,8 +179,8 @@ impl Handler {
         if let (Work::Search { page, .. }, Some(total)) = (&job.work, row.book_total)
             && *page > page_count(total, SEARCH_ROWS)
         {
-            let reason = Some(EMPTY_BEYOND_LAST_PAGE);
-            let ending = Ending::new(Requests::default(), EndState::Empty, reason, Facts::None);
+            let none = Requests::default();
+            let ending = Ending::without_facts(none, EndState::Empty, EMPTY_BEYOND_LAST_PAGE);
             return Outcome::Ended(Box::new(ending));
         }
         self.fetch(job).await
@@ -224,23 +208,15 @@ impl Handler {
 
     async fn fetch(&self, job: &Job) -> Outcome {
         let max_retries = usize::try_from(self.max_retries).unwrap_or(usize::MAX);
-        let mut patience = Patience {
-            backoff: backoff(max_retries),
-            refusals: 0,
-            rereads: 0,
-        };
+        let mut patience = Patience { backoff: backoff(max_retries), refusals: 0, rereads: 0 };
         let mut requests = Requests::default();
         loop {
             let permit = match self.limiter.acquire(job.expires_at, &self.shutdown).await {
                 Ok(permit) => permit,
                 Err(NoPermit::Shutdown) => return Outcome::Released,
                 Err(NoPermit::Deadline) => {
-                    let expired = Ending::new(
-                        requests,
-                        EndState::Expired,
-                        Some(EXPIRED_DEADLINE),
-                        Facts::None,
-                    );
+                    let expired =
+                        Ending::without_facts(requests, EndState::Expired, EXPIRED_DEADLINE);
                     return Outcome::Ended(Box::new(expired));
                 }
             };
@@ -281,9 +257,7 @@ impl Handler {
         let again = match error {
             FetchError::RateLimited { retry_after, .. } if patience.refusals < MAX_REFUSALS => {
                 patience.refusals += 1;
-                self.limiter
-                    .pause(retry_after.unwrap_or(DEFAULT_PAUSE))
-                    .await;
+                self.limiter.pause(retry_after.unwrap_or(DEFAULT_PAUSE)).await;
                 // The pause is in the limiter: the next permit comes after it.
                 Some(Duration::ZERO)
             }
@@ -292,12 +266,7 @@ impl Handler {
             _ => None,
         };
         let Some(pause) = again else {
-            return Next::End(Ending::failed(
-                requests,
-                error.failure(),
-                error.to_string(),
-                Facts::None,
-            ));
+            return Next::End(Ending::failed(requests, error.failure(), error.to_string(), None));
         };
         Next::TryAgain(pause)
     }
@@ -314,37 +283,30 @@ fn backoff(max_times: usize) -> backon::ExponentialBackoff {
 
 /// A complete answer: what it told, or whether to ask again.
 fn judge_answer(job: &Job, answer: Answer, requests: Requests, patience: &mut Patience) -> Next {
-    let end = |state, reason, facts| Next::End(Ending::new(requests, state, reason, facts));
     let may_reread = patience.rereads < MAX_REREADS;
     match read(job, &answer.body) {
         Ok(Facts::Page(page)) if page.ads.len() + page.refusals.len() > MAX_ADS_PER_PAGE => {
             let ads = page.ads.len() + page.refusals.len();
             let detail = format!("the page lists {ads} ads, a page holds {MAX_ADS_PER_PAGE}");
-            let facts = Facts::Unreadable(answer.body);
-            Next::End(Ending::failed(
-                requests,
-                Failure::OversizedPage,
-                detail,
-                facts,
-            ))
+            let body = Some(answer.body);
+            Next::End(Ending::failed(requests, Failure::OversizedPage, detail, body))
         }
         Ok(Facts::Page(page)) if page.ads.is_empty() && page.refusals.is_empty() => {
             // Where there were ads, an empty answer is suspect and asked for once more.
-            if may_reread
-                && matches!(
-                    job.work,
-                    Work::Search {
-                        ads_expected: true,
-                        ..
-                    }
-                )
-            {
+            if may_reread && matches!(job.work, Work::Search { ads_expected: true, .. }) {
                 patience.rereads += 1;
                 return Next::TryAgain(FIRST_BACKOFF);
             }
-            end(EndState::Empty, Some(EMPTY_NO_ADS), Facts::None)
+            Next::End(Ending::without_facts(requests, EndState::Empty, EMPTY_NO_ADS))
         }
-        Ok(facts) => end(EndState::Done, None, facts),
+        Ok(facts) => Next::End(Ending {
+            state: EndState::Done,
+            reason: None,
+            detail: None,
+            requests,
+            facts,
+            answer: Some(answer.body),
+        }),
         Err(error) if !error.is_permanent() && may_reread => {
             tracing::warn!(%error, work = ?job.work, "unreadable answer, asking once more");
             patience.rereads += 1;
@@ -352,13 +314,8 @@ fn judge_answer(job: &Job, answer: Answer, requests: Requests, patience: &mut Pa
         }
         Err(error) => {
             tracing::error!(%error, work = ?job.work, "unreadable answer");
-            let facts = Facts::Unreadable(answer.body);
-            Next::End(Ending::failed(
-                requests,
-                error.failure(),
-                error.to_string(),
-                facts,
-            ))
+            let (failure, detail) = (error.failure(), error.to_string());
+            Next::End(Ending::failed(requests, failure, detail, Some(answer.body)))
         }
     }
 }

@@ -48,11 +48,7 @@ pub async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        ?settings,
-        "worker starts"
-    );
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), ?settings, "worker starts");
     let run = async {
         let shutdown = service::shutdown_on_signals().context("signals can't be watched")?;
         run(settings, shutdown).await
@@ -76,13 +72,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "worker");
     let prefetch = u16::try_from(settings.max_workers).context("MAX_WORKERS")?;
     let queues = [Queue::UrgentJobs, Queue::NormalJobs];
-    let (broker, deliveries) = Consumer::start(
-        &settings.broker,
-        &settings.topology,
-        "worker",
-        queues,
-        prefetch,
-    );
+    let (broker, deliveries) =
+        Consumer::start(&settings.broker, &settings.topology, "worker", queues, prefetch);
 
     let (finished, to_store) = mpsc::channel(settings.max_workers);
     let storer = storer::Storer::new(
@@ -91,13 +82,8 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         shutdown.clone(),
     );
     let storer = tokio::spawn(storer.run(to_store));
-    let handler = Arc::new(handler::Handler::new(
-        &settings,
-        pool,
-        limiter,
-        client,
-        shutdown.clone(),
-    ));
+    let handler =
+        Arc::new(handler::Handler::new(&settings, pool, limiter, client, shutdown.clone()));
     consumer::run(
         handler,
         deliveries,

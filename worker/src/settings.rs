@@ -54,7 +54,7 @@ const RATES: std::ops::RangeInclusive<u32> = 1..=1_000_000;
 
 impl Settings {
     pub fn read(mut vars: Vars) -> Result<Self, BadSettings> {
-        let own_id = format!("{}-{}", host_name(&vars), std::process::id());
+        let own_id = vars.process_id("worker");
         let max_workers = vars.number("MAX_WORKERS", 20, 1..=500);
         let settings = Self {
             database: Database::read(&mut vars),
@@ -69,51 +69,31 @@ impl Settings {
             max_workers,
             request_timeout: vars.seconds("REQUEST_TIMEOUT_SECONDS", 30, 1..=300),
             max_retries: vars.number("MAX_RETRIES", 3, 0..=20),
-            user_agent: vars.text(
-                "USER_AGENT",
-                concat!("p2p-market-data/", env!("CARGO_PKG_VERSION")),
-            ),
+            user_agent: vars
+                .text("USER_AGENT", concat!("p2p-market-data/", env!("CARGO_PKG_VERSION"))),
         };
         vars.finish(settings)
     }
 }
 
-fn host_name(vars: &Vars) -> String {
-    vars.optional("HOSTNAME")
-        .unwrap_or_else(|| "worker".to_owned())
-}
-
 impl Binance {
     fn read(vars: &mut Vars) -> Self {
-        let base = vars.url(
-            "BINANCE_BASE_URL",
-            Some("https://p2p.binance.com"),
-            &["https", "http"],
-        );
+        let base =
+            vars.url("BINANCE_BASE_URL", Some("https://p2p.binance.com"), &["https", "http"]);
         let mut endpoint = |name: &str, default: &str| {
             let path = vars.text(name, default);
-            let url = path
-                .starts_with('/')
-                .then(|| base.join(&path).ok())
-                .flatten();
+            let url = path.starts_with('/').then(|| base.join(&path).ok()).flatten();
             // A path such as `//elsewhere/…` would change the host.
-            url.filter(|url| url.host() == base.host())
-                .unwrap_or_else(|| {
-                    vars.problem(format!(
-                        "{name}={path:?}: allowed is a path of the host, such as {default}"
-                    ));
-                    base.clone()
-                })
+            url.filter(|url| url.host() == base.host()).unwrap_or_else(|| {
+                vars.problem(format!(
+                    "{name}={path:?}: allowed is a path of the host, such as {default}"
+                ));
+                base.clone()
+            })
         };
         Self {
-            search: endpoint(
-                "BINANCE_SEARCH_ENDPOINT",
-                "/bapi/c2c/v2/friendly/c2c/adv/search",
-            ),
-            assets: endpoint(
-                "BINANCE_PAIRS_ENDPOINT",
-                "/bapi/c2c/v2/friendly/c2c/portal/config",
-            ),
+            search: endpoint("BINANCE_SEARCH_ENDPOINT", "/bapi/c2c/v2/friendly/c2c/adv/search"),
+            assets: endpoint("BINANCE_PAIRS_ENDPOINT", "/bapi/c2c/v2/friendly/c2c/portal/config"),
             fiat_list: endpoint(
                 "BINANCE_FIATS_ENDPOINT",
                 "/bapi/c2c/v1/friendly/c2c/trade-rule/fiat-list",
@@ -136,11 +116,7 @@ impl RateLimit {
                 "INITIAL_RATE_LIMIT={per_minute}: allowed are MIN_RATE_LIMIT={min_per_minute} to MAX_RATE_LIMIT={max_per_minute}"
             ));
         }
-        Self {
-            per_minute,
-            min_per_minute,
-            burst: vars.number("RATE_LIMIT_BURST", 1, 1..=1000),
-        }
+        Self { per_minute, min_per_minute, burst: vars.number("RATE_LIMIT_BURST", 1, 1..=1000) }
     }
 }
 
@@ -148,11 +124,8 @@ impl RateLimit {
 mod tests {
     use super::*;
 
-    const SERVERS: [(&str, &str); 3] = [
-        ("DATABASE_URL", "postgres://h/d"),
-        ("AMQP_URL", "amqp://h"),
-        ("REDIS_URL", "redis://h"),
-    ];
+    const SERVERS: [(&str, &str); 3] =
+        [("DATABASE_URL", "postgres://h/d"), ("AMQP_URL", "amqp://h"), ("REDIS_URL", "redis://h")];
 
     fn read<'a>(more: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Settings, String> {
         let vars = Vars::from_pairs(SERVERS.into_iter().chain(more));
@@ -184,11 +157,7 @@ mod tests {
 
     #[test]
     fn the_rate_lies_between_floor_and_ceiling() {
-        assert!(
-            read([("INITIAL_RATE_LIMIT", "300")])
-                .unwrap_err()
-                .contains("MAX_RATE_LIMIT=200")
-        );
+        assert!(read([("INITIAL_RATE_LIMIT", "300")]).unwrap_err().contains("MAX_RATE_LIMIT=200"));
         assert!(read([("INITIAL_RATE_LIMIT", "300"), ("MAX_RATE_LIMIT", "400")]).is_ok());
     }
 }

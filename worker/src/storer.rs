@@ -44,11 +44,7 @@ struct Recorded {
 impl Storer {
     #[must_use]
     pub fn new(store: Store, publisher: Publisher, shutdown: CancellationToken) -> Self {
-        Self {
-            store,
-            publisher,
-            shutdown,
-        }
+        Self { store, publisher, shutdown }
     }
 
     /// Stores until the channel is closed and empty.
@@ -62,13 +58,7 @@ impl Storer {
 
     async fn record(&mut self, group: impl Iterator<Item = Finished>) -> Vec<Recorded> {
         let (mut recorded, mut to_store, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
-        for Finished {
-            job,
-            delivery,
-            outcome,
-            place,
-        } in group
-        {
+        for Finished { job, delivery, outcome, place } in group {
             let stored = match outcome {
                 Outcome::Released => Stored::Not,
                 Outcome::EndedBefore(report) => Stored::Ended(report),
@@ -78,18 +68,11 @@ impl Storer {
                 }
                 Outcome::Ended(ending) => {
                     waiting.push((delivery, place));
-                    to_store.push(ToStore {
-                        job,
-                        ending: *ending,
-                    });
+                    to_store.push(ToStore { job, ending: *ending });
                     continue;
                 }
             };
-            recorded.push(Recorded {
-                delivery,
-                stored,
-                _place: place,
-            });
+            recorded.push(Recorded { delivery, stored, _place: place });
         }
         let stored = self.store_all(to_store).await;
         let pairs = stored.into_iter().zip(waiting);
@@ -127,9 +110,7 @@ impl Storer {
     async fn store_refused(&mut self, one: ToStore, error: &StoreError) -> Stored {
         let (batch, ordinal) = (one.job.batch_id, one.job.ordinal);
         tracing::error!(%error, %batch, ordinal, "the database refused a page");
-        let ending = one
-            .ending
-            .into_failed(Failure::StoreRefused, error.to_string());
+        let ending = one.ending.into_failed(Failure::StoreRefused, error.to_string());
         match self.store_group(&[ToStore { ending, ..one }]).await {
             Ok(stored) => stored.into_iter().next().unwrap_or(Stored::Not),
             Err(error) => {
@@ -168,11 +149,8 @@ impl Storer {
     /// Reports, then acknowledges. What is not reported is not acknowledged: it comes again, is found
     /// ended, and is reported then.
     async fn acknowledge(&self, recorded: Vec<Recorded>) {
-        let reports: Vec<_> = recorded
-            .iter()
-            .filter_map(|one| one.stored.report())
-            .map(to_message)
-            .collect();
+        let reports: Vec<_> =
+            recorded.iter().filter_map(|one| one.stored.report()).map(to_message).collect();
         let mut backoff = backoff();
         let mut tries = 0;
         while let Err(error) = self.publisher.publish(&reports).await {
@@ -183,10 +161,7 @@ impl Storer {
             }
             tokio::time::sleep(backoff.next().unwrap_or(LAST_BACKOFF)).await;
         }
-        for one in recorded
-            .iter()
-            .filter(|one| !matches!(one.stored, Stored::Not))
-        {
+        for one in recorded.iter().filter(|one| !matches!(one.stored, Stored::Not)) {
             if let Err(error) = one.delivery.ack().await {
                 tracing::warn!(%error, "not acknowledged; the message will come again");
             }

@@ -21,10 +21,8 @@ const FOLDERS: [&str; 7] = [
 
 fn files(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new("../fixtures/binance").join(folder);
-    let mut files: Vec<_> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files
 }
@@ -32,9 +30,7 @@ fn files(folder: &str) -> Vec<PathBuf> {
 /// The market that a file's name tells: `…-ASSET-FIAT-SIDE-…`.
 fn market(name: &str) -> Market {
     let parts: Vec<&str> = name.split('-').collect();
-    let named = parts
-        .windows(3)
-        .find_map(|w| Some((w[0], w[1], w[2].parse::<Side>().ok()?)));
+    let named = parts.windows(3).find_map(|w| Some((w[0], w[1], w[2].parse::<Side>().ok()?)));
     let (asset, fiat, side) = named.unwrap_or(("USDT", "BND", Side::Buy));
     Market::new(fiat, asset, side).unwrap()
 }
@@ -45,16 +41,13 @@ fn count(bytes: &[u8]) -> usize {
     let text = std::str::from_utf8(bytes).unwrap();
     let documents = match serde_json::from_str::<Value>(text) {
         Ok(document) => vec![document],
-        Err(_) => text
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect(),
+        Err(_) => text.lines().map(|line| serde_json::from_str(line).unwrap()).collect(),
     };
     let ads = |document: &Value| match document {
         Value::Array(items) => items.len(),
         Value::Object(object) if object.contains_key("buy_list") => ["buy_list", "sell_list"]
             .iter()
-            .map(|list| document[list].as_object().map_or(0, |ads| ads.len()))
+            .map(|list| document[list].as_object().map_or(0, serde_json::Map::len))
             .sum(),
         document => length(&document["data"]) + length(&document["anuncios"]),
     };
@@ -73,21 +66,13 @@ fn every_ad_is_taken_or_refused() {
                 .unwrap_or_else(|error| panic!("{name}: {error}"));
             taken += page.ads.len();
             refused += page.refusals.len();
-            reasons.extend(
-                page.refusals
-                    .into_iter()
-                    .map(|refusal| refusal.reason.as_str()),
-            );
+            reasons.extend(page.refusals.into_iter().map(|refusal| refusal.reason.as_str()));
         }
         assert_eq!(taken + refused, count(&bytes), "{name}");
         reasons.sort_unstable();
         reasons.dedup();
-        writeln!(
-            table,
-            "{taken:>4} taken {refused:>3} refused  {name} {}",
-            reasons.join(" ")
-        )
-        .unwrap();
+        writeln!(table, "{taken:>4} taken {refused:>3} refused  {name} {}", reasons.join(" "))
+            .unwrap();
     }
     insta::assert_snapshot!(table);
 }
@@ -96,10 +81,6 @@ fn every_ad_is_taken_or_refused() {
 fn every_list_of_assets_is_read() {
     for file in files("config") {
         let lists = parse_assets(&std::fs::read(&file).unwrap()).unwrap();
-        assert!(
-            lists.buy.len() >= 5 && lists.sell.len() >= 5,
-            "{}",
-            file.display()
-        );
+        assert!(lists.buy.len() >= 5 && lists.sell.len() >= 5, "{}", file.display());
     }
 }

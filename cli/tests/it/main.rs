@@ -1,4 +1,9 @@
 //! The real binary.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in test functions; these are their helpers"
+)]
+
 mod captures;
 mod parse;

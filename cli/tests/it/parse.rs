@@ -22,10 +22,7 @@ fn p2p(args: &[&str], stdin: &[u8]) -> Output {
 }
 
 fn lines(bytes: &[u8]) -> Vec<Value> {
-    String::from_utf8_lossy(bytes)
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    String::from_utf8_lossy(bytes).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
@@ -35,10 +32,7 @@ fn ads_are_lines_with_decimals_as_texts() {
     let ads = lines(&output.stdout);
     assert_eq!(ads.len(), 10);
     assert_eq!(ads[0]["price"], "102830.00");
-    assert_eq!(
-        ads[0]["advertiser"]["completion_rate"],
-        "0.9666666666666667"
-    );
+    assert_eq!(ads[0]["advertiser"]["completion_rate"], "0.9666666666666667");
     assert!(output.stderr.is_empty());
 }
 
@@ -46,10 +40,7 @@ fn ads_are_lines_with_decimals_as_texts() {
 fn stdin_is_a_dash() {
     let capture = std::fs::read(CAPTURE).unwrap();
     let output = p2p(&[&MARKET[..], &["-"]].concat(), &capture);
-    assert_eq!(
-        (output.status.code(), lines(&output.stdout).len()),
-        (Some(0), 10)
-    );
+    assert_eq!((output.status.code(), lines(&output.stdout).len()), (Some(0), 10));
 }
 
 #[test]
@@ -67,10 +58,7 @@ fn refusals_go_to_stderr_and_into_the_exit_code() {
 
 #[test]
 fn what_is_no_answer_is_refused_as_a_whole() {
-    let output = p2p(
-        &[&MARKET[..], &["-"]].concat(),
-        b"<html>Request blocked</html>",
-    );
+    let output = p2p(&[&MARKET[..], &["-"]].concat(), b"<html>Request blocked</html>");
     assert_eq!(output.status.code(), Some(3));
     assert_eq!(lines(&output.stderr)[0]["reason"], "unparsable");
 }

@@ -72,12 +72,7 @@ pub async fn open(
         .await?;
     }
     tx.commit().await?;
-    Ok(OpenBatch {
-        id,
-        slot_at,
-        deadline_at,
-        is_planned: false,
-    })
+    Ok(OpenBatch { id, slot_at, deadline_at, is_planned: false })
 }
 
 async fn next_number(connection: &mut sqlx::PgConnection, day: NaiveDate) -> anyhow::Result<u32> {
@@ -101,12 +96,7 @@ pub async fn list_open(pool: &PgPool, exchange: Exchange) -> anyhow::Result<Vec<
     .fetch_all(pool)
     .await?;
     let open = |(id, slot_at, deadline_at, is_planned)| {
-        Ok(OpenBatch {
-            id: BatchId::from_raw(id)?,
-            slot_at,
-            deadline_at,
-            is_planned,
-        })
+        Ok(OpenBatch { id: BatchId::from_raw(id)?, slot_at, deadline_at, is_planned })
     };
     rows.into_iter().map(open).collect()
 }
@@ -131,12 +121,7 @@ pub async fn record_skipped(
     )
     .bind(exchange.id())
     .bind(skipped.iter().map(|(slot, _)| *slot).collect::<Vec<_>>())
-    .bind(
-        skipped
-            .iter()
-            .map(|(_, reason)| reason.as_str())
-            .collect::<Vec<_>>(),
-    )
+    .bind(skipped.iter().map(|(_, reason)| reason.as_str()).collect::<Vec<_>>())
     .execute(pool)
     .await?;
     Ok(())

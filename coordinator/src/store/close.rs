@@ -39,7 +39,8 @@ pub struct Closed {
 pub struct Sums {
     /// Pages read, with or without ads.
     pub pages_read: i64,
-    /// Jobs of any kind that failed, expired or were left out.
+    /// Jobs that failed, expired or were left out. Lists of payment methods do not count: they name
+    /// what the ads name too, and no page waits for them.
     pub failed: i64,
     pub expired: i64,
     pub shed: i64,
@@ -114,11 +115,7 @@ pub async fn close(pool: &PgPool, batch: BatchId) -> anyhow::Result<Option<Close
         .execute(&mut *tx)
         .await?;
     tx.commit().await?;
-    Ok(Some(Closed {
-        outcome,
-        reason,
-        sums,
-    }))
+    Ok(Some(Closed { outcome, reason, sums }))
 }
 
 /// Takes the rows' locks: a worker that is just committing a page comes first, one that comes later
@@ -188,8 +185,8 @@ async fn update_catalog(connection: &mut PgConnection, batch: BatchId) -> anyhow
 async fn sum_up(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<Sums> {
     let sums = sqlx::query_as(
         "SELECT count(*) FILTER (WHERE kind = 'search' AND attempts > 0 AND state IN ('done', 'empty')) AS pages_read,
-                count(*) FILTER (WHERE state = 'failed') AS failed,
-                count(*) FILTER (WHERE state = 'expired') AS expired,
+                count(*) FILTER (WHERE state = 'failed' AND kind <> 'payment_methods') AS failed,
+                count(*) FILTER (WHERE state = 'expired' AND kind <> 'payment_methods') AS expired,
                 count(*) FILTER (WHERE state = 'shed') AS shed,
                 coalesce(sum(ads_taken), 0) AS ads,
                 coalesce(sum(ads_refused), 0) AS refused,
@@ -211,36 +208,20 @@ mod tests {
 
     #[test]
     fn a_batch_with_nothing_read_is_failed() {
-        let (outcome, reason) = Sums {
-            expired: 3,
-            ..Sums::default()
-        }
-        .outcome();
+        let (outcome, reason) = Sums { expired: 3, ..Sums::default() }.outcome();
         assert_eq!(outcome, BatchOutcome::Failed);
         assert_eq!(reason.as_deref(), Some("no page was read, 3 jobs expired"));
     }
 
     #[test]
     fn anything_lost_makes_it_partial_and_is_named() {
-        let sums = Sums {
-            pages_read: 10,
-            failed: 1,
-            refused: 2,
-            ..Sums::default()
-        };
+        let sums = Sums { pages_read: 10, failed: 1, refused: 2, ..Sums::default() };
         assert_eq!(
             sums.outcome(),
-            (
-                BatchOutcome::Partial,
-                Some("1 jobs failed, 2 ads refused".into())
-            )
+            (BatchOutcome::Partial, Some("1 jobs failed, 2 ads refused".into()))
         );
         assert_eq!(
-            Sums {
-                pages_read: 10,
-                ..Sums::default()
-            }
-            .outcome(),
+            Sums { pages_read: 10, ..Sums::default() }.outcome(),
             (BatchOutcome::Complete, None)
         );
     }

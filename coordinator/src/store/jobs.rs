@@ -45,17 +45,9 @@ async fn insert_as(
             Work::Assets { fiat_id, .. } | Work::PaymentMethods { fiat_id, .. } => {
                 (None, Some(*fiat_id), None, false)
             }
-            Work::Search {
-                market_id,
-                page,
-                ads_expected,
-                ..
-            } => (
-                Some(*market_id),
-                None,
-                Some(page.cast_signed()),
-                *ads_expected,
-            ),
+            Work::Search { market_id, page, ads_expected, .. } => {
+                (Some(*market_id), None, Some(page.cast_signed()), *ads_expected)
+            }
         };
         markets.push(market_id);
         fiats.push(fiat_id);
@@ -107,16 +99,8 @@ pub async fn reissue(
     )
     .bind(batch.day())
     .bind(batch.raw())
-    .bind(
-        jobs.iter()
-            .map(|job| job.ordinal.cast_signed())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        jobs.iter()
-            .map(|job| i32::from(job.issue))
-            .collect::<Vec<_>>(),
-    )
+    .bind(jobs.iter().map(|job| job.ordinal.cast_signed()).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|job| i32::from(job.issue)).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
@@ -169,10 +153,7 @@ struct EndRow {
 impl EndRow {
     fn end(&self) -> anyhow::Result<JobEnd> {
         let state = EndState::from_column(&self.state).with_context(|| {
-            format!(
-                "pipeline.jobs.state of ordinal {}: {:?}",
-                self.ordinal, self.state
-            )
+            format!("pipeline.jobs.state of ordinal {}: {:?}", self.ordinal, self.state)
         })?;
         Ok(JobEnd {
             ordinal: self.ordinal.cast_unsigned(),
@@ -204,10 +185,7 @@ struct JobRow {
 impl JobRow {
     fn work(&self) -> anyhow::Result<Work> {
         let fiat = || -> anyhow::Result<(i32, String)> {
-            Ok((
-                self.fiat_id.context("fiat_id")?,
-                self.fiat.clone().context("fiat")?,
-            ))
+            Ok((self.fiat_id.context("fiat_id")?, self.fiat.clone().context("fiat")?))
         };
         Ok(match self.kind.as_str() {
             "fiat_list" => Work::FiatList,
@@ -220,11 +198,7 @@ impl JobRow {
                 Work::PaymentMethods { fiat_id, fiat }
             }
             "search" => {
-                let names = (
-                    self.fiat.as_deref(),
-                    self.asset.as_deref(),
-                    self.side.as_deref(),
-                );
+                let names = (self.fiat.as_deref(), self.asset.as_deref(), self.side.as_deref());
                 let (Some(fiat), Some(asset), Some(side)) = names else {
                     bail!("the market is unknown")
                 };

@@ -26,12 +26,8 @@ fn bad_settings_are_told_together() {
         .unwrap();
     assert_eq!(output.status.code(), Some(64));
     let text = String::from_utf8_lossy(&output.stderr);
-    for part in [
-        "DATABASE_URL",
-        "AMQP_URL",
-        "EXTRACTION_INTERVAL_MINUTES=7",
-        "LOG_FORMAT=\"loud\"",
-    ] {
+    for part in ["DATABASE_URL", "AMQP_URL", "EXTRACTION_INTERVAL_MINUTES=7", "LOG_FORMAT=\"loud\""]
+    {
         assert!(text.contains(part), "{part} is missing in {text}");
     }
 }

@@ -39,24 +39,16 @@ async fn there_is_one_leader(pool: PgPool) {
     drop(leader);
     let locks = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
                   WHERE l.locktype = 'advisory' AND d.datname = current_database() AND l.granted AND l.pid <> $1";
-    let released: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
-        .fetch_one(&pool)
-        .await
-        .unwrap();
+    let released: i32 =
+        sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&pool).await.unwrap();
     let led = async {
-        while sqlx::query_scalar::<_, i64>(locks)
-            .bind(released)
-            .fetch_one(&pool)
-            .await
-            .unwrap()
+        while sqlx::query_scalar::<_, i64>(locks).bind(released).fetch_one(&pool).await.unwrap()
             == 0
         {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), led)
-        .await
-        .expect("the standby leads");
+    tokio::time::timeout(Duration::from_secs(20), led).await.expect("the standby leads");
     shutdown.cancel();
     assert_eq!(standby.await.unwrap().unwrap(), RunOutcome::Stopped);
 }
@@ -65,10 +57,8 @@ async fn there_is_one_leader(pool: PgPool) {
 #[sqlx::test(migrations = "../migrations")]
 async fn a_lost_lock_is_noticed(pool: PgPool) {
     let settings = settings(&pool);
-    let leader = Leadership::try_acquire(&settings.database, Exchange::Binance)
-        .await
-        .unwrap()
-        .unwrap();
+    let leader =
+        Leadership::try_acquire(&settings.database, Exchange::Binance).await.unwrap().unwrap();
     let cut = "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
                 WHERE l.locktype = 'advisory' AND d.datname = current_database()";
     sqlx::query(cut).execute(&pool).await.unwrap();

@@ -15,10 +15,7 @@ use sqlx::{ConnectOptions, PgPool};
 
 /// A variable that the test run was told.
 fn variable(name: &str) -> String {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the servers of a test run are told this way"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the servers of a test run are told this way")]
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: run the tests by `make test`"))
 }

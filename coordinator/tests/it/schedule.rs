@@ -34,18 +34,11 @@ async fn slots(pool: &PgPool) -> Vec<(DateTime<Utc>, String, Option<String>)> {
 async fn wait_closed(pool: &PgPool, count: i64) {
     let closed = "SELECT count(*) FROM pipeline.batches WHERE state = 'closed'";
     let wait = async {
-        while sqlx::query_scalar::<_, i64>(closed)
-            .fetch_one(pool)
-            .await
-            .unwrap()
-            < count
-        {
+        while sqlx::query_scalar::<_, i64>(closed).fetch_one(pool).await.unwrap() < count {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), wait)
-        .await
-        .expect("the batch closes");
+    tokio::time::timeout(Duration::from_mins(1), wait).await.expect("the batch closes");
 }
 
 /// A slot is run, missed ones are recorded, and across midnight the next day has its partitions.
@@ -54,24 +47,14 @@ async fn every_slot_ends_in_a_recorded_state(pool: PgPool) {
     let start: DateTime<Utc> = "2026-11-22T23:20:01Z".parse().unwrap();
     let clock = Arc::new(MovedClock(Mutex::new(start)));
     let shutdown = CancellationToken::new();
-    let run = coordinator::run(
-        settings(&pool),
-        Mode::Schedule,
-        false,
-        clock.clone(),
-        shutdown.clone(),
-    );
+    let run =
+        coordinator::run(settings(&pool), Mode::Schedule, false, clock.clone(), shutdown.clone());
     let run = tokio::spawn(run);
     let opened = "SELECT count(*) FROM pipeline.batches";
     let wait_opened = |count: i64| {
         let pool = pool.clone();
         async move {
-            while sqlx::query_scalar::<_, i64>(opened)
-                .fetch_one(&pool)
-                .await
-                .unwrap()
-                < count
-            {
+            while sqlx::query_scalar::<_, i64>(opened).fetch_one(&pool).await.unwrap() < count {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
@@ -86,11 +69,7 @@ async fn every_slot_ends_in_a_recorded_state(pool: PgPool) {
     wait_closed(&pool, 2).await;
     shutdown.cancel();
     assert_eq!(run.await.unwrap().unwrap(), RunOutcome::Stopped);
-    let at = |text: &str| {
-        format!("2026-11-{text}:00Z")
-            .parse::<DateTime<Utc>>()
-            .unwrap()
-    };
+    let at = |text: &str| format!("2026-11-{text}:00Z").parse::<DateTime<Utc>>().unwrap();
     let missed = || Some("missed".to_owned());
     assert_eq!(
         slots(&pool).await,

@@ -60,10 +60,7 @@ pub struct Answer {
 
 /// What the request log says of a request.
 #[derive(Debug, Default, Clone, Serialize)]
-#[expect(
-    missing_docs,
-    reason = "the fields are named after those of the request and answer"
-)]
+#[expect(missing_docs, reason = "the fields are named after those of the request and answer")]
 pub struct Seen {
     pub fiat: Option<String>,
     pub asset: Option<String>,
@@ -76,11 +73,7 @@ pub struct Seen {
 impl Answer {
     /// HTTP 200 with JSON.
     fn json(body: impl Into<Vec<u8>>) -> Self {
-        Self {
-            status: 200,
-            body: body.into(),
-            ..Self::default()
-        }
+        Self { status: 200, body: body.into(), ..Self::default() }
     }
 
     /// The wrapper around `data`.
@@ -116,10 +109,7 @@ impl Answer {
         let body = format!(
             r#"{{"timestamp":"2026-11-01T00:00:00.000+00:00","status":{status},"error":"{reason}","message":"No message available","path":{path}}}"#
         );
-        Self {
-            status,
-            ..Self::json(body)
-        }
+        Self { status, ..Self::json(body) }
     }
 }
 

@@ -43,12 +43,7 @@ pub(super) fn fiat_list(world: &World) -> Answer {
             description: None,
         })
     };
-    let items: Vec<_> = world
-        .catalog
-        .fiats
-        .iter()
-        .filter_map(|fiat| item(fiat).ok())
-        .collect();
+    let items: Vec<_> = world.catalog.fiats.iter().filter_map(|fiat| item(fiat).ok()).collect();
     Answer::data(&items)
 }
 
@@ -105,21 +100,14 @@ pub(super) fn portal_config(world: &World, body: &[u8]) -> Answer {
     let known = listed.is_some() || world.catalog.delisted.contains(&code);
     let side = |(at, side): (usize, Side), most: usize| {
         let count = listed.map_or(2, |(fiat, _)| world.catalog.offered_assets(fiat, at));
-        let methods = listed
-            .map(|(_, fiat)| fiat.methods.as_slice())
-            .unwrap_or_default();
-        let identifier = |&method: &usize| Identifier {
-            identifier: &world.catalog.methods[method].identifier,
-        };
+        let methods = listed.map(|(_, fiat)| fiat.methods.as_slice()).unwrap_or_default();
+        let identifier =
+            |&method: &usize| Identifier { identifier: &world.catalog.methods[method].identifier };
         let assets = world.catalog.assets.iter().take(count.min(most));
         TradeSide {
             side: side.as_str(),
             assets: assets
-                .map(|asset| AssetItem {
-                    asset: &asset.symbol,
-                    description: NULL,
-                    icon_url: NULL,
-                })
+                .map(|asset| AssetItem { asset: &asset.symbol, description: NULL, icon_url: NULL })
                 .collect(),
             convert_assets: [],
             trade_methods: methods.iter().map(identifier).collect(),
@@ -128,24 +116,12 @@ pub(super) fn portal_config(world: &World, body: &[u8]) -> Answer {
     let area = |name, most| Area {
         name,
         pro_merchant_filter_available: name == "P2P",
-        trade_sides: Side::ALL
-            .into_iter()
-            .enumerate()
-            .map(|one| side(one, most))
-            .collect(),
+        trade_sides: Side::ALL.into_iter().enumerate().map(|one| side(one, most)).collect(),
     };
     // Express trades a few assets only: who reads its list instead of P2P's misses markets.
-    let areas = if known {
-        vec![area("EXPRESS", 3), area("P2P", usize::MAX)]
-    } else {
-        vec![]
-    };
+    let areas = if known { vec![area("EXPRESS", 3), area("P2P", usize::MAX)] } else { vec![] };
     let filter_default_values = FilterDefaults { publisher_type: "" };
-    Answer::data(&Config {
-        fiat: &code,
-        areas,
-        filter_default_values,
-    })
+    Answer::data(&Config { fiat: &code, areas, filter_default_values })
 }
 
 #[derive(Serialize)]
@@ -183,10 +159,7 @@ pub(super) fn filter_conditions(world: &World, body: &[u8]) -> Answer {
     let Some(code) = fiat_of(body) else {
         return Answer::illegal_parameter();
     };
-    let methods = world
-        .catalog
-        .fiat(&code)
-        .map(|(_, fiat)| fiat.methods.as_slice());
+    let methods = world.catalog.fiat(&code).map(|(_, fiat)| fiat.methods.as_slice());
     let item = |&at: &usize| {
         let method = &world.catalog.methods[at];
         MethodItem {
@@ -206,10 +179,7 @@ pub(super) fn filter_conditions(world: &World, body: &[u8]) -> Answer {
     let country = code.get(..2).unwrap_or(&code);
     Answer::data(&Conditions {
         trade_methods: methods.unwrap_or_default().iter().map(item).collect(),
-        countries: vec![Country {
-            scode: country,
-            name: country,
-        }],
+        countries: vec![Country { scode: country, name: country }],
         periods: [15, 30, 45, 60, 180, 360],
         preferred_country: NULL,
     })
@@ -242,15 +212,8 @@ struct UserDetail<'a> {
 }
 
 pub(super) fn profile(world: &World, renderer: &Renderer, query: &str) -> Answer {
-    let user_no = query
-        .split('&')
-        .find_map(|pair| pair.strip_prefix("userNo="));
-    let found = |user: &&str| {
-        world
-            .advertisers
-            .iter()
-            .position(|known| known.user_no == **user)
-    };
+    let user_no = query.split('&').find_map(|pair| pair.strip_prefix("userNo="));
+    let found = |user: &&str| world.advertisers.iter().position(|known| known.user_no == **user);
     let Some(at) = user_no.as_ref().and_then(found) else {
         return Answer::illegal_parameter();
     };

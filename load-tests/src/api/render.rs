@@ -55,11 +55,7 @@ impl Template {
         let parse = |text: &&str| -> Capture {
             serde_json::from_str(text).expect("the committed captures are valid")
         };
-        CAPTURES
-            .iter()
-            .map(parse)
-            .flat_map(|capture| capture.anuncios)
-            .collect()
+        CAPTURES.iter().map(parse).flat_map(|capture| capture.anuncios).collect()
     }
 
     /// `user` or `merchant`.
@@ -84,11 +80,7 @@ impl Template {
 impl Fields {
     /// The value of a key without quotes, or nothing.
     fn text(&self, key: &str) -> &str {
-        let value = self
-            .0
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value.as_str());
+        let value = self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
         value.unwrap_or_default().trim_matches('"')
     }
 }
@@ -150,11 +142,7 @@ impl Renderer {
     /// Renders the whole world.
     #[must_use]
     pub fn new(world: &World, templates: Vec<Template>) -> Self {
-        let mut new = Self {
-            templates,
-            ads: Vec::new(),
-            advertisers: Vec::new(),
-        };
+        let mut new = Self { templates, ads: Vec::new(), advertisers: Vec::new() };
         (0..world.advertisers.len()).for_each(|at| new.update(world, Event::Advertiser(at)));
         (0..world.ads.len()).for_each(|at| new.update(world, Event::Listed(at)));
         new
@@ -168,8 +156,7 @@ impl Renderer {
                 self.ads[at] = self.adv(world, &world.ads[at], Detail::Search);
             }
             Event::Advertiser(at) => {
-                self.advertisers
-                    .resize_with(self.advertisers.len().max(at + 1), Default::default);
+                self.advertisers.resize_with(self.advertisers.len().max(at + 1), Default::default);
                 self.advertisers[at] = self.advertiser(&world.advertisers[at]);
             }
             Event::Delisted(_) => {}
@@ -323,16 +310,12 @@ mod tests {
         assert_eq!(all[0].adv.0[0].0, "advNo");
         assert!(all.iter().any(|item| item.user_type() == "merchant"));
         assert!(
-            all.iter()
-                .any(|item| item.user_type() == "user" && item.user_identity().is_empty())
+            all.iter().any(|item| item.user_type() == "user" && item.user_identity().is_empty())
         );
     }
 
     #[test]
     fn blanks_go_only_between_tokens() {
-        assert_eq!(
-            without_blanks(r#"["a b", "c\" d" , 1]"#),
-            r#"["a b","c\" d",1]"#
-        );
+        assert_eq!(without_blanks(r#"["a b", "c\" d" , 1]"#), r#"["a b","c\" d",1]"#);
     }
 }

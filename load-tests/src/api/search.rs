@@ -68,23 +68,11 @@ pub(super) fn search(
         ..Seen::default()
     };
     let Some(query) = Query::check(body) else {
-        return Answer {
-            seen,
-            ..Answer::illegal_parameter()
-        };
+        return Answer { seen, ..Answer::illegal_parameter() };
     };
-    let known = |id: &String| {
-        world
-            .catalog
-            .methods
-            .iter()
-            .any(|method| method.identifier == *id)
-    };
+    let known = |id: &String| world.catalog.methods.iter().any(|method| method.identifier == *id);
     if !query.filter.pay_types.iter().all(known) {
-        return Answer {
-            seen,
-            ..unsupported_payment_method()
-        };
+        return Answer { seen, ..unsupported_payment_method() };
     }
     let page = match world.market(&query.fiat, &query.asset, query.side) {
         Some(market) => Page::cut(world, renderer, behaviour, market, &query, request.number),
@@ -92,10 +80,7 @@ pub(super) fn search(
     };
     seen.ads = Some(page.items.len());
     seen.total = Some(page.total);
-    Answer {
-        seen,
-        ..Answer::json(page.render(world, renderer))
-    }
+    Answer { seen, ..Answer::json(page.render(world, renderer)) }
 }
 
 fn unsupported_payment_method() -> Answer {
@@ -118,10 +103,7 @@ impl Query {
             Some(other) => Some(Decimal::from_str(&other.to_string()).ok()?),
         };
         let publisher = body.publisher_type.filter(|kind| !kind.is_empty());
-        if publisher
-            .as_deref()
-            .is_some_and(|kind| kind != "merchant" && kind != "user")
-        {
+        if publisher.as_deref().is_some_and(|kind| kind != "merchant" && kind != "user") {
             return None;
         }
         Some(Self {
@@ -143,16 +125,12 @@ impl Query {
 impl Filter {
     fn accepts(&self, world: &World, renderer: &Renderer, ad: &Ad) -> bool {
         let pays = |&(at, _): &(usize, bool)| {
-            self.pay_types
-                .contains(&world.catalog.methods[at].identifier)
+            self.pay_types.contains(&world.catalog.methods[at].identifier)
         };
         let advertiser = &world.advertisers[ad.advertiser];
         (self.pay_types.is_empty() || ad.terms.methods.iter().any(pays))
             && (self.classifies.is_empty()
-                || self
-                    .classifies
-                    .iter()
-                    .any(|class| class == ad.terms.classify))
+                || self.classifies.iter().any(|class| class == ad.terms.classify))
             && self
                 .publisher
                 .as_ref()
@@ -207,10 +185,7 @@ impl Page {
                 None => {}
             }
         }
-        Self {
-            items,
-            total: ads.len(),
-        }
+        Self { items, total: ads.len() }
     }
 
     fn render(&self, world: &World, renderer: &Renderer) -> Vec<u8> {
@@ -222,10 +197,7 @@ impl Page {
             }
             renderer.item(&mut out, world, at, privilege);
         }
-        put(
-            &mut out,
-            format_args!(r#"],"total":{},"success":true}}"#, self.total),
-        );
+        put(&mut out, format_args!(r#"],"total":{},"success":true}}"#, self.total));
         out
     }
 }

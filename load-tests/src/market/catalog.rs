@@ -105,10 +105,7 @@ pub struct Asset {
 
 /// A way to pay.
 #[derive(Debug, Clone)]
-#[expect(
-    missing_docs,
-    reason = "the fields are named after those of the answer"
-)]
+#[expect(missing_docs, reason = "the fields are named after those of the answer")]
 pub struct Method {
     pub identifier: String,
     pub name: String,
@@ -162,15 +159,8 @@ impl Catalog {
         }
         Self {
             fiats: all,
-            delisted: DELISTED
-                .split(' ')
-                .take(delisted)
-                .map(str::to_owned)
-                .collect(),
-            assets: entries(ASSETS)
-                .take(assets)
-                .map(|entry| parse_asset(&entry))
-                .collect(),
+            delisted: DELISTED.split(' ').take(delisted).map(str::to_owned).collect(),
+            assets: entries(ASSETS).take(assets).map(|entry| parse_asset(&entry)).collect(),
             methods: methods.into_iter().map(|(_, method)| method).collect(),
         }
     }
@@ -178,10 +168,7 @@ impl Catalog {
     /// The fiat of that code, if it is listed.
     #[must_use]
     pub fn fiat(&self, code: &str) -> Option<(usize, &Fiat)> {
-        self.fiats
-            .iter()
-            .enumerate()
-            .find(|(_, fiat)| fiat.code == code)
+        self.fiats.iter().enumerate().find(|(_, fiat)| fiat.code == code)
     }
 
     /// How many of the assets a fiat offers on a side (0 BUY, 1 SELL). The two may differ.
@@ -193,9 +180,7 @@ impl Catalog {
 }
 
 fn entries(table: &str) -> impl Iterator<Item = Vec<&str>> {
-    table
-        .split(['|', '\n'])
-        .map(|entry| entry.split(' ').collect())
+    table.split(['|', '\n']).map(|entry| entry.split(' ').collect())
 }
 
 fn decimal(text: &str) -> Decimal {
@@ -221,11 +206,7 @@ fn measured_fiats() -> Vec<Fiat> {
 }
 
 fn guessed_fiat(entry: &[&str]) -> Fiat {
-    let weight = |at: usize| {
-        entry[at]
-            .parse()
-            .expect("the tables of this file hold numbers")
-    };
+    let weight = |at: usize| entry[at].parse().expect("the tables of this file hold numbers");
     let level = decimal(entry[1]);
     // Sellers' asks stand half a percent above buyers' bids.
     let bid = level * decimal("0.995");
@@ -234,15 +215,8 @@ fn guessed_fiat(entry: &[&str]) -> Fiat {
 
 fn new_fiat(code: &str, levels: [Decimal; 2], weights: [u64; 2]) -> Fiat {
     let mut symbols = SYMBOLS.split(' ');
-    let symbol = symbols
-        .find(|word| *word == code)
-        .and_then(|_| symbols.next())
-        .unwrap_or(code);
-    let scale = if matches!(code, "BND" | "JOD" | "KWD" | "BHD" | "OMR") {
-        3
-    } else {
-        2
-    };
+    let symbol = symbols.find(|word| *word == code).and_then(|_| symbols.next()).unwrap_or(code);
+    let scale = if matches!(code, "BND" | "JOD" | "KWD" | "BHD" | "OMR") { 3 } else { 2 };
     Fiat {
         code: code.to_owned(),
         symbol: symbol.to_owned(),
@@ -254,11 +228,7 @@ fn new_fiat(code: &str, levels: [Decimal; 2], weights: [u64; 2]) -> Fiat {
 }
 
 fn parse_asset(entry: &[&str]) -> Asset {
-    let number = |at: usize| {
-        entry[at]
-            .parse()
-            .expect("the tables of this file hold numbers")
-    };
+    let number = |at: usize| entry[at].parse().expect("the tables of this file hold numbers");
     Asset {
         symbol: entry[0].to_owned(),
         price: decimal(entry[1]),
@@ -289,28 +259,15 @@ mod tests {
         assert_eq!((catalog.fiats.len(), codes.len()), (110, 110));
         assert_eq!(catalog.fiats[0].code, "INR");
         assert_eq!(catalog.delisted, ["NGN", "GHS", "ETB"]);
-        assert!(
-            catalog
-                .fiats
-                .iter()
-                .all(|f| f.methods.len() >= 3 && f.levels[1] > Decimal::ZERO)
-        );
-        assert!(
-            catalog
-                .delisted
-                .iter()
-                .all(|code| catalog.fiat(code).is_none())
-        );
+        assert!(catalog.fiats.iter().all(|f| f.methods.len() >= 3 && f.levels[1] > Decimal::ZERO));
+        assert!(catalog.delisted.iter().all(|code| catalog.fiat(code).is_none()));
     }
 
     #[test]
     fn the_assets_of_two_sides_may_differ() {
         let catalog = Catalog::new(10, 14, 0);
         assert_eq!(catalog.offered_assets(0, 0), 14);
-        assert_eq!(
-            (catalog.offered_assets(3, 0), catalog.offered_assets(3, 1)),
-            (12, 14)
-        );
+        assert_eq!((catalog.offered_assets(3, 0), catalog.offered_assets(3, 1)), (12, 14));
         assert_eq!(Catalog::new(10, 1, 0).offered_assets(3, 0), 1);
     }
 }

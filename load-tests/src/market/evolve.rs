@@ -218,15 +218,10 @@ impl World {
     /// Somebody trades with the ad; an ad that is nearly sold out is filled up again.
     fn take_amount(&mut self, ad: &mut Ad) {
         let asset = &self.catalog.assets[self.markets[ad.market].asset];
-        let left = cut(
-            shift_ppm(ad.terms.surplus, self.rng.random_range(-500_000..0)),
-            asset.scale,
-        );
+        let left =
+            cut(shift_ppm(ad.terms.surplus, self.rng.random_range(-500_000..0)), asset.scale);
         ad.terms.surplus = if left * asset.price < Decimal::from(SMALLEST_WORTH) {
-            cut(
-                Decimal::from(self.rng.random_range(50..5_000)) / asset.price,
-                asset.scale,
-            )
+            cut(Decimal::from(self.rng.random_range(50..5_000)) / asset.price, asset.scale)
         } else {
             left
         };
@@ -261,12 +256,7 @@ mod tests {
             ads: 1_000,
             delisted: 0,
             templates: vec![true, false],
-            rates: Rates {
-                churn: 100,
-                change: 100,
-                month: 100,
-                rename: 600,
-            },
+            rates: Rates { churn: 100, change: 100, month: 100, rename: 600 },
         })
     }
 
@@ -276,11 +266,7 @@ mod tests {
             let what = match event {
                 Event::Advertiser(at) => format!("{:?}", world.advertisers[at]),
                 Event::Listed(at) | Event::Changed(at) | Event::Delisted(at) => {
-                    format!(
-                        "{} {:?}",
-                        world.ads[at].number,
-                        world.content(&world.ads[at])
-                    )
+                    format!("{} {:?}", world.ads[at].number, world.content(&world.ads[at]))
                 }
             };
             events.push(format!("{} {event:?} {what}", world.tick));

@@ -30,11 +30,7 @@ impl World {
         let markets = make_markets(&catalog, spec.seed);
         let index = |(at, m): (usize, &Market)| ((m.fiat, m.asset, m.side), at);
         let mut world = Self {
-            index: markets
-                .iter()
-                .enumerate()
-                .map(index)
-                .collect::<HashMap<_, _>>(),
+            index: markets.iter().enumerate().map(index).collect::<HashMap<_, _>>(),
             catalog,
             markets,
             ads: Vec::with_capacity(spec.ads),
@@ -85,9 +81,7 @@ impl World {
     fn promote(&mut self, at: usize) {
         let market = &mut self.markets[at];
         if market.top == Top::Promoted(None) && market.book.len() > 1 {
-            let place = self
-                .rng
-                .random_range(market.book.len() / 2..market.book.len());
+            let place = self.rng.random_range(market.book.len() / 2..market.book.len());
             market.top = Top::Promoted(Some(market.book[place]));
         }
     }
@@ -161,20 +155,11 @@ impl World {
         // 10 to 100,000 USD, each order of magnitude alike.
         let usd = Decimal::new(rng.random_range(100..1_000), 2)
             * Decimal::from(10_u32.pow(rng.random_range(1..5)));
-        let surplus = cut(
-            shift_ppm(usd / asset.price, rng.random_range(-9_999..9_999)),
-            asset.scale,
-        );
-        let limit_scale = if rng.random_ratio(1, 20) {
-            fiat.scale
-        } else {
-            0
-        };
+        let surplus =
+            cut(shift_ppm(usd / asset.price, rng.random_range(-9_999..9_999)), asset.scale);
+        let limit_scale = if rng.random_ratio(1, 20) { fiat.scale } else { 0 };
         let worth = surplus * price;
-        let max = round_limit(
-            worth * Decimal::new(rng.random_range(200..3_000), 3),
-            limit_scale,
-        );
+        let max = round_limit(worth * Decimal::new(rng.random_range(200..3_000), 3), limit_scale);
         let min = round_limit(max * Decimal::new(rng.random_range(1..300), 3), limit_scale);
         let classify = match rng.random_range(0..1000) {
             0..4 => "fiat_trade",
@@ -204,14 +189,11 @@ impl World {
             return self.ads[other].terms.price;
         }
         let worse = match draw {
-            990.. => rng.random_range(-250_000..350_000),
+            // Far worse than the rest, as real ones are: nobody offers far more than he must.
+            990.. => rng.random_range(-15_000..350_000),
             _ => rng.random_range(0..60_000).min(rng.random_range(0..60_000)) - 3_000,
         };
-        let ppm = if market.side == Side::Buy {
-            worse
-        } else {
-            -worse
-        };
+        let ppm = if market.side == Side::Buy { worse } else { -worse };
         cut(shift_ppm(market.level, ppm), market.price_scale)
             .max(Decimal::new(1, market.price_scale))
     }
@@ -256,15 +238,7 @@ fn make_markets(catalog: &Catalog, seed: u64) -> Vec<Market> {
                     Top::Plain
                 };
                 let price_scale = price_scale(level);
-                markets.push(Market {
-                    fiat,
-                    asset,
-                    side,
-                    price_scale,
-                    level,
-                    book: vec![],
-                    top,
-                });
+                markets.push(Market { fiat, asset, side, price_scale, level, book: vec![], top });
             }
         }
     }
@@ -307,10 +281,7 @@ pub(super) fn pay_time_limit(rng: &mut Xoshiro256PlusPlus) -> Option<u16> {
 /// One to five methods; one ad in twenty names one of them again, without its name.
 fn pick_methods(rng: &mut Xoshiro256PlusPlus, of_fiat: &[usize]) -> Vec<(usize, bool)> {
     let count = rng.random_range(1..=5_usize).min(of_fiat.len());
-    let mut methods: Vec<_> = of_fiat
-        .sample(rng, count)
-        .map(|&method| (method, false))
-        .collect();
+    let mut methods: Vec<_> = of_fiat.sample(rng, count).map(|&method| (method, false)).collect();
     if rng.random_ratio(1, 20)
         && let Some(&(again, _)) = methods.first()
     {
@@ -337,11 +308,7 @@ mod tests {
     }
 
     fn contents(world: &World) -> Vec<(u64, crate::truth::AdContent)> {
-        world
-            .ads
-            .iter()
-            .map(|ad| (ad.number, world.content(ad)))
-            .collect()
+        world.ads.iter().map(|ad| (ad.number, world.content(ad))).collect()
     }
 
     #[test]
@@ -358,19 +325,9 @@ mod tests {
             let (terms, derived) = (&ad.terms, &ad.derived);
             let side = world.markets[ad.market].side;
             assert!(ad.number > u64::try_from(i64::MAX).unwrap());
-            assert!(
-                terms.price > Decimal::ZERO && terms.min <= derived.dynamic_max,
-                "{ad:?}"
-            );
-            assert!(
-                derived.dynamic_max <= terms.max && derived.tradable > Decimal::ZERO,
-                "{ad:?}"
-            );
-            assert_eq!(
-                side == Side::Sell,
-                derived.tradable == terms.surplus,
-                "{ad:?}"
-            );
+            assert!(terms.price > Decimal::ZERO && terms.min <= derived.dynamic_max, "{ad:?}");
+            assert!(derived.dynamic_max <= terms.max && derived.tradable > Decimal::ZERO, "{ad:?}");
+            assert_eq!(side == Side::Sell, derived.tradable == terms.surplus, "{ad:?}");
             assert!(terms.price < Decimal::from(10_u64.pow(12)), "{ad:?}");
         }
     }
@@ -379,28 +336,13 @@ mod tests {
     fn sizes_are_like_the_real_ones() {
         let world = world(4);
         let ads = |wanted: &dyn Fn(&Market) -> bool| -> usize {
-            world
-                .markets
-                .iter()
-                .filter(|m| wanted(m))
-                .map(|m| m.book.len())
-                .sum()
+            world.markets.iter().filter(|m| wanted(m)).map(|m| m.book.len()).sum()
         };
-        let (buy, sell) = (
-            ads(&|m| m.side == Side::Buy),
-            ads(&|m| m.side == Side::Sell),
-        );
-        assert!(
-            sell > buy * 3 / 2 && sell < buy * 3,
-            "BUY {buy}, SELL {sell}"
-        );
+        let (buy, sell) = (ads(&|m| m.side == Side::Buy), ads(&|m| m.side == Side::Sell));
+        assert!(sell > buy * 3 / 2 && sell < buy * 3, "BUY {buy}, SELL {sell}");
         let usdt = ads(&|m| m.asset == 0);
         assert!((3_900..4_500).contains(&usdt), "USDT {usdt}");
         let empty = world.markets.iter().filter(|m| m.book.is_empty()).count();
-        assert!(
-            empty * 3 > world.markets.len(),
-            "{empty} of {} are empty",
-            world.markets.len()
-        );
+        assert!(empty * 3 > world.markets.len(), "{empty} of {} are empty", world.markets.len());
     }
 }

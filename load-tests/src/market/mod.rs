@@ -110,10 +110,7 @@ pub enum Top {
 
 /// An advertiser. Its figures are the same in all its ads at any moment.
 #[derive(Debug, Clone)]
-#[expect(
-    missing_docs,
-    reason = "the fields are named after those of the answer"
-)]
+#[expect(missing_docs, reason = "the fields are named after those of the answer")]
 pub struct Advertiser {
     pub user_no: String,
     pub nick_name: String,
@@ -176,10 +173,7 @@ pub struct Terms {
 
 /// What follows from the terms.
 #[derive(Debug, Clone, Default)]
-#[expect(
-    missing_docs,
-    reason = "the fields are named after those of the answer"
-)]
+#[expect(missing_docs, reason = "the fields are named after those of the answer")]
 pub struct Derived {
     pub tradable: Decimal,
     pub dynamic_max: Decimal,
@@ -214,14 +208,8 @@ impl World {
     #[must_use]
     pub fn market(&self, fiat: &str, asset: &str, side: Side) -> Option<&Market> {
         let fiat = self.catalog.fiat(fiat)?.0;
-        let asset = self
-            .catalog
-            .assets
-            .iter()
-            .position(|known| known.symbol == asset)?;
-        self.index
-            .get(&(fiat, asset, side))
-            .map(|&at| &self.markets[at])
+        let asset = self.catalog.assets.iter().position(|known| known.symbol == asset)?;
+        self.index.get(&(fiat, asset, side)).map(|&at| &self.markets[at])
     }
 
     /// The key of a market as the truth log writes it.
@@ -262,9 +250,7 @@ impl World {
     #[must_use]
     pub fn active_seconds(&self, advertiser: &Advertiser) -> Option<u64> {
         let elapsed_secs = self.tick * TICK_MS / 1_000;
-        advertiser
-            .active
-            .map(|(span, start)| (start + elapsed_secs) % span)
+        advertiser.active.map(|(span, start)| (start + elapsed_secs) % span)
     }
 
     /// Puts an ad at its place in its book: by price, then by index.

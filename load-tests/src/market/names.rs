@@ -60,14 +60,12 @@ pub(super) fn finish_rate(rng: &mut Xoshiro256PlusPlus, orders: u32) -> String {
         15..20 => "1".to_owned(),
         20..60 => format!("0.{}", rng.random_range(700..=999)),
         // 16 to 19 decimals: more than a double holds.
-        60..98 => format!(
-            "0.9{}",
-            rng.random_range(100_000_000_000_000_u64..999_999_999_999_999_999)
-        ),
-        _ => format!(
-            "0.00{}",
-            rng.random_range(10_000_000_000_000_000_u64..99_999_999_999_999_999)
-        ),
+        60..98 => {
+            format!("0.9{}", rng.random_range(100_000_000_000_000_u64..999_999_999_999_999_999))
+        }
+        _ => {
+            format!("0.00{}", rng.random_range(10_000_000_000_000_000_u64..99_999_999_999_999_999))
+        }
     }
 }
 

@@ -153,10 +153,7 @@ pub fn compare_batch(history: &History, batch: &Batch, report: &mut Report) {
         for page in &book.pages {
             let place = || {
                 let MarketKey { fiat, asset, side } = &book.market;
-                format!(
-                    "batch {} {fiat}/{asset}/{side} page {}",
-                    batch.batch_id, page.number
-                )
+                format!("batch {} {fiat}/{asset}/{side} page {}", batch.batch_id, page.number)
             };
             compare_page(history, &book.market, page, &place, report);
         }
@@ -164,11 +161,7 @@ pub fn compare_batch(history: &History, batch: &Batch, report: &mut Report) {
     }
     let books: HashMap<&MarketKey, &Book> = batch.books.iter().map(|b| (&b.market, b)).collect();
     for market in &history.header.markets {
-        if history
-            .listed_throughout(market, batch.window)
-            .next()
-            .is_none()
-        {
+        if history.listed_throughout(market, batch.window).next().is_none() {
             continue;
         }
         match books.get(market).map(|book| book.verdict.as_str()) {
@@ -228,10 +221,7 @@ fn find_state(
     let Some(states) = states else {
         return Err("was never listed in this market".to_owned());
     };
-    let differences = states
-        .during(window)
-        .flatten()
-        .map(|state| differences(ad, state));
+    let differences = states.during(window).flatten().map(|state| differences(ad, state));
     match differences.min_by_key(Vec::len) {
         None => Err("was not listed at that time".to_owned()),
         Some(none) if none.is_empty() => Ok(()),
@@ -267,16 +257,8 @@ fn differences(ad: &StoredAd, state: &AdContent) -> Vec<String> {
         format!("{:?}", ad.pay_time_limit),
         format!("{:?}", state.pay_time_limit),
     );
-    check(
-        "payment_methods",
-        ad.payment_methods.join("+"),
-        state.payment_methods.join("+"),
-    );
-    check(
-        "classify",
-        ad.classify.clone().unwrap_or_default(),
-        state.classify.clone(),
-    );
+    check("payment_methods", ad.payment_methods.join("+"), state.payment_methods.join("+"));
+    check("classify", ad.classify.clone().unwrap_or_default(), state.classify.clone());
     check("user_no", ad.user_no.clone(), state.user_no.clone());
     found
 }
@@ -286,10 +268,7 @@ fn compare_book(history: &History, batch: &Batch, book: &Book, report: &mut Repo
     let Some(window) = book.window else {
         if swears || !book.pages.is_empty() {
             report.violation("book with a verdict and no request", || {
-                format!(
-                    "batch {} {:?} {}",
-                    batch.batch_id, book.market, book.verdict
-                )
+                format!("batch {} {:?} {}", batch.batch_id, book.market, book.verdict)
             });
         }
         return;
@@ -307,11 +286,8 @@ fn compare_book(history: &History, batch: &Batch, book: &Book, report: &mut Repo
     missed.sort_unstable();
     if swears {
         report.ads_required += required;
-        let kind = if book.verdict == "empty" {
-            "empty book had ads"
-        } else {
-            "complete book lacks ads"
-        };
+        let kind =
+            if book.verdict == "empty" { "empty book had ads" } else { "complete book lacks ads" };
         for adv_no in missed {
             report.violation(kind, || {
                 format!("batch {} {:?} ad {adv_no}", batch.batch_id, book.market)
@@ -336,19 +312,14 @@ pub fn compare_advertisers(
     let mut seen: HashMap<&str, Window> = HashMap::new();
     for page in last.books.iter().flat_map(|book| &book.pages) {
         let Some(window) = page.window else { continue };
-        let window = Window {
-            to_us: window.to_us.max(end_us),
-            ..window
-        };
+        let window = Window { to_us: window.to_us.max(end_us), ..window };
         for ad in page.ads.iter().flatten() {
             let known = seen.entry(&ad.user_no).or_insert(window);
             *known = known.join(window);
         }
     }
-    let stored: HashMap<&str, &StoredAdvertiser> = stored
-        .iter()
-        .map(|advertiser| (advertiser.user_no.as_str(), advertiser))
-        .collect();
+    let stored: HashMap<&str, &StoredAdvertiser> =
+        stored.iter().map(|advertiser| (advertiser.user_no.as_str(), advertiser)).collect();
     let mut seen: Vec<_> = seen.into_iter().collect();
     seen.sort_unstable_by_key(|(user_no, _)| *user_no);
     for (user_no, window) in seen {
@@ -360,9 +331,7 @@ pub fn compare_advertisers(
             Some(found) => {
                 // The two are stored apart, so that they may stem from two answers.
                 if !states.iter().any(|state| same_identity(found, state)) {
-                    report.violation("advertiser's identity not as shown", || {
-                        format!("{found:?}")
-                    });
+                    report.violation("advertiser's identity not as shown", || format!("{found:?}"));
                 }
                 if !states.iter().any(|state| same_figures(found, state)) {
                     report.violation("advertiser's figures not as shown", || format!("{found:?}"));
@@ -392,11 +361,7 @@ mod tests {
     use crate::truth::{AdEvent, Header, Record};
 
     fn market() -> MarketKey {
-        MarketKey {
-            fiat: "VES".to_owned(),
-            asset: "USDT".to_owned(),
-            side: "BUY".to_owned(),
-        }
+        MarketKey { fiat: "VES".to_owned(), asset: "USDT".to_owned(), side: "BUY".to_owned() }
     }
 
     fn content(price: &str) -> AdContent {
@@ -418,12 +383,7 @@ mod tests {
     }
 
     fn ad_event(at_us: u64, adv_no: &str, ad: Option<AdContent>) -> AdEvent {
-        AdEvent {
-            at_us,
-            market: market(),
-            adv_no: adv_no.to_owned(),
-            ad,
-        }
+        AdEvent { at_us, market: market(), adv_no: adv_no.to_owned(), ad }
     }
 
     fn advertiser(at_us: u64, nick_name: &str) -> Record {
@@ -464,17 +424,7 @@ mod tests {
     }
 
     fn stored(adv_no: &str, price: &str) -> Arc<StoredAd> {
-        let amounts = [
-            price,
-            "100",
-            "99.8",
-            "500.00000000",
-            "9000",
-            "9000",
-            "0.51",
-            "9.2",
-            "9.2",
-        ];
+        let amounts = [price, "100", "99.8", "500.00000000", "9000", "9000", "0.51", "9.2", "9.2"];
         Arc::new(StoredAd {
             adv_no: adv_no.to_owned(),
             amounts: amounts.map(|text| Some(Decimal::from_str(text).unwrap())),
@@ -496,11 +446,7 @@ mod tests {
                 verdict: verdict.to_owned(),
                 estimated_missed: Some(1),
                 window: Some(window),
-                pages: vec![Page {
-                    number: 1,
-                    window: Some(window),
-                    ads,
-                }],
+                pages: vec![Page { number: 1, window: Some(window), ads }],
             }],
             duplicates: vec![],
         }
@@ -509,11 +455,7 @@ mod tests {
     fn kinds(batch: &Batch) -> Vec<(&'static str, u64)> {
         let mut report = Report::default();
         compare_batch(&history(), batch, &mut report);
-        report
-            .violations
-            .iter()
-            .map(|(kind, found)| (*kind, found.count))
-            .collect()
+        report.violations.iter().map(|(kind, found)| (*kind, found.count)).collect()
     }
 
     #[test]
@@ -530,18 +472,12 @@ mod tests {
     #[test]
     fn a_value_of_another_time_or_of_nobody_is_found() {
         let early = vec![stored("1", "961.6"), stored("2", "970")];
-        assert_eq!(
-            kinds(&batch("complete", 200, 300, early)),
-            [("ad not as shown", 1)]
-        );
+        assert_eq!(kinds(&batch("complete", 200, 300, early)), [("ad not as shown", 1)]);
         for field in 0..9 {
             let mut ad = StoredAd::clone(&stored("2", "970"));
             ad.amounts[field] = Some(Decimal::from_str("970.00000001").unwrap());
             let ads = vec![stored("1", "961.5"), Arc::new(ad)];
-            assert_eq!(
-                kinds(&batch("complete", 200, 300, ads)),
-                [("ad not as shown", 1)]
-            );
+            assert_eq!(kinds(&batch("complete", 200, 300, ads)), [("ad not as shown", 1)]);
         }
         let changes: [fn(&mut StoredAd); 5] = [
             |ad| ad.amounts[1] = None,
@@ -554,29 +490,17 @@ mod tests {
             let mut ad = StoredAd::clone(&stored("2", "970"));
             change(&mut ad);
             let ads = vec![stored("1", "961.5"), Arc::new(ad)];
-            assert_eq!(
-                kinds(&batch("complete", 200, 300, ads)),
-                [("ad not as shown", 1)]
-            );
+            assert_eq!(kinds(&batch("complete", 200, 300, ads)), [("ad not as shown", 1)]);
         }
     }
 
     #[test]
     fn an_ad_too_many_or_too_few_is_found() {
         let gone = vec![stored("1", "961.6"), stored("2", "970"), stored("3", "980")];
-        assert_eq!(
-            kinds(&batch("complete", 650, 680, gone)),
-            [("ad not as shown", 1)]
-        );
+        assert_eq!(kinds(&batch("complete", 650, 680, gone)), [("ad not as shown", 1)]);
         let lacks = vec![stored("2", "970")];
-        assert_eq!(
-            kinds(&batch("complete", 200, 300, lacks)),
-            [("complete book lacks ads", 1)]
-        );
-        assert_eq!(
-            kinds(&batch("empty", 200, 300, vec![])),
-            [("empty book had ads", 2)]
-        );
+        assert_eq!(kinds(&batch("complete", 200, 300, lacks)), [("complete book lacks ads", 1)]);
+        assert_eq!(kinds(&batch("empty", 200, 300, vec![])), [("empty book had ads", 2)]);
         assert_eq!(kinds(&batch("empty", 50, 90, vec![])), []);
     }
 

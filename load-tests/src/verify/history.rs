@@ -19,10 +19,7 @@ impl Window {
     /// The smallest window around both.
     #[must_use]
     pub fn join(self, other: Self) -> Self {
-        Self {
-            from_us: self.from_us.min(other.from_us),
-            to_us: self.to_us.max(other.to_us),
-        }
+        Self { from_us: self.from_us.min(other.from_us), to_us: self.to_us.max(other.to_us) }
     }
 }
 
@@ -40,10 +37,7 @@ impl<T> Timeline<T> {
     /// The states that held at some instant of the window. At the instant of a change both do: the
     /// log's clock cannot tell which of two answers in one microsecond came first.
     pub fn during(&self, window: Window) -> impl Iterator<Item = &T> {
-        let first = self
-            .0
-            .partition_point(|(at, _)| *at < window.from_us)
-            .saturating_sub(1);
+        let first = self.0.partition_point(|(at, _)| *at < window.from_us).saturating_sub(1);
         self.0[first..]
             .iter()
             .take_while(move |(at, _)| *at <= window.to_us)
@@ -73,25 +67,18 @@ impl History {
     /// Reads a log. A cut last line is left out: the exchange may still be writing it.
     pub fn read(mut log: impl BufRead) -> Result<Self> {
         let mut line = String::new();
-        log.read_line(&mut line)
-            .context("read the header of the truth log")?;
+        log.read_line(&mut line).context("read the header of the truth log")?;
         let Record::Header(header) =
             serde_json::from_str(&line).context("parse the first line of the truth log")?
         else {
             bail!("the first line of the truth log is no header: {line}");
         };
-        let mut history = Self {
-            header,
-            ads: HashMap::new(),
-            advertisers: HashMap::new(),
-        };
+        let mut history = Self { header, ads: HashMap::new(), advertisers: HashMap::new() };
         let mut number = 1_u64;
         loop {
             line.clear();
             number += 1;
-            let read = log
-                .read_line(&mut line)
-                .with_context(|| format!("read line {number}"))?;
+            let read = log.read_line(&mut line).with_context(|| format!("read line {number}"))?;
             if read == 0 || !line.ends_with('\n') {
                 return Ok(history);
             }
@@ -107,11 +94,7 @@ impl History {
             Record::Header(_) => {}
             Record::Listed(event) | Record::Changed(event) | Record::Delisted(event) => {
                 let market = self.ads.entry(event.market).or_default();
-                market
-                    .entry(event.adv_no)
-                    .or_default()
-                    .0
-                    .push((event.at_us, event.ad));
+                market.entry(event.adv_no).or_default().0.push((event.at_us, event.ad));
             }
             Record::Advertiser(event) => {
                 let states = self.advertisers.entry(event.user_no.clone()).or_default();
@@ -127,7 +110,6 @@ impl History {
         window: Window,
     ) -> impl Iterator<Item = &str> {
         let ads = self.ads.get(market).into_iter().flatten();
-        ads.filter(move |(_, states)| states.listed_throughout(window))
-            .map(|(no, _)| no.as_str())
+        ads.filter(move |(_, states)| states.listed_throughout(window)).map(|(no, _)| no.as_str())
     }
 }

@@ -50,13 +50,7 @@ impl Loader {
         .context("read warehouse.dim_payment_methods")?
         .into_iter()
         .collect();
-        Ok(Self {
-            pool,
-            markets,
-            methods,
-            day: String::new(),
-            versions: HashMap::new(),
-        })
+        Ok(Self { pool, markets, methods, day: String::new(), versions: HashMap::new() })
     }
 
     /// Closed batches that were opened at `since_us` or later, oldest first.
@@ -73,11 +67,7 @@ impl Loader {
         .await
         .context("read pipeline.batches")?;
         let head = |(batch_id, day, opened, closed)| -> Result<BatchHead> {
-            Ok(BatchHead {
-                batch_id,
-                day,
-                window: window(opened, closed)?,
-            })
+            Ok(BatchHead { batch_id, day, window: window(opened, closed)? })
         };
         rows.into_iter().map(head).collect()
     }
@@ -87,12 +77,8 @@ impl Loader {
         let context = || format!("load batch {}", head.batch_id);
         self.load_versions(&head.day).await.with_context(context)?;
         let mut books = self.books(head).await.with_context(context)?;
-        self.add_windows(head, &mut books)
-            .await
-            .with_context(context)?;
-        self.add_pages(head, &mut books)
-            .await
-            .with_context(context)?;
+        self.add_windows(head, &mut books).await.with_context(context)?;
+        self.add_pages(head, &mut books).await.with_context(context)?;
         let duplicates = sqlx::query_as::<_, (i32, String)>(
             "SELECT market_id, offer_external_id FROM warehouse.fact_offers
               WHERE day = $1::date AND batch_id = $2
@@ -107,19 +93,11 @@ impl Loader {
         .map(|(market, adv_no)| Ok((self.market(market)?, adv_no)))
         .collect::<Result<_>>()?;
         let books = books.into_values().collect();
-        Ok(Batch {
-            batch_id: head.batch_id,
-            window: head.window,
-            books,
-            duplicates,
-        })
+        Ok(Batch { batch_id: head.batch_id, window: head.window, books, duplicates })
     }
 
     fn market(&self, id: i32) -> Result<MarketKey> {
-        self.markets
-            .get(&id)
-            .cloned()
-            .with_context(|| format!("dim_markets has no market {id}"))
+        self.markets.get(&id).cloned().with_context(|| format!("dim_markets has no market {id}"))
     }
 
     async fn load_versions(&mut self, day: &str) -> Result<()> {
@@ -141,12 +119,8 @@ impl Loader {
         self.versions.clear();
         for row in rows {
             let amount = |column: &str| row.try_get::<Option<Decimal>, _>(column);
-            let method = |id: &i32| {
-                self.methods
-                    .get(id)
-                    .cloned()
-                    .unwrap_or_else(|| format!("#{id}"))
-            };
+            let method =
+                |id: &i32| self.methods.get(id).cloned().unwrap_or_else(|| format!("#{id}"));
             let ids: Vec<i32> = row.try_get("payment_method_ids")?;
             let mut payment_methods: Vec<String> = ids.iter().map(method).collect();
             payment_methods.sort();
@@ -186,16 +160,7 @@ impl Loader {
         .await?;
         let book = |(id, verdict, estimated_missed)| {
             let market = self.market(id)?;
-            Ok((
-                id,
-                Book {
-                    market,
-                    verdict,
-                    estimated_missed,
-                    window: None,
-                    pages: Vec::new(),
-                },
-            ))
+            Ok((id, Book { market, verdict, estimated_missed, window: None, pages: Vec::new() }))
         };
         rows.into_iter().map(book).collect()
     }
@@ -238,15 +203,8 @@ impl Loader {
         .await?;
         for (id, number, offer_ids, from, to) in rows {
             let ad = |id: &i32| self.versions.get(id).cloned().ok_or(*id);
-            let window = from
-                .zip(to)
-                .map(|(from, to)| window(from, to))
-                .transpose()?;
-            let page = Page {
-                number,
-                window,
-                ads: offer_ids.iter().map(ad).collect(),
-            };
+            let window = from.zip(to).map(|(from, to)| window(from, to)).transpose()?;
+            let page = Page { number, window, ads: offer_ids.iter().map(ad).collect() };
             let market = self.market(id)?;
             // A page that no book accounts for still has to be right.
             let orphan = || Book {
@@ -299,8 +257,5 @@ impl Loader {
 }
 
 fn window(from: i64, to: i64) -> Result<Window> {
-    Ok(Window {
-        from_us: u64::try_from(from)?,
-        to_us: u64::try_from(to)?,
-    })
+    Ok(Window { from_us: u64::try_from(from)?, to_us: u64::try_from(to)? })
 }

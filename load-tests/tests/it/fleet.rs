@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions};
 
 /// Longest wait for anything that a test waits for. Generous: it bounds a hang, not a speed.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A child that does not outlive its test.
 pub(crate) struct Process(Child);
@@ -58,10 +58,7 @@ pub(crate) struct Fleet {
 }
 
 fn variable(name: &str) -> String {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the servers of a test run are told this way"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the servers of a test run are told this way")]
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: run the tests by `make test`"))
 }
@@ -69,11 +66,7 @@ fn variable(name: &str) -> String {
 /// A program of the workspace, beside the simulated exchange.
 fn program(name: &str) -> Command {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_exchange-sim")).with_file_name(name);
-    assert!(
-        path.exists(),
-        "{} is missing: `cargo build --workspace`",
-        path.display()
-    );
+    assert!(path.exists(), "{} is missing: `cargo build --workspace`", path.display());
     Command::new(path)
 }
 
@@ -85,22 +78,15 @@ impl Fleet {
         let name = format!("fleet_{}_{number}", std::process::id());
         let url = variable("DATABASE_URL");
         let options: PgConnectOptions = url.parse().unwrap();
-        let admin = PgPoolOptions::new()
-            .max_connections(1)
-            .connect_with(options.clone())
-            .await
-            .unwrap();
+        let admin =
+            PgPoolOptions::new().max_connections(1).connect_with(options.clone()).await.unwrap();
         sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
             .execute(&admin)
             .await
             .unwrap();
         let options = options.database(&name);
         let database_url = options.to_url_lossy().to_string();
-        let pool = PgPoolOptions::new()
-            .max_connections(2)
-            .connect_with(options)
-            .await
-            .unwrap();
+        let pool = PgPoolOptions::new().max_connections(2).connect_with(options).await.unwrap();
         let truth = std::env::temp_dir().join(format!("{name}.jsonl"));
         let mut sim = Command::new(env!("CARGO_BIN_EXE_exchange-sim"))
             .args(["serve", "--listen", "127.0.0.1:0", "--truth"])
@@ -110,23 +96,9 @@ impl Fleet {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(sim.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let sim_url = line
-            .trim()
-            .strip_prefix("listening on ")
-            .expect("the first line")
-            .to_owned();
-        let fleet = Self {
-            pool,
-            admin,
-            name,
-            database_url,
-            sim_url,
-            truth,
-            _sim: Process(sim),
-        };
+        BufReader::new(sim.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let sim_url = line.trim().strip_prefix("listening on ").expect("the first line").to_owned();
+        let fleet = Self { pool, admin, name, database_url, sim_url, truth, _sim: Process(sim) };
         let migrated = fleet.command("p2p", &["migrate"]).output().unwrap();
         assert!(migrated.status.success(), "{migrated:?}");
         fleet
@@ -150,13 +122,7 @@ impl Fleet {
 
     pub(crate) fn worker(&self, id: &str, settings: &[(&str, &str)]) -> Process {
         let mut command = self.command("worker", &["run"]);
-        Process(
-            command
-                .env("WORKER_ID", id)
-                .envs(settings.iter().copied())
-                .spawn()
-                .unwrap(),
-        )
+        Process(command.env("WORKER_ID", id).envs(settings.iter().copied()).spawn().unwrap())
     }
 
     pub(crate) fn coordinator(&self, settings: &[(&str, &str)]) -> Process {
@@ -183,11 +149,7 @@ impl Fleet {
     pub(crate) fn assert_equals_truth(&self) {
         let output = self.verify();
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success(),
-            "{text}\n{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// One number out of the database.
@@ -208,10 +170,7 @@ impl Fleet {
     pub(crate) async fn remove(self) {
         self.pool.close().await;
         let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-        sqlx::query(AssertSqlSafe(drop))
-            .execute(&self.admin)
-            .await
-            .unwrap();
+        sqlx::query(AssertSqlSafe(drop)).execute(&self.admin).await.unwrap();
         remove_queues(&self.name).await;
         std::fs::remove_file(&self.truth).ok();
     }
@@ -219,16 +178,11 @@ impl Fleet {
 
 async fn remove_queues(prefix: &str) {
     let properties = lapin::ConnectionProperties::default();
-    let connection = lapin::Connection::connect(&variable("AMQP_URL"), properties)
-        .await
-        .unwrap();
+    let connection = lapin::Connection::connect(&variable("AMQP_URL"), properties).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     for queue in ["jobs.urgent", "jobs.normal", "reports", "dead"] {
         let name = format!("{prefix}.{queue}").into();
-        channel
-            .queue_delete(name, lapin::options::QueueDeleteOptions::default())
-            .await
-            .unwrap();
+        channel.queue_delete(name, lapin::options::QueueDeleteOptions::default()).await.unwrap();
     }
     let events = format!("{prefix}.events").into();
     channel

@@ -33,16 +33,10 @@ fn read_all(sim: &Sim, once: bool) -> HashMap<(MarketKey, String), AdContent> {
                 assert_eq!(number_of_ad.len(), 20);
                 all.insert((market.clone(), number_of_ad.clone()), content(item));
                 if item["privilegeType"] == 8 {
-                    assert_eq!(
-                        (at, number, &item["privilegeDesc"]),
-                        (0, 1, &json!("Promoted Ad"))
-                    );
+                    assert_eq!((at, number, &item["privilegeDesc"]), (0, 1, &json!("Promoted Ad")));
                     promoted = Some((number_of_ad, content(item).price));
                 } else {
-                    ordinary.push((
-                        Decimal::from_str(&content(item).price).unwrap(),
-                        number_of_ad,
-                    ));
+                    ordinary.push((Decimal::from_str(&content(item).price).unwrap(), number_of_ad));
                 }
             }
         }
@@ -59,11 +53,7 @@ fn read_all(sim: &Sim, once: bool) -> HashMap<(MarketKey, String), AdContent> {
         }));
         if let Some((number, price)) = promoted {
             let price = Decimal::from_str(&price).unwrap();
-            assert!(if buy {
-                price > ordinary[0].0
-            } else {
-                price < ordinary[0].0
-            });
+            assert!(if buy { price > ordinary[0].0 } else { price < ordinary[0].0 });
             assert_eq!(distinct.contains(&number), !once);
         }
     }
@@ -82,11 +72,7 @@ fn the_truth_log_says_exactly_what_is_served() {
     }
     let records = sim.records();
     assert!(matches!(&records[0], Record::Header(header) if header.markets == sim.markets()));
-    assert!(
-        records
-            .iter()
-            .any(|record| matches!(record, Record::Delisted(_)))
-    );
+    assert!(records.iter().any(|record| matches!(record, Record::Delisted(_))));
 }
 
 #[test]
@@ -106,11 +92,7 @@ fn advertisers_are_the_same_in_all_their_ads() {
             known.insert(event.user_no.clone(), event);
         }
     }
-    let market = MarketKey {
-        fiat: "INR".into(),
-        asset: "USDT".into(),
-        side: "SELL".into(),
-    };
+    let market = MarketKey { fiat: "INR".into(), asset: "USDT".into(), side: "SELL".into() };
     for number in 1..4 {
         let MarketKey { fiat, asset, side } = &market;
         let body =
@@ -154,37 +136,13 @@ fn items_look_like_the_captured() {
         "../../../fixtures/binance/collector/collector-USDT-BOB-BUY-2026-08-22T21-39-35.json"
     );
     let capture: Value = serde_json::from_str(capture).unwrap();
-    let keys = |value: &Value| {
-        value
-            .as_object()
-            .unwrap()
-            .keys()
-            .cloned()
-            .collect::<Vec<_>>()
-    };
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     let sim = Sim::start(SMALL);
-    let market = MarketKey {
-        fiat: "VES".into(),
-        asset: "USDT".into(),
-        side: "BUY".into(),
-    };
+    let market = MarketKey { fiat: "VES".into(), asset: "USDT".into(), side: "BUY".into() };
     let page = sim.page(&market, 1);
-    assert_eq!(
-        keys(&page),
-        [
-            "code",
-            "data",
-            "message",
-            "messageDetail",
-            "success",
-            "total"
-        ]
-    );
-    for (served, captured) in page["data"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .zip(capture["anuncios"].as_array().unwrap())
+    assert_eq!(keys(&page), ["code", "data", "message", "messageDetail", "success", "total"]);
+    for (served, captured) in
+        page["data"].as_array().unwrap().iter().zip(capture["anuncios"].as_array().unwrap())
     {
         assert_eq!(keys(served), keys(captured));
         assert_eq!(keys(&served["adv"]), keys(&captured["adv"]));
@@ -213,17 +171,10 @@ fn requests_that_the_exchange_refuses() {
     ] {
         let reply = with(key, value.clone());
         let body = reply.json();
-        assert_eq!(
-            (reply.status, &body["code"]),
-            (200, &json!("000002")),
-            "{key} {value}"
-        );
+        assert_eq!((reply.status, &body["code"]), (200, &json!("000002")), "{key} {value}");
         assert!(body["data"].is_null() && body.get("total").is_none());
     }
-    assert_eq!(
-        with("payTypes", json!(["NoSuchBank"])).json()["code"],
-        "083932"
-    );
+    assert_eq!(with("payTypes", json!(["NoSuchBank"])).json()["code"], "083932");
     for (key, value) in [("fiat", "NGN"), ("fiat", "XXX"), ("asset", "NOPE")]
         .map(|(key, value)| (key, json!(value)))
     {
@@ -234,19 +185,10 @@ fn requests_that_the_exchange_refuses() {
         );
     }
     let gone = sim.call("GET", FIATS, "", "");
-    assert_eq!(
-        (gone.status, &gone.json()["message"]),
-        (404, &json!("No message available"))
-    );
+    assert_eq!((gone.status, &gone.json()["message"]), (404, &json!("No message available")));
     assert!(gone.json().get("code").is_none());
     let listed = sim.post(FIATS, &json!({})).json();
-    assert!(
-        listed["data"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|fiat| fiat["currencyCode"] != "NGN")
-    );
+    assert!(listed["data"].as_array().unwrap().iter().all(|fiat| fiat["currencyCode"] != "NGN"));
     assert!(
         !sim.post(CONFIG, &json!({"fiat": "NGN"})).json()["data"]["areas"]
             .as_array()
@@ -263,19 +205,12 @@ fn filters_narrow_the_list_and_the_total() {
             json!({"fiat": "INR", "asset": "USDT", "tradeType": "SELL", "page": 1, "rows": 20});
         body[key] = value;
         let page = sim.post(SEARCH, &body).json();
-        (
-            page["total"].as_u64().unwrap(),
-            page["data"].as_array().unwrap().clone(),
-        )
+        (page["total"].as_u64().unwrap(), page["data"].as_array().unwrap().clone())
     };
     let (all, _) = ask("payTypes", json!([]));
     let (by_upi, items) = ask("payTypes", json!(["UPI"]));
     assert!(by_upi > 0 && by_upi < all);
-    assert!(
-        items
-            .iter()
-            .all(|item| content(item).payment_methods.contains(&"UPI".to_owned()))
-    );
+    assert!(items.iter().all(|item| content(item).payment_methods.contains(&"UPI".to_owned())));
     let (by_amount, items) = ask("transAmount", json!("50000"));
     assert!(by_amount > 0 && by_amount < all);
     assert!(
@@ -286,11 +221,7 @@ fn filters_narrow_the_list_and_the_total() {
     );
     let (merchants, items) = ask("publisherType", json!("merchant"));
     assert!(merchants > 0 && merchants < all);
-    assert!(
-        items
-            .iter()
-            .all(|item| item["advertiser"]["userType"] == "merchant")
-    );
+    assert!(items.iter().all(|item| item["advertiser"]["userType"] == "merchant"));
     assert_eq!(ask("payTypes", json!(["MpesaKenya"])).0, 0);
 }
 
@@ -300,10 +231,7 @@ fn the_rate_limit_refuses_and_says_when() {
     let ask = || sim.post(FIATS, &json!({}));
     assert_eq!((ask().status, ask().status), (200, 200));
     let refused = ask();
-    assert_eq!(
-        (refused.status, refused.headers["retry-after"].as_str()),
-        (429, "60")
-    );
+    assert_eq!((refused.status, refused.headers["retry-after"].as_str()), (429, "60"));
     sim.advance(59_000);
     assert_eq!(ask().headers["retry-after"], "1");
     sim.advance(1_000);
@@ -316,11 +244,7 @@ fn faults_are_of_three_kinds() {
     let mut kinds = HashSet::new();
     for _ in 0..40 {
         let reply = sim.post(FIATS, &json!({}));
-        kinds.insert((
-            reply.status,
-            reply.headers["content-type"].clone(),
-            reply.body.is_empty(),
-        ));
+        kinds.insert((reply.status, reply.headers["content-type"].clone(), reply.body.is_empty()));
     }
     assert_eq!(kinds.len(), 3, "{kinds:?}");
 }
@@ -333,57 +257,33 @@ fn gzip_holds_the_same_bytes() {
     let plain = sim.call("POST", SEARCH, "", &body);
     let packed = sim.call("POST", SEARCH, "accept-encoding: gzip, br\r\n", &body);
     assert_eq!(packed.headers["content-encoding"], "gzip");
-    assert_eq!(
-        packed.headers["content-type"],
-        "application/json;charset=UTF-8"
-    );
+    assert_eq!(packed.headers["content-type"], "application/json;charset=UTF-8");
     let mut unpacked = Vec::new();
-    GzDecoder::new(packed.body.as_slice())
-        .read_to_end(&mut unpacked)
-        .unwrap();
+    GzDecoder::new(packed.body.as_slice()).read_to_end(&mut unpacked).unwrap();
     assert!(unpacked == plain.body && packed.body.len() * 3 < plain.body.len());
 }
 
 #[test]
 fn ties_move_between_requests_when_told_to() {
     let sim = Sim::start("--fiats 1 --assets 1 --ads 1000 --tie-shuffle-per-mille 1000");
-    let market = MarketKey {
-        fiat: "INR".into(),
-        asset: "USDT".into(),
-        side: "SELL".into(),
-    };
+    let market = MarketKey { fiat: "INR".into(), asset: "USDT".into(), side: "SELL".into() };
     let order = || -> Vec<(String, String)> {
         let page = sim.page(&market, 3);
         let items = page["data"].as_array().unwrap().iter();
-        items
-            .map(|item| (content(item).price, item["adv"]["advNo"].to_string()))
-            .collect()
+        items.map(|item| (content(item).price, item["adv"]["advNo"].to_string())).collect()
     };
     let orders: Vec<_> = (0..5).map(|_| order()).collect();
     assert!(orders.iter().any(|other| *other != orders[0]));
     let prices = |order: &[(String, String)]| {
-        order
-            .iter()
-            .map(|(price, _)| price.clone())
-            .collect::<Vec<_>>()
+        order.iter().map(|(price, _)| price.clone()).collect::<Vec<_>>()
     };
-    assert!(
-        orders
-            .iter()
-            .all(|other| prices(other) == prices(&orders[0]))
-    );
+    assert!(orders.iter().all(|other| prices(other) == prices(&orders[0])));
 }
 
 #[test]
 fn sigterm_ends_it() {
     let mut sim = Sim::start(SMALL);
     let id = sim.child().id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &id])
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     assert!(sim.child().wait().unwrap().success());
 }

@@ -39,31 +39,16 @@ impl Sim {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let truth = std::env::temp_dir().join(format!("sim-{}-{number}.jsonl", std::process::id()));
         let mut child = Command::new(env!("CARGO_BIN_EXE_exchange-sim"))
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--manual-clock",
-                "--truth",
-            ])
+            .args(["serve", "--listen", "127.0.0.1:0", "--manual-clock", "--truth"])
             .arg(&truth)
             .args(args.split_whitespace())
             .stdout(Stdio::piped())
             .spawn()
             .expect("start exchange-sim");
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let address = line
-            .trim()
-            .strip_prefix("listening on http://")
-            .expect("the first line");
-        Self {
-            address: address.to_owned(),
-            child,
-            truth,
-        }
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on http://").expect("the first line");
+        Self { address: address.to_owned(), child, truth }
     }
 
     pub(crate) fn call(&self, method: &str, path: &str, headers: &str, body: &str) -> Reply {
@@ -76,29 +61,15 @@ impl Sim {
         .unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
-        let end = answer
-            .windows(4)
-            .position(|four| four == b"\r\n\r\n")
-            .expect("a head");
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
         let head = String::from_utf8(answer[..end].to_vec()).unwrap();
         let mut lines = head.lines();
-        let status = lines
-            .next()
-            .unwrap()
-            .split(' ')
-            .nth(1)
-            .unwrap()
-            .parse()
-            .unwrap();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let header = |line: &str| {
             let (name, value) = line.split_once(": ").unwrap();
             (name.to_lowercase(), value.to_owned())
         };
-        Reply {
-            status,
-            headers: lines.map(header).collect(),
-            body: answer[end + 4..].to_vec(),
-        }
+        Reply { status, headers: lines.map(header).collect(), body: answer[end + 4..].to_vec() }
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> Reply {
@@ -118,20 +89,13 @@ impl Sim {
     }
 
     pub(crate) fn advance(&self, ms: u64) {
-        assert_eq!(
-            self.call("POST", &format!("/sim/advance?ms={ms}"), "", "")
-                .status,
-            204
-        );
+        assert_eq!(self.call("POST", &format!("/sim/advance?ms={ms}"), "", "").status, 204);
     }
 
     /// The markets that the exchange itself names.
     pub(crate) fn markets(&self) -> Vec<MarketKey> {
         let mut markets = Vec::new();
-        for fiat in self.post(FIATS, &json!({})).json()["data"]
-            .as_array()
-            .unwrap()
-        {
+        for fiat in self.post(FIATS, &json!({})).json()["data"].as_array().unwrap() {
             let code = &fiat["currencyCode"];
             let config = self.post(CONFIG, &json!({ "fiat": code })).json();
             let areas = config["data"]["areas"].as_array().unwrap();
@@ -152,9 +116,7 @@ impl Sim {
 
     pub(crate) fn records(&self) -> Vec<Record> {
         let text = std::fs::read_to_string(&self.truth).unwrap();
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// What is listed now, by the truth log.
@@ -190,16 +152,10 @@ impl Drop for Sim {
 /// What a parser sees of an item.
 pub(crate) fn content(item: &Value) -> AdContent {
     let adv = &item["adv"];
-    let text = |key: &str| {
-        adv[key]
-            .as_str()
-            .unwrap_or_else(|| panic!("{key}"))
-            .to_owned()
-    };
+    let text = |key: &str| adv[key].as_str().unwrap_or_else(|| panic!("{key}")).to_owned();
     let methods = adv["tradeMethods"].as_array().unwrap().iter();
-    let mut payment_methods: Vec<String> = methods
-        .map(|method| method["identifier"].as_str().unwrap().to_owned())
-        .collect();
+    let mut payment_methods: Vec<String> =
+        methods.map(|method| method["identifier"].as_str().unwrap().to_owned()).collect();
     payment_methods.sort();
     payment_methods.dedup();
     AdContent {
@@ -212,9 +168,7 @@ pub(crate) fn content(item: &Value) -> AdContent {
         min_quantity: text("minSingleTransQuantity"),
         max_quantity: text("maxSingleTransQuantity"),
         dynamic_max_quantity: text("dynamicMaxSingleTransQuantity"),
-        pay_time_limit: adv["payTimeLimit"]
-            .as_u64()
-            .map(|minutes| minutes.try_into().unwrap()),
+        pay_time_limit: adv["payTimeLimit"].as_u64().map(|minutes| minutes.try_into().unwrap()),
         payment_methods,
         classify: text("classify"),
         user_no: item["advertiser"]["userNo"].as_str().unwrap().to_owned(),

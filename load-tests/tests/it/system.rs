@@ -24,28 +24,16 @@ async fn two_batches_equal_the_truth() {
     let fleet = Fleet::start(MOVING).await;
     let _workers = [fleet.worker("a", &[]), fleet.worker("b", &[])];
     assert_eq!(fleet.batch(&[]), 0);
-    let first = fleet
-        .number("SELECT count(*) FROM warehouse.offer_versions")
-        .await;
+    let first = fleet.number("SELECT count(*) FROM warehouse.offer_versions").await;
     assert_eq!(fleet.batch(&[]), 0);
-    let both = fleet
-        .number("SELECT count(*) FROM warehouse.offer_versions")
-        .await;
+    let both = fleet.number("SELECT count(*) FROM warehouse.offer_versions").await;
     fleet.assert_equals_truth();
-    assert!(
-        both - first < first / 2,
-        "{first} versions after one batch, {both} after two"
-    );
+    assert!(both - first < first / 2, "{first} versions after one batch, {both} after two");
     assert_eq!(fleet.number(NOT_ENDED).await, 0);
     assert_eq!(fleet.number(DANGLING).await, 0);
     assert_eq!(fleet.number(LISTED_TWICE).await, 0);
     // Markets, fiats and methods were discovered by jobs.
-    assert!(
-        fleet
-            .number("SELECT count(*) FROM warehouse.fiat_payment_methods")
-            .await
-            > 0
-    );
+    assert!(fleet.number("SELECT count(*) FROM warehouse.fiat_payment_methods").await > 0);
     fleet.remove().await;
 }
 
@@ -63,10 +51,7 @@ async fn a_killed_worker_costs_nothing() {
         )
         .await;
     killed.kill();
-    assert!(
-        fleet.number(NOT_ENDED).await > 0,
-        "killed too late to tell anything"
-    );
+    assert!(fleet.number(NOT_ENDED).await > 0, "killed too late to tell anything");
     assert_eq!(coordinator.wait().code(), Some(0));
     fleet.assert_equals_truth();
     assert_eq!(fleet.number(NOT_ENDED).await, 0);
@@ -83,17 +68,10 @@ async fn a_killed_coordinator_is_followed() {
     let mut killed = fleet.coordinator(&[]);
     fleet.wait_for(ENDED, 30).await;
     killed.kill();
-    assert_eq!(
-        fleet.number(CLOSED_COMPLETE).await,
-        0,
-        "killed too late to tell anything"
-    );
+    assert_eq!(fleet.number(CLOSED_COMPLETE).await, 0, "killed too late to tell anything");
     assert_eq!(fleet.batch(&[]), 0);
     assert_eq!(fleet.number(CLOSED_COMPLETE).await, 2);
-    assert_eq!(
-        fleet.number("SELECT count(*) FROM pipeline.batches").await,
-        2
-    );
+    assert_eq!(fleet.number("SELECT count(*) FROM pipeline.batches").await, 2);
     fleet.assert_equals_truth();
     fleet.remove().await;
 }
@@ -104,9 +82,8 @@ async fn faults_of_the_exchange_cost_requests_only() {
     let fleet = Fleet::start("--fiats 2 --ads 600 --fault-per-mille 60").await;
     let _worker = fleet.worker("a", &[]);
     assert_eq!(fleet.batch(&[]), 0);
-    let again = fleet
-        .number("SELECT count(*) FROM pipeline.jobs WHERE attempts > 1 OR issue > 1")
-        .await;
+    let again =
+        fleet.number("SELECT count(*) FROM pipeline.jobs WHERE attempts > 1 OR issue > 1").await;
     assert!(again > 0, "no fault was met");
     fleet.assert_equals_truth();
     fleet.remove().await;
@@ -120,10 +97,7 @@ async fn a_worker_drains() {
     let mut coordinator = fleet.coordinator(&[]);
     fleet.wait_for(ENDED, 30).await;
     assert!(drained.terminate().success());
-    assert!(
-        fleet.number(NOT_ENDED).await > 0,
-        "drained too late to tell anything"
-    );
+    assert!(fleet.number(NOT_ENDED).await > 0, "drained too late to tell anything");
     let _other = fleet.worker("other", &[]);
     assert_eq!(coordinator.wait().code(), Some(0));
     fleet.assert_equals_truth();
@@ -135,10 +109,7 @@ async fn a_worker_drains() {
 async fn nothing_read_is_a_failed_batch() {
     let fleet = Fleet::start("--fiats 1 --ads 50").await;
     // Nothing listens on the discard port.
-    let nowhere = [
-        ("BINANCE_BASE_URL", "http://127.0.0.1:9"),
-        ("MAX_RETRIES", "0"),
-    ];
+    let nowhere = [("BINANCE_BASE_URL", "http://127.0.0.1:9"), ("MAX_RETRIES", "0")];
     let _worker = fleet.worker("a", &nowhere);
     assert_eq!(fleet.batch(&[]), 4);
     let failed = "SELECT count(*) FROM pipeline.jobs WHERE state = 'failed' AND reason = 'network' AND issue = 2";
@@ -154,17 +125,9 @@ async fn a_deadline_cuts_the_batch() {
     let _worker = fleet.worker("a", &[("INITIAL_RATE_LIMIT", "1200")]);
     assert_eq!(fleet.batch(&[("BATCH_DEADLINE_SECONDS", "4")]), 3);
     assert_eq!(fleet.number(NOT_ENDED).await, 0);
+    assert!(fleet.number("SELECT count(*) FROM pipeline.jobs WHERE state = 'expired'").await > 0);
     assert!(
-        fleet
-            .number("SELECT count(*) FROM pipeline.jobs WHERE state = 'expired'")
-            .await
-            > 0
-    );
-    assert!(
-        fleet
-            .number("SELECT count(*) FROM warehouse.books WHERE verdict = 'complete'")
-            .await
-            > 0
+        fleet.number("SELECT count(*) FROM warehouse.books WHERE verdict = 'complete'").await > 0
     );
     fleet.assert_equals_truth();
     fleet.remove().await;
@@ -177,25 +140,18 @@ async fn what_is_shed_is_recorded_and_read_next() {
     let _worker = fleet.worker("a", &[]);
     assert_eq!(fleet.batch(&[]), 0);
     // 600 requests a minute for 6 seconds, less the reserve: 57 pages, where about 70 are needed.
-    let tight = [
-        ("INITIAL_RATE_LIMIT", "600"),
-        ("BATCH_DEADLINE_SECONDS", "6"),
-    ];
+    let tight = [("INITIAL_RATE_LIMIT", "600"), ("BATCH_DEADLINE_SECONDS", "6")];
     assert_eq!(fleet.batch(&tight), 3);
     let shed = "SELECT count(DISTINCT market_id) FROM pipeline.jobs WHERE state = 'shed' AND reason = 'budget'";
     let markets_shed = fleet.number(shed).await;
     assert!(markets_shed > 0);
     assert_eq!(
-        fleet
-            .number("SELECT count(*) FROM pipeline.catalog WHERE consecutive_shed = 1")
-            .await,
+        fleet.number("SELECT count(*) FROM pipeline.catalog WHERE consecutive_shed = 1").await,
         markets_shed
     );
     assert_eq!(fleet.batch(&tight), 3);
     assert_eq!(
-        fleet
-            .number("SELECT count(*) FROM pipeline.catalog WHERE consecutive_shed = 2")
-            .await,
+        fleet.number("SELECT count(*) FROM pipeline.catalog WHERE consecutive_shed = 2").await,
         0
     );
     fleet.remove().await;
@@ -227,26 +183,11 @@ GROUP BY dpm.method_name ORDER BY price_volatility DESC;";
     let _worker = fleet.worker("a", &[]);
     assert_eq!(fleet.batch(&[("FIATS", "VES")]), 0);
     let mut connection = fleet.pool.acquire().await.unwrap();
-    sqlx::query("SET search_path = warehouse")
-        .execute(&mut *connection)
-        .await
-        .unwrap();
+    sqlx::query("SET search_path = warehouse").execute(&mut *connection).await.unwrap();
     let sides = sqlx::query(Q1).fetch_all(&mut *connection).await.unwrap();
     assert_eq!(sides.len(), 2, "both sides of USDT/VES");
-    assert!(
-        !sqlx::query(Q2)
-            .fetch_all(&mut *connection)
-            .await
-            .unwrap()
-            .is_empty()
-    );
-    assert!(
-        !sqlx::query(Q3)
-            .fetch_all(&mut *connection)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert!(!sqlx::query(Q2).fetch_all(&mut *connection).await.unwrap().is_empty());
+    assert!(!sqlx::query(Q3).fetch_all(&mut *connection).await.unwrap().is_empty());
     drop(connection);
     let fiats = "SELECT count(DISTINCT fiat_id) FROM warehouse.fact_offers";
     assert_eq!(fleet.number(fiats).await, 1, "FIATS restricts what is read");

@@ -38,11 +38,7 @@ struct Collector<'a> {
 
 impl<'a> Collector<'a> {
     async fn new(pool: &'a PgPool, sim: &'a Sim) -> Self {
-        execute(
-            pool,
-            "SELECT pipeline.make_partitions(current_date, current_date)",
-        )
-        .await;
+        execute(pool, "SELECT pipeline.make_partitions(current_date, current_date)").await;
         let mut markets = Vec::new();
         for market in sim.markets() {
             let MarketKey { fiat, asset, side } = &market;
@@ -51,13 +47,7 @@ impl<'a> Collector<'a> {
             let id = number(pool, &format!("INSERT INTO warehouse.dim_markets (exchange_id, fiat_id, crypto_id, trade_type, first_seen_at) SELECT 1, fiat_id, crypto_id, '{side}', now() FROM warehouse.dim_fiat_currencies, warehouse.dim_cryptocurrencies WHERE currency_code = '{fiat}' AND symbol = '{asset}' RETURNING market_id")).await;
             markets.push((id, market));
         }
-        Self {
-            pool,
-            sim,
-            markets,
-            advertisers: HashMap::new(),
-            ordinal: 0,
-        }
+        Self { pool, sim, markets, advertisers: HashMap::new(), ordinal: 0 }
     }
 
     /// Reads every book, and lets the world move between two books.
@@ -98,16 +88,14 @@ impl<'a> Collector<'a> {
         let texts: Page = serde_json::from_slice(&reply.body).unwrap();
         let page = reply.json();
         let items = page["data"].as_array().unwrap().iter().zip(texts.data);
-        let items: Vec<(&Value, Item)> = items
-            .filter(|(item, _)| item["privilegeType"] != 8)
-            .collect();
+        let items: Vec<(&Value, Item)> =
+            items.filter(|(item, _)| item["privilegeType"] != 8).collect();
         let state = if items.is_empty() { "empty" } else { "done" };
         execute(self.pool, &format!("INSERT INTO pipeline.jobs (day, batch_id, ordinal, kind, market_id, page, urgent, ads_expected, state, planned_at, requested_at, fetched_at, ended_at, expires_at) VALUES (current_date, {batch}, {ordinal}, 'search', {market_id}, {number}, false, true, '{state}', now(), {AT}{requested}, {AT}{fetched}, now(), now())")).await;
         let mut ids = Vec::new();
         for (at, (item, texts)) in (0..).zip(&items) {
             ids.push((slot << 22) | (ordinal << 5) | at);
-            self.store_ad(ids[ids.len() - 1], market_id, item, texts)
-                .await;
+            self.store_ad(ids[ids.len() - 1], market_id, item, texts).await;
         }
         if !ids.is_empty() {
             execute(self.pool, &format!("INSERT INTO warehouse.book_pages (day, batch_id, market_id, page, ordinal, fetched_at, offer_ids, active_minutes) VALUES (current_date, {batch}, {market_id}, {number}, {ordinal}, {AT}{fetched}, ARRAY{ids:?}, '{{}}')")).await;
@@ -123,9 +111,7 @@ impl<'a> Collector<'a> {
             methods.push(number(self.pool, &format!("INSERT INTO warehouse.dim_payment_methods (exchange_id, identifier, method_name, first_seen_at) VALUES (1, '{method}', '{method}', now()) ON CONFLICT (exchange_id, identifier) DO UPDATE SET method_name = '{method}' RETURNING payment_method_id")).await);
         }
         let adv_no = item["adv"]["advNo"].as_str().unwrap();
-        let minutes = ad
-            .pay_time_limit
-            .map_or("NULL".to_owned(), |minutes| minutes.to_string());
+        let minutes = ad.pay_time_limit.map_or("NULL".to_owned(), |minutes| minutes.to_string());
         let amounts = [
             &ad.price,
             &ad.surplus_amount,
@@ -169,27 +155,16 @@ impl<'a> Collector<'a> {
 }
 
 async fn execute(pool: &PgPool, sql: &str) {
-    sqlx::query(AssertSqlSafe(sql))
-        .execute(pool)
-        .await
-        .expect(sql);
+    sqlx::query(AssertSqlSafe(sql)).execute(pool).await.expect(sql);
 }
 
 async fn number(pool: &PgPool, sql: &str) -> i32 {
-    sqlx::query_scalar(AssertSqlSafe(sql))
-        .fetch_one(pool)
-        .await
-        .expect(sql)
+    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await.expect(sql)
 }
 
 async fn verify(pool: &PgPool, sim: &Sim) -> anyhow::Result<bool> {
     let database_url = pool.connect_options().to_url_lossy().to_string();
-    run(&Options {
-        truth: sim.truth.clone(),
-        json: true,
-        database_url,
-    })
-    .await
+    run(&Options { truth: sim.truth.clone(), json: true, database_url }).await
 }
 
 #[sqlx::test(migrations = "../migrations")]
@@ -218,11 +193,7 @@ async fn a_faultless_collector_is_equal_and_each_fault_is_found(pool: PgPool) {
     for fault in faults {
         // The fault is undone by putting back the tables it may touch.
         for table in TABLES {
-            execute(
-                &pool,
-                &format!("CREATE TABLE kept_{} AS TABLE {table}", plain(table)),
-            )
-            .await;
+            execute(&pool, &format!("CREATE TABLE kept_{} AS TABLE {table}", plain(table))).await;
         }
         execute(&pool, fault).await;
         assert!(!verify(&pool, &sim).await.unwrap(), "not found: {fault}");

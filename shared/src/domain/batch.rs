@@ -42,23 +42,15 @@ impl BatchId {
         if number >= 1 << BATCH_BITS {
             return Err(BatchIdError::Number(number));
         }
-        let days = day
-            .signed_duration_since(DateTime::<Utc>::UNIX_EPOCH.date_naive())
-            .num_days();
-        let days = i32::try_from(days)
-            .ok()
-            .filter(|days| (0..4_000_000).contains(days));
+        let days = day.signed_duration_since(DateTime::<Utc>::UNIX_EPOCH.date_naive()).num_days();
+        let days = i32::try_from(days).ok().filter(|days| (0..4_000_000).contains(days));
         let days = days.ok_or(BatchIdError::Day(day))?;
         Ok(Self((days << BATCH_BITS) | number.cast_signed()))
     }
 
     /// From a column or a message.
     pub fn from_raw(raw: i32) -> Result<Self, BatchIdError> {
-        if raw < 0 {
-            Err(BatchIdError::Raw(raw))
-        } else {
-            Ok(Self(raw))
-        }
+        if raw < 0 { Err(BatchIdError::Raw(raw)) } else { Ok(Self(raw)) }
     }
 
     #[must_use]
@@ -92,15 +84,9 @@ impl fmt::Display for BatchId {
 /// If `ordinal` or `position` is out of range: the planner and the store check both before.
 #[must_use]
 pub fn offer_version_id(batch: BatchId, ordinal: u32, position: usize) -> i32 {
-    assert!(
-        ordinal < MAX_JOBS_PER_BATCH,
-        "ordinal {ordinal} does not fit"
-    );
+    assert!(ordinal < MAX_JOBS_PER_BATCH, "ordinal {ordinal} does not fit");
     let position = u32::try_from(position).expect("a position is below 32");
-    assert!(
-        position < 1 << POSITION_BITS,
-        "position {position} does not fit"
-    );
+    assert!(position < 1 << POSITION_BITS, "position {position} does not fit");
     let id =
         (batch.number() << (ORDINAL_BITS + POSITION_BITS)) | (ordinal << POSITION_BITS) | position;
     id.cast_signed()
@@ -121,14 +107,8 @@ mod tests {
         let id = BatchId::new(day("2026-11-22"), 511).unwrap();
         assert_eq!((id.day(), id.number()), (day("2026-11-22"), 511));
         assert_eq!(BatchId::from_raw(id.raw()), Ok(id));
-        assert_eq!(
-            BatchId::new(day("2026-11-22"), 512),
-            Err(BatchIdError::Number(512))
-        );
-        assert_eq!(
-            BatchId::new(day("1969-12-31"), 0),
-            Err(BatchIdError::Day(day("1969-12-31")))
-        );
+        assert_eq!(BatchId::new(day("2026-11-22"), 512), Err(BatchIdError::Number(512)));
+        assert_eq!(BatchId::new(day("1969-12-31"), 0), Err(BatchIdError::Day(day("1969-12-31"))));
     }
 
     proptest! {

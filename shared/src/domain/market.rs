@@ -73,11 +73,7 @@ pub struct Market {
 impl Market {
     /// Codes are taken as they are: some are not ISO, and an asset may itself be a fiat.
     pub fn new(fiat: &str, asset: &str, side: Side) -> Result<Self, MarketError> {
-        Ok(Self {
-            fiat: code("fiat", fiat)?,
-            asset: code("asset", asset)?,
-            side,
-        })
+        Ok(Self { fiat: code("fiat", fiat)?, asset: code("asset", asset)?, side })
     }
 }
 
@@ -93,10 +89,7 @@ const MAX_CODE_CHARS: usize = 32;
 fn code(what: &'static str, value: &str) -> Result<String, MarketError> {
     let odd = |c: char| c.is_whitespace() || c.is_control();
     if value.is_empty() || value.chars().count() > MAX_CODE_CHARS || value.contains(odd) {
-        return Err(MarketError::Code {
-            what,
-            value: value.to_owned(),
-        });
+        return Err(MarketError::Code { what, value: value.to_owned() });
     }
     Ok(value.to_owned())
 }
@@ -115,27 +108,18 @@ mod tests {
     fn side_is_read_in_any_case_and_nothing_else() {
         assert_eq!("buy".parse(), Ok(Side::Buy));
         assert_eq!("SELL".parse(), Ok(Side::Sell));
-        assert_eq!(
-            "both".parse::<Side>(),
-            Err(MarketError::Side("both".into()))
-        );
+        assert_eq!("both".parse::<Side>(), Err(MarketError::Side("both".into())));
     }
 
     #[test]
     fn a_market_needs_codes() {
         assert!(Market::new("", "USDT", Side::Buy).is_err());
         assert!(Market::new("VES", "US DT", Side::Buy).is_err());
-        assert_eq!(
-            Market::new("VES", "USDT", Side::Buy).unwrap().to_string(),
-            "USDT/VES BUY"
-        );
+        assert_eq!(Market::new("VES", "USDT", Side::Buy).unwrap().to_string(), "USDT/VES BUY");
     }
 
     #[test]
     fn pages_are_rounded_up() {
-        assert_eq!(
-            [0, 1, 20, 21, 40].map(|total| page_count(total, 20)),
-            [1, 1, 1, 2, 2]
-        );
+        assert_eq!([0, 1, 20, 21, 40].map(|total| page_count(total, 20)), [1, 1, 1, 2, 2]);
     }
 }

@@ -1,7 +1,7 @@
 //! What an exchange's API looks like, without doing any I/O.
 //!
 //! The seam between what is common and what is one exchange's own: everything outside this folder
-//! knows ads and markets only. Field names of an exchange stop at its `wire` module.
+//! knows ads and markets only. Field names of an exchange stop at its own folder.
 
 pub mod binance;
 

@@ -31,19 +31,14 @@ impl Delivery {
     /// The work is done and recorded. An error means that the connection is gone and the message
     /// will come again, which the receiver must bear anyway.
     pub async fn ack(&self) -> Result<(), QueueError> {
-        answer(ANSWER_TIMEOUT, self.acker.ack(BasicAckOptions::default()))
-            .await
-            .map(drop)
+        answer(ANSWER_TIMEOUT, self.acker.ack(BasicAckOptions::default())).await.map(drop)
     }
 
     /// The message can't be worked on by anyone: to the dead letters.
     pub async fn reject(&self) -> Result<(), QueueError> {
-        answer(
-            ANSWER_TIMEOUT,
-            self.acker.reject(BasicRejectOptions { requeue: false }),
-        )
-        .await
-        .map(drop)
+        answer(ANSWER_TIMEOUT, self.acker.reject(BasicRejectOptions { requeue: false }))
+            .await
+            .map(drop)
     }
 
     /// Links `span` to the span that published the message.
@@ -87,14 +82,7 @@ impl Consumer {
             close: close.clone(),
         };
         let task = tokio::spawn(supervisor.run());
-        (
-            Self {
-                stop_taking,
-                close,
-                task,
-            },
-            receivers,
-        )
+        (Self { stop_taking, close, task }, receivers)
     }
 
     /// Takes no more deliveries; those in hand can still be acknowledged.
@@ -155,11 +143,8 @@ impl Supervisor {
         for (queue, target) in &self.targets {
             let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
             self.topology.declare(&channel).await?;
-            answer(
-                ANSWER_TIMEOUT,
-                channel.basic_qos(self.prefetch, BasicQosOptions::default()),
-            )
-            .await?;
+            answer(ANSWER_TIMEOUT, channel.basic_qos(self.prefetch, BasicQosOptions::default()))
+                .await?;
             let consumer = channel.basic_consume(
                 self.topology.queue(*queue).into(),
                 "".into(),

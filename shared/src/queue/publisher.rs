@@ -24,10 +24,7 @@ pub enum Message {
     /// Onto a queue, which must exist.
     To(Queue, Vec<u8>),
     /// To whoever listens for the routing key, if anyone.
-    Event {
-        routing_key: &'static str,
-        body: Vec<u8>,
-    },
+    Event { routing_key: &'static str, body: Vec<u8> },
 }
 
 /// Why a message is perhaps not with the broker. It may be there all the same: publish again, the
@@ -63,16 +60,11 @@ impl Publisher {
             create: Some(CONNECT_TIMEOUT),
             recycle: Some(ANSWER_TIMEOUT),
         };
-        let config = Config {
-            url: Some(broker.url.to_string()),
-            pool: Some(pool),
-        };
+        let config = Config { url: Some(broker.url.to_string()), pool: Some(pool) };
         let properties = move || {
             ConnectionProperties::default().with_connection_name(format!("{name} publisher").into())
         };
-        let pool = config
-            .create_pool(properties, Runtime::Tokio1)
-            .expect("a runtime is given");
+        let pool = config.create_pool(properties, Runtime::Tokio1).expect("a runtime is given");
         Self { pool, topology }
     }
 
@@ -99,11 +91,7 @@ impl Publisher {
         let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
         // Publishing before anyone consumed must not fail for want of a queue.
         self.topology.declare(&channel).await?;
-        answer(
-            ANSWER_TIMEOUT,
-            channel.confirm_select(ConfirmSelectOptions::default()),
-        )
-        .await?;
+        answer(ANSWER_TIMEOUT, channel.confirm_select(ConfirmSelectOptions::default())).await?;
         let mut in_flight = VecDeque::with_capacity(CONFIRM_WINDOW);
         for message in messages {
             if in_flight.len() == CONFIRM_WINDOW
@@ -127,28 +115,17 @@ impl Publisher {
     ) -> Result<PublisherConfirm, QueueError> {
         let (exchange, routing_key, mandatory, body) = match message {
             Message::To(queue, body) => (String::new(), self.topology.queue(*queue), true, body),
-            Message::Event { routing_key, body } => (
-                self.topology.events(),
-                (*routing_key).to_owned(),
-                false,
-                body,
-            ),
+            Message::Event { routing_key, body } => {
+                (self.topology.events(), (*routing_key).to_owned(), false, body)
+            }
         };
         let properties = BasicProperties::default()
             .with_delivery_mode(PERSISTENT)
             .with_content_type("application/json".into())
             .with_headers(trace::headers());
-        let options = BasicPublishOptions {
-            mandatory,
-            ..BasicPublishOptions::default()
-        };
-        let sent = channel.basic_publish(
-            exchange.into(),
-            routing_key.into(),
-            options,
-            body,
-            properties,
-        );
+        let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
+        let sent =
+            channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties);
         answer(PUBLISH_TIMEOUT, sent).await
     }
 }

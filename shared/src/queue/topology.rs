@@ -43,9 +43,7 @@ pub struct Topology {
 impl Topology {
     #[must_use]
     pub fn new(prefix: &str) -> Self {
-        Self {
-            prefix: prefix.to_owned(),
-        }
+        Self { prefix: prefix.to_owned() }
     }
 
     #[must_use]
@@ -67,18 +65,10 @@ impl Topology {
 
     /// Declares everything.
     pub(super) async fn declare(&self, channel: &Channel) -> Result<(), QueueError> {
-        for queue in [
-            Queue::Dead,
-            Queue::UrgentJobs,
-            Queue::NormalJobs,
-            Queue::Reports,
-        ] {
+        for queue in [Queue::Dead, Queue::UrgentJobs, Queue::NormalJobs, Queue::Reports] {
             let declared = channel.queue_declare(
                 self.queue(queue).into(),
-                QueueDeclareOptions {
-                    durable: true,
-                    ..QueueDeclareOptions::default()
-                },
+                QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() },
                 self.arguments(queue),
             );
             answer(ANSWER_TIMEOUT, declared).await?;
@@ -86,10 +76,7 @@ impl Topology {
         let declared = channel.exchange_declare(
             self.events().into(),
             ExchangeKind::Topic,
-            ExchangeDeclareOptions {
-                durable: true,
-                ..ExchangeDeclareOptions::default()
-            },
+            ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() },
             FieldTable::default(),
         );
         answer(ANSWER_TIMEOUT, declared).await

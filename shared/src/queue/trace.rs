@@ -32,8 +32,7 @@ struct Carrier(BTreeMap<ShortString, AMQPValue>);
 
 impl Injector for Carrier {
     fn set(&mut self, key: &str, value: String) {
-        self.0
-            .insert(key.into(), AMQPValue::LongString(value.into()));
+        self.0.insert(key.into(), AMQPValue::LongString(value.into()));
     }
 }
 

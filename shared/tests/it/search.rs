@@ -39,10 +39,7 @@ fn assert_refused(page: &Page, reason: RefusalReason, field: &str) {
 #[test]
 fn a_page_of_2022() {
     let page = parse_search(&market(), KZT_2022).unwrap();
-    assert_eq!(
-        (page.total, page.ads.len(), page.refusals.len()),
-        (Some(17), 10, 0)
-    );
+    assert_eq!((page.total, page.ads.len(), page.refusals.len()), (Some(17), 10, 0));
     insta::assert_json_snapshot!(page.ads[0]);
 }
 
@@ -61,18 +58,11 @@ fn a_page_of_2026_with_a_promoted_ad() {
         serde_json::from_str::<Line<'_>>(line).unwrap().anuncios
     };
     let answer = format!(r#"{{"code":"000000","data":{ads},"total":101,"success":true}}"#);
-    let page = parse_search(
-        &Market::new("BOB", "USDT", Side::Sell).unwrap(),
-        answer.as_bytes(),
-    )
-    .unwrap();
+    let page =
+        parse_search(&Market::new("BOB", "USDT", Side::Sell).unwrap(), answer.as_bytes()).unwrap();
     assert_eq!((page.ads.len(), page.refusals.len()), (21, 0));
-    let promoted: Vec<usize> = page
-        .ads
-        .iter()
-        .filter(|ad| ad.is_promoted)
-        .map(|ad| ad.position)
-        .collect();
+    let promoted: Vec<usize> =
+        page.ads.iter().filter(|ad| ad.is_promoted).map(|ad| ad.position).collect();
     assert_eq!(promoted, [0]);
     assert!(page.ads.iter().all(|ad| ad.advertiser_side == Side::Buy));
     insta::assert_json_snapshot!(page.ads[0]);
@@ -89,11 +79,7 @@ fn an_ad_without_what_it_needs_is_refused_with_the_field() {
         ("advertiser", "userNo"),
     ] {
         let page = parse_changed(|item| item[object][field] = Value::Null);
-        assert_refused(
-            &page,
-            RefusalReason::MissingField,
-            &format!("{object}.{field}"),
-        );
+        assert_refused(&page, RefusalReason::MissingField, &format!("{object}.{field}"));
     }
     assert_refused(
         &parse_changed(|item| item["adv"] = Value::Null),
@@ -105,23 +91,11 @@ fn an_ad_without_what_it_needs_is_refused_with_the_field() {
 #[test]
 fn money_that_is_none_is_refused_and_never_rounded() {
     let price = |value: Value| parse_changed(|item| item["adv"]["price"] = value);
-    assert_refused(
-        &price(json!("NaN")),
-        RefusalReason::NotADecimal,
-        "adv.price",
-    );
+    assert_refused(&price(json!("NaN")), RefusalReason::NotADecimal, "adv.price");
     assert_refused(&price(json!("-1")), RefusalReason::OutOfRange, "adv.price");
     assert_refused(&price(json!("0")), RefusalReason::OutOfRange, "adv.price");
-    assert_refused(
-        &price(json!("1.123456789")),
-        RefusalReason::OutOfRange,
-        "adv.price",
-    );
-    assert_refused(
-        &price(json!({ "amount": 1 })),
-        RefusalReason::WrongType,
-        "adv.price",
-    );
+    assert_refused(&price(json!("1.123456789")), RefusalReason::OutOfRange, "adv.price");
+    assert_refused(&price(json!({ "amount": 1 })), RefusalReason::WrongType, "adv.price");
     let optional = parse_changed(|item| item["adv"]["tradableQuantity"] = json!("1000000000000"));
     assert_refused(&optional, RefusalReason::OutOfRange, "adv.tradableQuantity");
     assert_eq!(
@@ -146,10 +120,7 @@ fn a_retyped_decoration_costs_neither_ad_nor_silence() {
         item["advertiser"]["badges"] = json!(7);
     });
     let ad = &page.ads[0];
-    assert_eq!(
-        (ad.pay_time_limit_minutes, &ad.advertiser.badges),
-        (None, &None)
-    );
+    assert_eq!((ad.pay_time_limit_minutes, &ad.advertiser.badges), (None, &None));
     assert_eq!(ad.warnings.len(), 2, "{:?}", ad.warnings);
 }
 
@@ -162,13 +133,7 @@ fn one_odd_element_does_not_cost_its_page() {
     let answer = json!({ "code": "000000", "data": items, "success": true });
     let page = parse_search(&market(), answer.to_string().as_bytes()).unwrap();
     assert_eq!(page.ads.len(), 10);
-    assert_eq!(
-        page.refusals
-            .iter()
-            .map(|refusal| refusal.position)
-            .collect::<Vec<_>>(),
-        [3, 5]
-    );
+    assert_eq!(page.refusals.iter().map(|refusal| refusal.position).collect::<Vec<_>>(), [3, 5]);
 }
 
 #[test]
@@ -176,10 +141,7 @@ fn a_key_twice_in_an_ad_is_refused() {
     let twice =
         String::from_utf8_lossy(KZT_2022).replacen(r#""price":"#, r#""price":"1","price":"#, 1);
     let page = parse_search(&market(), twice.as_bytes()).unwrap();
-    assert_eq!(
-        (page.ads.len(), page.refusals[0].reason),
-        (9, RefusalReason::Malformed)
-    );
+    assert_eq!((page.ads.len(), page.refusals[0].reason), (9, RefusalReason::Malformed));
 }
 
 #[test]
@@ -191,18 +153,9 @@ fn a_second_nameless_method_does_not_hide_the_name() {
             { "identifier": "QIWI", "tradeMethodName": "QIWI wallet" },
         ]);
     });
-    let methods: Vec<_> = page.ads[0]
-        .payment_methods
-        .iter()
-        .map(|m| (&*m.identifier, m.name.as_deref()))
-        .collect();
-    assert_eq!(
-        methods,
-        [
-            ("BANK", Some("Bank Transfer")),
-            ("QIWI", Some("QIWI wallet"))
-        ]
-    );
+    let methods: Vec<_> =
+        page.ads[0].payment_methods.iter().map(|m| (&*m.identifier, m.name.as_deref())).collect();
+    assert_eq!(methods, [("BANK", Some("Bank Transfer")), ("QIWI", Some("QIWI wallet"))]);
 }
 
 #[test]
@@ -222,26 +175,14 @@ fn http_200_is_no_success() {
     ] {
         assert_eq!(failure(body).failure(), Failure::Unparsable, "{body}");
     }
-    assert_eq!(
-        parse_search(&market(), &[0xff, 0xfe])
-            .unwrap_err()
-            .failure(),
-        Failure::Unparsable
-    );
+    assert_eq!(parse_search(&market(), &[0xff, 0xfe]).unwrap_err().failure(), Failure::Unparsable);
 }
 
 #[test]
 fn nothing_found_is_a_page_without_ads() {
     let empty = include_bytes!("../../../fixtures/binance/errors/empty-success-2022.json");
     let page = parse_search(&market(), empty).unwrap();
-    assert_eq!(
-        page,
-        Page {
-            total: Some(0),
-            ads: vec![],
-            refusals: vec![]
-        }
-    );
+    assert_eq!(page, Page { total: Some(0), ads: vec![], refusals: vec![] });
 }
 
 fn any_json() -> impl Strategy<Value = Value> {

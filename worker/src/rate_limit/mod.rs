@@ -75,9 +75,7 @@ impl Limiter {
         deadline: DateTime<Utc>,
         shutdown: &CancellationToken,
     ) -> Result<Permit, NoPermit> {
-        let left = (deadline - Utc::now())
-            .to_std()
-            .map_err(|_| NoPermit::Deadline)?;
+        let left = (deadline - Utc::now()).to_std().map_err(|_| NoPermit::Deadline)?;
         tokio::select! {
             permit = tokio::time::timeout(left, self.wait()) => permit.map_err(|_| NoPermit::Deadline),
             () = shutdown.cancelled() => Err(NoPermit::Shutdown),
@@ -141,9 +139,7 @@ impl Limiter {
 fn local_quota(min_per_minute: u32, workers: NonZeroU32) -> Quota {
     let period = Duration::from_mins(1) * workers.get() / min_per_minute.max(1);
     let once = || Quota::per_minute(NonZeroU32::MIN);
-    Quota::with_period(period)
-        .unwrap_or_else(once)
-        .allow_burst(NonZeroU32::MIN)
+    Quota::with_period(period).unwrap_or_else(once).allow_burst(NonZeroU32::MIN)
 }
 
 #[cfg(test)]

@@ -68,11 +68,7 @@ impl RedisLimiter {
             .invoke_async(&mut connection)
             .await?;
         let wait = Duration::from_micros(wait_us);
-        let answer = if granted == 1 {
-            Answer::Reserved(wait)
-        } else {
-            Answer::AskAgain(wait)
-        };
+        let answer = if granted == 1 { Answer::Reserved(wait) } else { Answer::AskAgain(wait) };
         Ok((answer, workers))
     }
 

@@ -49,12 +49,7 @@ impl<'a> Seen<'a> {
             completion_rate: advertiser.completion_rate,
             positive_rate: advertiser.positive_rate,
         };
-        Self {
-            advertiser,
-            identity_hash: identity_hash(advertiser),
-            figures,
-            at,
-        }
+        Self { advertiser, identity_hash: identity_hash(advertiser), figures, at }
     }
 }
 
@@ -97,10 +92,7 @@ pub(super) struct Advertisers {
 
 impl Advertisers {
     pub(super) fn new() -> Self {
-        Self {
-            known: LruCache::new(CACHED_ADVERTISERS),
-            resolved: HashMap::new(),
-        }
+        Self { known: LruCache::new(CACHED_ADVERTISERS), resolved: HashMap::new() }
     }
 
     /// Makes sure that all advertisers seen have a version with their identity, and that their
@@ -121,8 +113,7 @@ impl Advertisers {
                     if known.identity_hash == seen.identity_hash
                         && known.figures == seen.figures =>
                 {
-                    self.resolved
-                        .insert(user_no.to_owned(), known.advertiser_sk);
+                    self.resolved.insert(user_no.to_owned(), known.advertiser_sk);
                 }
                 _ => {
                     // Of several sightings in one group the latest tells.
@@ -148,18 +139,13 @@ impl Advertisers {
                         figures: seen.figures,
                     };
                     self.known.put(seen.advertiser.user_no.clone(), known);
-                    self.resolved
-                        .insert(seen.advertiser.user_no.clone(), advertiser_sk);
+                    self.resolved.insert(seen.advertiser.user_no.clone(), advertiser_sk);
                     false
                 }
             });
         }
         // Passing, so that the group is tried again.
-        if left.is_empty() {
-            Ok(())
-        } else {
-            Err(sqlx::Error::PoolTimedOut.into())
-        }
+        if left.is_empty() { Ok(()) } else { Err(sqlx::Error::PoolTimedOut.into()) }
     }
 
     /// The version of an advertiser that was resolved for this group.
@@ -181,10 +167,8 @@ async fn write(
     for (user_no, advertiser_sk) in insert_versions(&mut tx, exchange, seen, None).await? {
         versions.insert(user_no, advertiser_sk);
     }
-    let there: Vec<&Seen<'_>> = seen
-        .iter()
-        .filter(|s| !versions.contains_key(&s.advertiser.user_no))
-        .collect();
+    let there: Vec<&Seen<'_>> =
+        seen.iter().filter(|s| !versions.contains_key(&s.advertiser.user_no)).collect();
     let currents = lock_current(&mut tx, exchange, &there).await?;
     let (mut renamed, mut renamed_ids, mut moved) = (Vec::new(), Vec::new(), Vec::new());
     for seen in there {
@@ -199,10 +183,8 @@ async fn write(
         } else {
             // An older sighting than the current version: it belongs to the one before.
             let older = version_at(&mut tx, current.advertiser_id, seen.at).await?;
-            versions.insert(
-                seen.advertiser.user_no.clone(),
-                older.unwrap_or(current.advertiser_sk),
-            );
+            versions
+                .insert(seen.advertiser.user_no.clone(), older.unwrap_or(current.advertiser_sk));
         }
         let told = Figures {
             month_order_count: current.month_order_count,
@@ -279,19 +261,13 @@ async fn insert_versions(
     .await?;
     if ids.is_none() {
         // The figures of a new advertiser begin with its first sighting.
-        let new: HashMap<&str, i32> = rows
-            .iter()
-            .map(|(user_no, _, id)| (user_no.as_str(), *id))
-            .collect();
-        let first = seen
-            .iter()
-            .filter_map(|s| Some((*new.get(s.advertiser.user_no.as_str())?, *s)));
+        let new: HashMap<&str, i32> =
+            rows.iter().map(|(user_no, _, id)| (user_no.as_str(), *id)).collect();
+        let first =
+            seen.iter().filter_map(|s| Some((*new.get(s.advertiser.user_no.as_str())?, *s)));
         insert_figures(connection, &first.collect::<Vec<_>>()).await?;
     }
-    Ok(rows
-        .into_iter()
-        .map(|(user_no, advertiser_sk, _)| (user_no, advertiser_sk))
-        .collect())
+    Ok(rows.into_iter().map(|(user_no, advertiser_sk, _)| (user_no, advertiser_sk)).collect())
 }
 
 /// Locks the current versions in one order, so that writers never wait for each other in a circle.
@@ -311,10 +287,7 @@ async fn lock_current(
     .bind(seen.iter().map(|seen| seen.advertiser.user_no.as_str()).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.user_no.clone(), row))
-        .collect())
+    Ok(rows.into_iter().map(|row| (row.user_no.clone(), row)).collect())
 }
 
 async fn version_at(
@@ -326,11 +299,7 @@ async fn version_at(
         "SELECT advertiser_sk FROM warehouse.dim_advertisers
           WHERE advertiser_id = $1 AND valid_from <= $2 ORDER BY valid_from DESC LIMIT 1",
     );
-    Ok(version
-        .bind(advertiser_id)
-        .bind(at)
-        .fetch_optional(connection)
-        .await?)
+    Ok(version.bind(advertiser_id).bind(at).fetch_optional(connection).await?)
 }
 
 async fn close_versions(
@@ -372,24 +341,9 @@ async fn write_figures(
     )
     .bind(moved.iter().map(|(id, _)| *id).collect::<Vec<_>>())
     .bind(moved.iter().map(|(_, seen)| seen.at).collect::<Vec<_>>())
-    .bind(
-        moved
-            .iter()
-            .map(|(_, seen)| seen.figures.month_order_count)
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        moved
-            .iter()
-            .map(|(_, seen)| seen.figures.completion_rate)
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        moved
-            .iter()
-            .map(|(_, seen)| seen.figures.positive_rate)
-            .collect::<Vec<_>>(),
-    )
+    .bind(moved.iter().map(|(_, seen)| seen.figures.month_order_count).collect::<Vec<_>>())
+    .bind(moved.iter().map(|(_, seen)| seen.figures.completion_rate).collect::<Vec<_>>())
+    .bind(moved.iter().map(|(_, seen)| seen.figures.positive_rate).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
@@ -407,24 +361,9 @@ async fn insert_figures(
     )
     .bind(moved.iter().map(|(id, _)| *id).collect::<Vec<_>>())
     .bind(moved.iter().map(|(_, seen)| seen.at).collect::<Vec<_>>())
-    .bind(
-        moved
-            .iter()
-            .map(|(_, seen)| seen.figures.month_order_count)
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        moved
-            .iter()
-            .map(|(_, seen)| seen.figures.completion_rate)
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        moved
-            .iter()
-            .map(|(_, seen)| seen.figures.positive_rate)
-            .collect::<Vec<_>>(),
-    )
+    .bind(moved.iter().map(|(_, seen)| seen.figures.month_order_count).collect::<Vec<_>>())
+    .bind(moved.iter().map(|(_, seen)| seen.figures.completion_rate).collect::<Vec<_>>())
+    .bind(moved.iter().map(|(_, seen)| seen.figures.positive_rate).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

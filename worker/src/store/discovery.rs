@@ -45,10 +45,7 @@ async fn insert_assets(
     lists: Vec<&AssetLists>,
 ) -> Result<(), StoreError> {
     let mut names: BTreeMap<&str, Option<&str>> = BTreeMap::new();
-    for asset in lists
-        .into_iter()
-        .flat_map(|lists| lists.buy.iter().chain(&lists.sell))
-    {
+    for asset in lists.into_iter().flat_map(|lists| lists.buy.iter().chain(&lists.sell)) {
         let name = names.entry(&asset.symbol).or_default();
         *name = name.or(asset.name.as_deref());
     }
@@ -74,10 +71,8 @@ async fn store_fiats(
     exchange: Exchange,
     fiats: &[FiatListed],
 ) -> Result<(), StoreError> {
-    let by_code: BTreeMap<&str, &FiatListed> = fiats
-        .iter()
-        .map(|fiat| (fiat.code.as_str(), fiat))
-        .collect();
+    let by_code: BTreeMap<&str, &FiatListed> =
+        fiats.iter().map(|fiat| (fiat.code.as_str(), fiat)).collect();
     let fiats: Vec<&FiatListed> = by_code.into_values().collect();
     let codes: Vec<&str> = fiats.iter().map(|fiat| fiat.code.as_str()).collect();
     sqlx::query(
@@ -135,12 +130,9 @@ async fn store_markets(
     fiat_id: i32,
     lists: &AssetLists,
 ) -> Result<(), StoreError> {
-    let listed = Side::BOTH.into_iter().flat_map(|side| {
-        lists
-            .side(side)
-            .iter()
-            .map(move |a| (&*a.symbol, side.as_str()))
-    });
+    let listed = Side::BOTH
+        .into_iter()
+        .flat_map(|side| lists.side(side).iter().map(move |a| (&*a.symbol, side.as_str())));
     let (symbols, sides): (Vec<&str>, Vec<&str>) = listed.unzip();
     sqlx::query(
         "INSERT INTO warehouse.dim_markets (exchange_id, fiat_id, crypto_id, trade_type, first_seen_at)

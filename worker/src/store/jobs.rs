@@ -52,9 +52,7 @@ impl JobRow {
             issue: u16::try_from(self.issue).unwrap_or(u16::MAX),
             state,
             reason: self.reason.clone(),
-            declared_total: self
-                .declared_total
-                .and_then(|total| u32::try_from(total).ok()),
+            declared_total: self.declared_total.and_then(|total| u32::try_from(total).ok()),
             ads: u32::try_from(self.ads_taken).unwrap_or_default(),
         }
     }
@@ -128,11 +126,7 @@ pub(super) async fn end(
     .await?;
     let key =
         |(batch, ordinal): (i32, i32)| (BatchId::from_raw(batch).ok(), ordinal.cast_unsigned());
-    Ok(rows
-        .into_iter()
-        .map(key)
-        .filter_map(|(batch, ordinal)| Some((batch?, ordinal)))
-        .collect())
+    Ok(rows.into_iter().map(key).filter_map(|(batch, ordinal)| Some((batch?, ordinal))).collect())
 }
 
 /// Ads taken and refused on a page.

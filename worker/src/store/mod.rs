@@ -76,9 +76,7 @@ impl StoreError {
         match &self.0 {
             sqlx::Error::Database(error) => {
                 let code = error.code().unwrap_or_default();
-                ["08", "25006", "40", "53", "57", "58"]
-                    .iter()
-                    .any(|class| code.starts_with(class))
+                ["08", "25006", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
             }
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
@@ -132,10 +130,8 @@ impl Store {
             .map(|(one, _)| one)
             .collect();
         let keys: HashSet<JobKey> = kept.iter().map(|one| one.key()).collect();
-        let pages: Vec<&PageRows<'_>> = pages
-            .iter()
-            .filter(|page| keys.contains(&page.key()))
-            .collect();
+        let pages: Vec<&PageRows<'_>> =
+            pages.iter().filter(|page| keys.contains(&page.key())).collect();
         pages::insert(&mut tx, &pages).await?;
         quarantine::insert(&mut tx, &kept).await?;
         discovery::store(&mut tx, &kept).await?;
@@ -169,27 +165,16 @@ impl Store {
             return Ok(Vec::new());
         }
         let exchange = group[0].job.exchange;
-        let methods = pages()
-            .flat_map(|(_, page)| &page.ads)
-            .flat_map(|ad| &ad.payment_methods);
-        self.payment_methods
-            .resolve(&self.pool, exchange, methods.collect())
-            .await?;
+        let methods = pages().flat_map(|(_, page)| &page.ads).flat_map(|ad| &ad.payment_methods);
+        self.payment_methods.resolve(&self.pool, exchange, methods.collect()).await?;
         let seen = pages().flat_map(|(one, page)| {
             let at = one.ending.requests.fetched_at.unwrap_or_default();
             page.ads.iter().map(move |ad| (&ad.advertiser, at))
         });
-        self.advertisers
-            .resolve(&self.pool, exchange, seen.collect())
-            .await?;
+        self.advertisers.resolve(&self.pool, exchange, seen.collect()).await?;
         let mut rows = Vec::new();
         for (one, page) in pages() {
-            rows.push(PageRows::new(
-                one,
-                page,
-                &self.advertisers,
-                &self.payment_methods,
-            ));
+            rows.push(PageRows::new(one, page, &self.advertisers, &self.payment_methods));
         }
         self.versions.match_unchanged(&self.pool, &mut rows).await?;
         Ok(rows)

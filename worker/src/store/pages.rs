@@ -49,25 +49,16 @@ impl<'a> PageRows<'a> {
         advertisers: &Advertisers,
         payment_methods: &PaymentMethods,
     ) -> Self {
-        let Work::Search {
-            market_id,
-            page: number,
-            ..
-        } = one.job.work
-        else {
+        let Work::Search { market_id, page: number, .. } = one.job.work else {
             unreachable!("only a search is read as a page")
         };
         let row = |(index, ad): (usize, &'a Ad)| {
-            let id = |method| {
-                payment_methods
-                    .id(method)
-                    .expect("all methods of the group are resolved")
-            };
+            let id =
+                |method| payment_methods.id(method).expect("all methods of the group are resolved");
             let mut payment_method_ids: Vec<i32> = ad.payment_methods.iter().map(id).collect();
             payment_method_ids.sort_unstable();
-            let advertiser_sk = advertisers
-                .sk(&ad.advertiser)
-                .expect("all advertisers of the group are resolved");
+            let advertiser_sk =
+                advertisers.sk(&ad.advertiser).expect("all advertisers of the group are resolved");
             AdRow {
                 ad,
                 advertiser_sk,
@@ -82,11 +73,7 @@ impl<'a> PageRows<'a> {
             market_id,
             ordinal: one.job.ordinal,
             page: number,
-            fetched_at: one
-                .ending
-                .requests
-                .fetched_at
-                .expect("a page was fetched at some time"),
+            fetched_at: one.ending.requests.fetched_at.expect("a page was fetched at some time"),
             declared_total: page.total,
             ads: page.ads.iter().enumerate().map(row).collect(),
         }
@@ -99,9 +86,7 @@ impl<'a> PageRows<'a> {
     fn active_minutes(&self) -> impl Iterator<Item = Option<i32>> {
         let minutes =
             |seconds: i64| i32::try_from((seconds / 60).clamp(0, MAX_ACTIVE_MINUTES)).ok();
-        self.ads
-            .iter()
-            .map(move |row| row.ad.advertiser.active_seconds.and_then(minutes))
+        self.ads.iter().map(move |row| row.ad.advertiser.active_seconds.and_then(minutes))
     }
 
     /// Index in `offer_ids` of the ad out of price order, from 1.
@@ -158,9 +143,8 @@ async fn insert_versions(
     connection: &mut PgConnection,
     pages: &[&PageRows<'_>],
 ) -> Result<(), StoreError> {
-    let new = pages
-        .iter()
-        .flat_map(|page| page.ads.iter().filter(|ad| ad.is_new).map(|ad| (*page, ad)));
+    let new =
+        pages.iter().flat_map(|page| page.ads.iter().filter(|ad| ad.is_new).map(|ad| (*page, ad)));
     let new = Columns(new.collect());
     if new.0.is_empty() {
         return Ok(());
@@ -263,9 +247,8 @@ impl<'a> Columns<'a> {
 /// An array as `PostgreSQL` writes it. `unnest` would flatten a list of lists, so inner lists travel as
 /// text.
 fn array_literal(items: impl Iterator<Item = Option<i32>>) -> String {
-    let items: Vec<String> = items
-        .map(|item| item.map_or("NULL".to_owned(), |n| n.to_string()))
-        .collect();
+    let items: Vec<String> =
+        items.map(|item| item.map_or("NULL".to_owned(), |n| n.to_string())).collect();
     format!("{{{}}}", items.join(","))
 }
 
@@ -276,9 +259,6 @@ mod tests {
     #[test]
     fn arrays_are_written_as_postgres_reads_them() {
         assert_eq!(array_literal([].into_iter()), "{}");
-        assert_eq!(
-            array_literal([Some(1), None, Some(-3)].into_iter()),
-            "{1,NULL,-3}"
-        );
+        assert_eq!(array_literal([Some(1), None, Some(-3)].into_iter()), "{1,NULL,-3}");
     }
 }

@@ -26,9 +26,7 @@ pub(super) struct PaymentMethods {
 
 impl PaymentMethods {
     pub(super) fn new() -> Self {
-        Self {
-            known: LruCache::new(CACHED_METHODS),
-        }
+        Self { known: LruCache::new(CACHED_METHODS) }
     }
 
     /// Makes sure that all `methods` have an id. A name is added where there was none; a null never
@@ -86,18 +84,8 @@ pub(super) async fn upsert(
     )
     .bind(exchange.id())
     .bind(&identifiers)
-    .bind(
-        methods
-            .iter()
-            .map(|m| m.name.as_deref())
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        methods
-            .iter()
-            .map(|m| m.short_name.as_deref())
-            .collect::<Vec<_>>(),
-    )
+    .bind(methods.iter().map(|m| m.name.as_deref()).collect::<Vec<_>>())
+    .bind(methods.iter().map(|m| m.short_name.as_deref()).collect::<Vec<_>>())
     .execute(&mut *connection)
     .await?;
     let rows = sqlx::query_as(

@@ -1,53 +1,40 @@
 //! What could not be taken, with its bytes.
 
+use shared::domain::Refusal;
 use shared::exchange::binance::PARSER_VERSION;
+use shared::job::EndState;
 use sqlx::PgConnection;
 
 use super::{StoreError, ToStore};
-use crate::handler::Facts;
+use crate::handler::{Ending, Facts};
 
-/// Puts refused ads and unreadable answers into quarantine.
+/// Puts refused ads, and the answers of failed jobs, into quarantine.
 pub(super) async fn insert(
     connection: &mut PgConnection,
     group: &[&ToStore],
 ) -> Result<(), StoreError> {
     for one in group {
-        match &one.ending.facts {
-            Facts::Page(page) => {
-                for refusal in &page.refusals {
-                    let position = i32::try_from(refusal.position).unwrap_or(i32::MAX);
-                    let entry = Entry {
-                        scope: "ad",
-                        position: Some(position),
-                        // Text from an ad that was refused may hold what a database can't.
-                        adv_no: refusal
-                            .adv_no
-                            .as_deref()
-                            .filter(|text| !text.contains('\0')),
-                        reason: refusal.reason.as_str(),
-                        field: refusal.field.as_deref(),
-                        detail: &refusal.detail,
-                        body: refusal.raw.as_bytes(),
-                    };
-                    entry.insert(connection, one).await?;
-                }
-            }
-            Facts::Unreadable(body) => {
-                let entry = Entry {
-                    scope: "answer",
-                    position: None,
-                    adv_no: None,
-                    reason: one.ending.reason.unwrap_or("unparsable"),
-                    field: None,
-                    detail: one.ending.detail.as_deref().unwrap_or_default(),
-                    body,
-                };
-                entry.insert(connection, one).await?;
-            }
-            _ => {}
+        for entry in entries(&one.ending) {
+            entry.insert(connection, one).await?;
         }
     }
     Ok(())
+}
+
+fn entries(ending: &Ending) -> Vec<Entry<'_>> {
+    match (&ending.facts, &ending.answer) {
+        (Facts::Page(page), _) => page.refusals.iter().map(Entry::of_ad).collect(),
+        (_, Some(answer)) if ending.state == EndState::Failed => vec![Entry {
+            scope: "answer",
+            position: None,
+            adv_no: None,
+            reason: ending.reason.unwrap_or_default(),
+            field: None,
+            detail: ending.detail.as_deref().unwrap_or_default(),
+            body: answer,
+        }],
+        _ => Vec::new(),
+    }
 }
 
 struct Entry<'a> {
@@ -60,7 +47,20 @@ struct Entry<'a> {
     body: &'a [u8],
 }
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
+    fn of_ad(refusal: &'a Refusal) -> Self {
+        Self {
+            scope: "ad",
+            position: i32::try_from(refusal.position).ok(),
+            // Text from an ad that was refused may hold what a database can't.
+            adv_no: refusal.adv_no.as_deref().filter(|text| !text.contains('\0')),
+            reason: refusal.reason.as_str(),
+            field: refusal.field.as_deref(),
+            detail: &refusal.detail,
+            body: refusal.raw.as_bytes(),
+        }
+    }
+
     /// One by one: refusals are rare, and a flood of them is bounded by the size of a page.
     async fn insert(self, connection: &mut PgConnection, one: &ToStore) -> Result<(), StoreError> {
         sqlx::query(

@@ -41,10 +41,7 @@ impl Hasher {
     /// Without zeros at the end: `500` and `500.00` are one content.
     fn decimal(&mut self, decimal: Option<Decimal>) {
         self.bytes(
-            decimal
-                .map(|decimal| decimal.normalize().serialize())
-                .as_ref()
-                .map(|bytes| &bytes[..]),
+            decimal.map(|decimal| decimal.normalize().serialize()).as_ref().map(|bytes| &bytes[..]),
         );
     }
 
@@ -80,13 +77,9 @@ pub(super) fn content_hash(ad: &Ad, advertiser_sk: i32, payment_method_ids: &[i3
     for amount in amounts {
         hasher.decimal(amount);
     }
-    for number in [
-        ad.pay_time_limit_minutes,
-        ad.asset_scale,
-        ad.fiat_scale,
-        ad.price_scale,
-        ad.price_type,
-    ] {
+    for number in
+        [ad.pay_time_limit_minutes, ad.asset_scale, ad.fiat_scale, ad.price_scale, ad.price_type]
+    {
         hasher.number(number);
     }
     for flag in [ad.is_tradable, ad.is_safe_payment, ad.taker_kyc_required] {
@@ -128,11 +121,7 @@ pub(super) struct VersionCache {
 
 impl VersionCache {
     pub(super) fn new() -> Self {
-        Self {
-            markets: HashMap::new(),
-            cached_ads: 0,
-            clock: 0,
-        }
+        Self { markets: HashMap::new(), cached_ads: 0, clock: 0 }
     }
 
     /// Gives every unchanged ad of `pages` the id under which its content is stored.
@@ -150,15 +139,11 @@ impl VersionCache {
         }
         let batches: BTreeSet<BatchId> = to_load.iter().map(|(batch, _)| *batch).collect();
         for batch in batches {
-            let markets = to_load
-                .iter()
-                .filter(|(of, _)| *of == batch)
-                .map(|(_, market)| *market);
+            let markets = to_load.iter().filter(|(of, _)| *of == batch).map(|(_, market)| *market);
             self.load(pool, batch, markets.collect()).await?;
         }
-        for page in pages
-            .iter_mut()
-            .filter(|page| to_load.contains(&(page.batch_id, page.market_id)))
+        for page in
+            pages.iter_mut().filter(|page| to_load.contains(&(page.batch_id, page.market_id)))
         {
             self.match_page(page);
         }
@@ -170,9 +155,7 @@ impl VersionCache {
         let market = self.market(page.market_id, page.batch_id.day());
         let before = market.ads.len();
         for ad in &page.ads {
-            market
-                .ads
-                .insert(ad_key(ad.adv_no()), (ad.content_hash, ad.version_id));
+            market.ads.insert(ad_key(ad.adv_no()), (ad.content_hash, ad.version_id));
         }
         let added = market.ads.len() - before;
         self.cached_ads += added;
@@ -205,12 +188,8 @@ impl VersionCache {
     fn market(&mut self, market_id: i32, day: NaiveDate) -> &mut MarketVersions {
         self.clock += 1;
         let clock = self.clock;
-        let new = || MarketVersions {
-            day,
-            loaded_for: None,
-            last_used: clock,
-            ads: HashMap::new(),
-        };
+        let new =
+            || MarketVersions { day, loaded_for: None, last_used: clock, ads: HashMap::new() };
         let market = self.markets.entry(market_id).or_insert_with(new);
         if market.day != day {
             self.cached_ads -= market.ads.len();
@@ -242,10 +221,7 @@ impl VersionCache {
         .await?;
         let mut books: HashMap<i32, HashMap<u64, (i64, i32)>> = HashMap::new();
         for (market_id, adv_no, hash, id) in rows {
-            books
-                .entry(market_id)
-                .or_default()
-                .insert(ad_key(&adv_no), (hash, id));
+            books.entry(market_id).or_default().insert(ad_key(&adv_no), (hash, id));
         }
         for market_id in markets {
             let ads = books.remove(&market_id).unwrap_or_default();
@@ -263,11 +239,8 @@ impl VersionCache {
     /// Forgets the markets that were used longest ago.
     fn evict(&mut self) {
         while self.cached_ads > MAX_CACHED_ADS && self.markets.len() > 1 {
-            let oldest = self
-                .markets
-                .iter()
-                .min_by_key(|(_, market)| market.last_used)
-                .map(|(id, _)| *id);
+            let oldest =
+                self.markets.iter().min_by_key(|(_, market)| market.last_used).map(|(id, _)| *id);
             let Some(market) = oldest.and_then(|id| self.markets.remove(&id)) else {
                 return;
             };

@@ -22,34 +22,22 @@ async fn fetch_from(url: &str) -> Result<Answer, FetchError> {
     let settings = settings(&[("BINANCE_BASE_URL", url), ("REQUEST_TIMEOUT_SECONDS", "1")]);
     let limiter = Limiter::new(&settings).unwrap();
     let deadline = Utc::now() + TimeDelta::seconds(10);
-    let permit = limiter
-        .acquire(deadline, &CancellationToken::new())
-        .await
-        .unwrap();
+    let permit = limiter.acquire(deadline, &CancellationToken::new()).await.unwrap();
     let request: Request = request(&Work::FiatList);
     Client::new(&settings).unwrap().fetch(permit, request).await
 }
 
 #[tokio::test]
 async fn a_body_comes_through() {
-    let answer = fetch(answer(
-        "200 OK",
-        "content-type: application/json\r\n",
-        b"{}",
-    ))
-    .await
-    .unwrap();
+    let answer =
+        fetch(answer("200 OK", "content-type: application/json\r\n", b"{}")).await.unwrap();
     assert_eq!(answer.body, b"{}");
 }
 
 #[tokio::test]
 async fn refusals_tell_how_long_to_wait() {
     for (status, headers, wait) in [
-        (
-            "429 Too Many Requests",
-            "retry-after: 7\r\n",
-            Some(Duration::from_secs(7)),
-        ),
+        ("429 Too Many Requests", "retry-after: 7\r\n", Some(Duration::from_secs(7))),
         ("418 I'm a teapot", "", None),
         ("403 Forbidden", "content-type: text/html\r\n", None),
     ] {
@@ -69,11 +57,7 @@ async fn statuses_are_classed() {
         ("404 Not Found", "", Failure::HttpStatus),
         ("451 Unavailable For Legal Reasons", "", Failure::HttpStatus),
         // Followed, it would leave the host that the settings name.
-        (
-            "302 Found",
-            "location: http://127.0.0.1:9/\r\n",
-            Failure::HttpStatus,
-        ),
+        ("302 Found", "location: http://127.0.0.1:9/\r\n", Failure::HttpStatus),
     ] {
         let error = fetch(answer(status, headers, b"")).await.unwrap_err();
         assert_eq!(error.failure(), failure, "{status}: {error}");
@@ -83,35 +67,20 @@ async fn statuses_are_classed() {
 #[tokio::test]
 async fn a_connection_that_breaks_is_a_network_error() {
     let cut = Script::Bytes(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_vec());
-    let gzip = answer(
-        "200 OK",
-        "content-encoding: gzip\r\n",
-        &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0xab],
-    );
+    let gzip =
+        answer("200 OK", "content-encoding: gzip\r\n", &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0xab]);
     for script in [Script::Bytes(Vec::new()), cut, gzip] {
         assert_eq!(fetch(script).await.unwrap_err().failure(), Failure::Network);
     }
-    assert_eq!(
-        fetch_from("http://127.0.0.1:9")
-            .await
-            .unwrap_err()
-            .failure(),
-        Failure::Network
-    );
+    assert_eq!(fetch_from("http://127.0.0.1:9").await.unwrap_err().failure(), Failure::Network);
 }
 
 #[tokio::test]
 async fn an_endless_body_is_cut() {
-    assert_eq!(
-        fetch(Script::Endless).await.unwrap_err().failure(),
-        Failure::TooLarge
-    );
+    assert_eq!(fetch(Script::Endless).await.unwrap_err().failure(), Failure::TooLarge);
 }
 
 #[tokio::test]
 async fn a_dripping_body_is_timed_out() {
-    assert_eq!(
-        fetch(Script::Drip).await.unwrap_err().failure(),
-        Failure::Timeout
-    );
+    assert_eq!(fetch(Script::Drip).await.unwrap_err().failure(), Failure::Timeout);
 }

@@ -65,7 +65,8 @@ async fn serve(mut stream: TcpStream, script: Script) {
         }
         Script::Endless => {
             stream.write_all(endless).await.ok();
-            while stream.write_all(&[b' '; 65536]).await.is_ok() {}
+            let block = vec![b' '; 65536];
+            while stream.write_all(&block).await.is_ok() {}
         }
         Script::Drip => {
             stream.write_all(endless).await.ok();

@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use worker::rate_limit::{Limiter, NoPermit};
 use worker::settings::Settings;
 
-use crate::{settings, unique};
+use crate::proxy::Proxy;
+use crate::{settings, unique, variable};
 
 async fn acquire(limiter: &Limiter, within: TimeDelta) -> Result<Instant, NoPermit> {
     limiter
@@ -20,10 +21,7 @@ async fn acquire(limiter: &Limiter, within: TimeDelta) -> Result<Instant, NoPerm
 /// Permits of all workers together, in the order in which they were given.
 async fn permits_of(workers: usize, each: usize, settings: &Settings) -> Vec<Instant> {
     let tasks = (0..workers).map(|n| {
-        let settings = Settings {
-            worker_id: format!("w{n}"),
-            ..settings.clone()
-        };
+        let settings = Settings { worker_id: format!("w{n}"), ..settings.clone() };
         tokio::spawn(async move {
             let limiter = Limiter::new(&settings).unwrap();
             let mut permits = Vec::new();
@@ -64,42 +62,48 @@ async fn a_burst_is_given_once() {
     let settings = settings(&[("INITIAL_RATE_LIMIT", "60"), ("RATE_LIMIT_BURST", "5")]);
     let limiter = Limiter::new(&settings).unwrap();
     for _ in 0..5 {
-        acquire(&limiter, TimeDelta::milliseconds(900))
-            .await
-            .unwrap();
+        acquire(&limiter, TimeDelta::milliseconds(900)).await.unwrap();
     }
-    assert_eq!(
-        acquire(&limiter, TimeDelta::milliseconds(300)).await,
-        Err(NoPermit::Deadline)
-    );
+    assert_eq!(acquire(&limiter, TimeDelta::milliseconds(300)).await, Err(NoPermit::Deadline));
 }
 
 /// What one worker is told by the exchange, all heed.
 #[tokio::test]
 async fn a_pause_holds_for_everybody() {
     let settings = settings(&[]);
-    let (one, other) = (
-        Limiter::new(&settings).unwrap(),
-        Limiter::new(&settings).unwrap(),
-    );
+    let (one, other) = (Limiter::new(&settings).unwrap(), Limiter::new(&settings).unwrap());
     one.pause(Duration::from_secs(2)).await;
     let paused = Instant::now();
     one.pause(Duration::from_millis(1)).await;
     let permit = acquire(&other, TimeDelta::seconds(10)).await.unwrap();
-    assert!(
-        permit - paused >= Duration::from_millis(1900),
-        "{:?}",
-        permit - paused
-    );
+    assert!(permit - paused >= Duration::from_millis(1900), "{:?}", permit - paused);
 }
 
 /// Egresses have limits of their own.
 #[tokio::test]
 async fn another_egress_is_not_paused() {
     let paused = Limiter::new(&settings(&[])).unwrap();
-    paused.pause(Duration::from_secs(60)).await;
+    paused.pause(Duration::from_mins(1)).await;
     let free = Limiter::new(&settings(&[])).unwrap();
     acquire(&free, TimeDelta::seconds(5)).await.unwrap();
+}
+
+/// Redis goes away: the worker keeps to its share of the minimum rate, and not to less than a limit.
+#[tokio::test]
+async fn while_redis_is_away_a_local_share_holds() {
+    let redis = url::Url::parse(&variable("REDIS_URL")).unwrap();
+    let target = format!("{}:{}", redis.host_str().unwrap(), redis.port().unwrap_or(6379));
+    let proxy = Proxy::to(target).await;
+    let mut through = redis.clone();
+    through.set_port(Some(proxy.address.port())).unwrap();
+    let settings = settings(&[("REDIS_URL", through.as_str()), ("MIN_RATE_LIMIT", "300")]);
+    let limiter = Limiter::new(&settings).unwrap();
+    acquire(&limiter, TimeDelta::seconds(10)).await.unwrap();
+    proxy.cut().await;
+    let first = acquire(&limiter, TimeDelta::seconds(20)).await.unwrap();
+    let second = acquire(&limiter, TimeDelta::seconds(20)).await.unwrap();
+    // 300 a minute, one worker: 200 ms apart, where the shared rate would have given 1 ms.
+    assert!(second - first >= Duration::from_millis(190), "{:?}", second - first);
 }
 
 /// Redis away and nothing known of the fleet: no permit, rather than one without a limit.
@@ -107,25 +111,17 @@ async fn another_egress_is_not_paused() {
 async fn without_redis_there_is_no_permit() {
     let settings = settings(&[("REDIS_URL", "redis://127.0.0.1:9/0")]);
     let limiter = Limiter::new(&settings).unwrap();
-    assert_eq!(
-        acquire(&limiter, TimeDelta::seconds(2)).await,
-        Err(NoPermit::Deadline)
-    );
+    assert_eq!(acquire(&limiter, TimeDelta::seconds(2)).await, Err(NoPermit::Deadline));
 }
 
 /// Shutting down, nobody waits for a permit.
 #[tokio::test]
 async fn a_shutdown_ends_the_wait() {
-    let settings = settings(&[
-        ("INITIAL_RATE_LIMIT", "60"),
-        ("EGRESS_ID", &unique("shutdown")),
-    ]);
+    let settings = settings(&[("INITIAL_RATE_LIMIT", "60"), ("EGRESS_ID", &unique("shutdown"))]);
     let limiter = Arc::new(Limiter::new(&settings).unwrap());
     acquire(&limiter, TimeDelta::seconds(5)).await.unwrap();
     let shutdown = CancellationToken::new();
     shutdown.cancel();
-    let refused = limiter
-        .acquire(Utc::now() + TimeDelta::seconds(60), &shutdown)
-        .await;
+    let refused = limiter.acquire(Utc::now() + TimeDelta::seconds(60), &shutdown).await;
     assert_eq!(refused.map(|_| ()), Err(NoPermit::Shutdown));
 }

@@ -10,16 +10,14 @@ mod client;
 mod exchange;
 mod limiter;
 mod poison;
+mod proxy;
 
 use shared::settings::Vars;
 use worker::settings::Settings;
 
 /// A variable that the test run was told.
 fn variable(name: &str) -> String {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the servers of a test run are told this way"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the servers of a test run are told this way")]
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: run the tests by `make test`"))
 }
@@ -33,10 +31,8 @@ fn unique(name: &str) -> String {
 fn settings(more: &[(&str, &str)]) -> Settings {
     let servers = ["DATABASE_URL", "AMQP_URL", "REDIS_URL"].map(|name| (name, variable(name)));
     let egress = unique("test");
-    let mut pairs: Vec<(&str, &str)> = servers
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
+    let mut pairs: Vec<(&str, &str)> =
+        servers.iter().map(|(name, value)| (*name, value.as_str())).collect();
     pairs.extend([
         ("EGRESS_ID", egress.as_str()),
         ("INITIAL_RATE_LIMIT", "60000"),

@@ -35,19 +35,12 @@ async fn poison_goes_to_the_dead_letters(pool: PgPool) {
     let messages = [&unknown[..], b"no job at all", &newer[..]]
         .map(|body| Message::To(Queue::UrgentJobs, body.to_vec()));
     publisher.publish(&messages).await.unwrap();
-    let (consumer, [mut dead]) = Consumer::start(
-        &settings.broker,
-        &settings.topology,
-        "test",
-        [Queue::Dead],
-        10,
-    );
+    let (consumer, [mut dead]) =
+        Consumer::start(&settings.broker, &settings.topology, "test", [Queue::Dead], 10);
     let mut bodies = Vec::new();
     for _ in 0..2 {
-        let letter = tokio::time::timeout(Duration::from_secs(30), dead.recv())
-            .await
-            .unwrap()
-            .unwrap();
+        let letter =
+            tokio::time::timeout(Duration::from_secs(30), dead.recv()).await.unwrap().unwrap();
         letter.ack().await.unwrap();
         bodies.push(letter.body);
     }

@@ -1,6 +1,6 @@
 //! The lists that tell which markets there are.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::wire::{AnswerError, open_list};
 use crate::domain::{PaymentMethod, Side};
@@ -10,12 +10,22 @@ use crate::domain::{PaymentMethod, Side};
 pub struct FiatListed {
     #[serde(rename = "currencyCode")]
     pub code: String,
-    #[serde(rename = "currencySymbol")]
+    #[serde(rename = "currencySymbol", default, deserialize_with = "or_none")]
     pub symbol: Option<String>,
-    #[serde(rename = "currencyScale")]
+    #[serde(rename = "currencyScale", default, deserialize_with = "or_none")]
     pub scale: Option<i16>,
-    #[serde(rename = "countryCode")]
+    #[serde(rename = "countryCode", default, deserialize_with = "or_none")]
     pub country: Option<String>,
+}
+
+/// A decoration: of another type than it should have, it is absent, and the list is read all the same.
+fn or_none<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: serde::de::DeserializeOwned,
+{
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok())
 }
 
 /// The fiats that are served. An empty list is not believed: it would delist everything.
@@ -72,6 +82,7 @@ struct TradeSide {
 #[derive(Deserialize)]
 struct AreaAsset {
     asset: String,
+    #[serde(default, deserialize_with = "or_none")]
     description: Option<String>,
 }
 
@@ -86,10 +97,7 @@ pub fn parse_assets(bytes: &[u8]) -> Result<AssetLists, AnswerError> {
         return Err(AnswerError::Unparsable(format!("has no area {P2P_AREA}")));
     }
     let every_asset = || {
-        let sides = config
-            .areas
-            .iter()
-            .flat_map(|area| area.trade_sides.iter().flatten());
+        let sides = config.areas.iter().flat_map(|area| area.trade_sides.iter().flatten());
         sides.flat_map(|side| side.assets.iter().flatten())
     };
     let name_of = |symbol: &str| {
@@ -104,17 +112,9 @@ pub fn parse_assets(bytes: &[u8]) -> Result<AssetLists, AnswerError> {
         let assets = sides
             .filter(|listed| listed.side == side.as_str())
             .flat_map(|s| s.assets.iter().flatten());
-        assets
-            .map(|a| AssetListed {
-                symbol: a.asset.clone(),
-                name: name_of(&a.asset),
-            })
-            .collect()
+        assets.map(|a| AssetListed { symbol: a.asset.clone(), name: name_of(&a.asset) }).collect()
     };
-    Ok(AssetLists {
-        buy: list(Side::Buy),
-        sell: list(Side::Sell),
-    })
+    Ok(AssetLists { buy: list(Side::Buy), sell: list(Side::Sell) })
 }
 
 #[derive(Deserialize)]
@@ -126,8 +126,11 @@ struct FilterConditions {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ListedMethod {
+    #[serde(default, deserialize_with = "or_none")]
     identifier: Option<String>,
+    #[serde(default, deserialize_with = "or_none")]
     trade_method_name: Option<String>,
+    #[serde(default, deserialize_with = "or_none")]
     trade_method_short_name: Option<String>,
 }
 
@@ -140,9 +143,7 @@ pub fn parse_payment_methods(bytes: &[u8]) -> Result<Vec<PaymentMethod>, AnswerE
         .flatten()
         .filter_map(|method| {
             Some(PaymentMethod {
-                identifier: method
-                    .identifier
-                    .filter(|id| !id.is_empty() && !id.contains('\0'))?,
+                identifier: method.identifier.filter(|id| !id.is_empty() && !id.contains('\0'))?,
                 name: method.trade_method_name,
                 short_name: method.trade_method_short_name,
             })
@@ -165,11 +166,7 @@ mod tests {
             "../../../../fixtures/binance/config/portal-config-KZT-2022-06-20T17-34.json"
         );
         let lists = parse_assets(bytes).unwrap();
-        let symbols: Vec<_> = lists
-            .side(Side::Buy)
-            .iter()
-            .map(|a| a.symbol.as_str())
-            .collect();
+        let symbols: Vec<_> = lists.side(Side::Buy).iter().map(|a| a.symbol.as_str()).collect();
         assert_eq!(symbols, ["USDT", "BTC", "BUSD", "BNB", "ETH", "SHIB"]);
         assert_eq!(lists.sell[0].name.as_deref(), Some("Tether"));
         assert_eq!(lists.sell[5].name, None);
@@ -179,6 +176,13 @@ mod tests {
     fn an_empty_fiat_list_is_not_believed() {
         let error = parse_fiat_list(br#"{"code":"000000","data":[],"success":true}"#).unwrap_err();
         assert_eq!(error.failure(), crate::job::Failure::Unparsable);
+    }
+
+    #[test]
+    fn a_retyped_decoration_does_not_cost_the_list() {
+        let body = br#"{"code":"000000","data":[{"currencyCode":"VES","currencyScale":"two","countryCode":7}]}"#;
+        let fiats = parse_fiat_list(body).unwrap();
+        assert_eq!((fiats[0].code.as_str(), fiats[0].scale), ("VES", None));
     }
 
     #[test]

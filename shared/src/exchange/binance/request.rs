@@ -34,16 +34,12 @@ pub fn request(work: &Work) -> Request {
     let (call, body) = match work {
         Work::FiatList => (Call::FiatList, json!({})),
         Work::Assets { fiat, .. } => (Call::Assets, json!({ "fiat": fiat })),
-        Work::PaymentMethods { fiat, .. } => (
-            Call::PaymentMethods,
-            json!({ "fiat": fiat, "classifies": CLASSIFIES }),
-        ),
+        Work::PaymentMethods { fiat, .. } => {
+            (Call::PaymentMethods, json!({ "fiat": fiat, "classifies": CLASSIFIES }))
+        }
         Work::Search { market, page, .. } => (Call::Search, search_body(market, *page)),
     };
-    Request {
-        call,
-        body: body.to_string(),
-    }
+    Request { call, body: body.to_string() }
 }
 
 /// Every filter narrows the book; the whole book is asked for, so none is set.
@@ -79,20 +75,12 @@ mod tests {
     #[test]
     fn a_search_names_the_takers_side_and_sets_no_filter() {
         let market = Market::new("VES", "USDT", Side::Buy).unwrap();
-        let work = Work::Search {
-            market_id: 7,
-            market,
-            page: 3,
-            ads_expected: true,
-        };
+        let work = Work::Search { market_id: 7, market, page: 3, ads_expected: true };
         let request = request(&work);
         assert_eq!(request.call, Call::Search);
         let body: serde_json::Value = serde_json::from_str(&request.body).unwrap();
         assert_eq!(body["tradeType"], "BUY");
-        assert_eq!(
-            (body["page"].as_u64(), body["rows"].as_u64()),
-            (Some(3), Some(20))
-        );
+        assert_eq!((body["page"].as_u64(), body["rows"].as_u64()), (Some(3), Some(20)));
         assert_eq!(body["payTypes"], json!([]));
         assert_eq!(body["publisherType"], json!(null));
     }

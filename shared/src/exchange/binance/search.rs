@@ -26,11 +26,7 @@ pub fn parse_search(market: &Market, bytes: &[u8]) -> Result<Page, AnswerError> 
     let (data, total) = wire::open(bytes)?;
     let items: Vec<&RawValue> = serde_json::from_str(data.get())
         .map_err(|error| AnswerError::Unparsable(error.to_string()))?;
-    let mut page = Page {
-        total,
-        ads: Vec::with_capacity(items.len()),
-        refusals: Vec::new(),
-    };
+    let mut page = Page { total, ads: Vec::with_capacity(items.len()), refusals: Vec::new() };
     for (position, item) in items.into_iter().enumerate() {
         match parse_item(market, position, item) {
             Ok(ad) => page.ads.push(ad),
@@ -51,55 +47,31 @@ impl Rejected {
     fn into_refusal(self, position: usize, item: &RawValue) -> Refusal {
         let (reason, detail) = self.fault;
         let raw = item.get().to_owned();
-        Refusal {
-            position,
-            adv_no: self.adv_no,
-            reason,
-            field: self.field,
-            detail,
-            raw,
-        }
+        Refusal { position, adv_no: self.adv_no, reason, field: self.field, detail, raw }
     }
 }
 
 fn parse_item(market: &Market, position: usize, item: &RawValue) -> Result<Ad, Rejected> {
     let parts: Item<'_> = object(None, Some(item))?;
     let adv: Adv<'_> = object(Some("adv"), parts.adv)?;
-    let adv_no = adv
-        .adv_no
-        .and_then(|raw| value::text(raw).ok())
-        .map(Cow::into_owned);
-    let privilege = parts
-        .privilege_type
-        .and_then(|raw| value::integer::<i64>(raw).ok());
+    let adv_no = adv.adv_no.and_then(|raw| value::text(raw).ok()).map(Cow::into_owned);
+    let privilege = parts.privilege_type.and_then(|raw| value::integer::<i64>(raw).ok());
     let is_promoted = privilege.is_some_and(|kind| OUT_OF_ORDER_PRIVILEGES.contains(&kind));
     let read = || {
         let user: wire::Advertiser<'_> = object(Some("advertiser"), parts.advertiser)?;
-        let mut reader = Reader {
-            object: "advertiser",
-            warnings: Vec::new(),
-        };
+        let mut reader = Reader { object: "advertiser", warnings: Vec::new() };
         let advertiser = reader.advertiser(&user)?;
         reader.object = "adv";
         reader.check_market(market, &adv)?;
         let ad = reader.ad(market, &adv, advertiser)?;
-        Ok(Ad {
-            position,
-            is_promoted,
-            warnings: reader.warnings,
-            ..ad
-        })
+        Ok(Ad { position, is_promoted, warnings: reader.warnings, ..ad })
     };
     read().map_err(|rejected: Rejected| Rejected { adv_no, ..rejected })
 }
 
 /// One object of an item; `field` is `None` for the item itself.
 fn object<'a, T: Deserialize<'a>>(field: Option<&str>, raw: Raw<'a>) -> Result<T, Rejected> {
-    let rejected = |fault| Rejected {
-        adv_no: None,
-        field: field.map(str::to_owned),
-        fault,
-    };
+    let rejected = |fault| Rejected { adv_no: None, field: field.map(str::to_owned), fault };
     let raw =
         raw.ok_or_else(|| rejected((RefusalReason::MissingField, "is absent or null".to_owned())))?;
     serde_json::from_str(raw.get()).map_err(|e| rejected((RefusalReason::Malformed, e.to_string())))
@@ -114,11 +86,7 @@ struct Reader {
 
 impl Reader {
     fn reject(&self, field: &str, fault: Fault) -> Rejected {
-        Rejected {
-            adv_no: None,
-            field: Some(format!("{}.{field}", self.object)),
-            fault,
-        }
+        Rejected { adv_no: None, field: Some(format!("{}.{field}", self.object)), fault }
     }
 
     fn needed<T>(
@@ -128,9 +96,7 @@ impl Reader {
         read: impl Fn(&RawValue) -> Result<T, Fault>,
     ) -> Result<T, Rejected> {
         let missing = || (RefusalReason::MissingField, "is absent or null".to_owned());
-        raw.ok_or_else(missing)
-            .and_then(read)
-            .map_err(|fault| self.reject(field, fault))
+        raw.ok_or_else(missing).and_then(read).map_err(|fault| self.reject(field, fault))
     }
 
     /// Text that names something: not empty.
@@ -138,10 +104,8 @@ impl Reader {
         const MAX_KEY_CHARS: usize = 64;
         let key = self.needed(field, raw, |raw| value::text(raw).map(Cow::into_owned))?;
         if key.is_empty() || key.chars().count() > MAX_KEY_CHARS {
-            let detail = format!(
-                "has {} characters, allowed are 1 to {MAX_KEY_CHARS}",
-                key.chars().count()
-            );
+            let detail =
+                format!("has {} characters, allowed are 1 to {MAX_KEY_CHARS}", key.chars().count());
             return Err(self.reject(field, (RefusalReason::BadText, detail)));
         }
         Ok(key)
@@ -181,8 +145,7 @@ impl Reader {
     }
 
     fn warn(&mut self, field: &str, detail: &str) {
-        self.warnings
-            .push(format!("{}.{field} {detail}", self.object));
+        self.warnings.push(format!("{}.{field} {detail}", self.object));
     }
 
     /// An ad of another market than was asked for is not stored under the wrong one. The ad says the
@@ -235,16 +198,12 @@ impl Reader {
                 adv.max_single_trans_amount,
                 value::amount,
             )?,
-            dynamic_max_limit: self.amount(
-                "dynamicMaxSingleTransAmount",
-                adv.dynamic_max_single_trans_amount,
-            )?,
+            dynamic_max_limit: self
+                .amount("dynamicMaxSingleTransAmount", adv.dynamic_max_single_trans_amount)?,
             min_quantity: self.amount("minSingleTransQuantity", adv.min_single_trans_quantity)?,
             max_quantity: self.amount("maxSingleTransQuantity", adv.max_single_trans_quantity)?,
-            dynamic_max_quantity: self.amount(
-                "dynamicMaxSingleTransQuantity",
-                adv.dynamic_max_single_trans_quantity,
-            )?,
+            dynamic_max_quantity: self
+                .amount("dynamicMaxSingleTransQuantity", adv.dynamic_max_single_trans_quantity)?,
             initial_amount: self.amount("initAmount", adv.init_amount)?,
             amount_after_editing: self.amount("amountAfterEditing", adv.amount_after_editing)?,
             commission_rate: self.amount("commissionRate", adv.commission_rate)?,
@@ -289,12 +248,10 @@ impl Reader {
         let user_type = self.optional_text("userType", user.user_type);
         let user_no = self.key("userNo", user.user_no)?;
         // A name to show is not worth an ad: without one the key stands in.
-        let nickname = self
-            .optional_text("nickName", user.nick_name)
-            .unwrap_or_else(|| {
-                self.warn("nickName", "is not told, the userNo stands in");
-                user_no.clone()
-            });
+        let nickname = self.optional_text("nickName", user.nick_name).unwrap_or_else(|| {
+            self.warn("nickName", "is not told, the userNo stands in");
+            user_no.clone()
+        });
         Ok(Advertiser {
             user_no,
             nickname,
@@ -344,19 +301,14 @@ impl Reader {
             let field = format!("tradeMethods[{index}].identifier");
             let identifier = self.key(&field, method.identifier)?;
             let name = self.optional_text("tradeMethods.tradeMethodName", method.trade_method_name);
-            let short_name = self.optional_text(
-                "tradeMethods.tradeMethodShortName",
-                method.trade_method_short_name,
-            );
+            let short_name = self
+                .optional_text("tradeMethods.tradeMethodShortName", method.trade_method_short_name);
             let entry = set.entry(identifier).or_insert((None, None));
             entry.0 = entry.0.take().or(name);
             entry.1 = entry.1.take().or(short_name);
         }
-        let method = |(identifier, (name, short_name))| PaymentMethod {
-            identifier,
-            name,
-            short_name,
-        };
+        let method =
+            |(identifier, (name, short_name))| PaymentMethod { identifier, name, short_name };
         Ok(set.into_iter().map(method).collect())
     }
 }

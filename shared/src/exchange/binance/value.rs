@@ -34,10 +34,7 @@ pub(super) fn text(raw: &RawValue) -> Result<Cow<'_, str>, Fault> {
         _ => return Err(wrong_type("text or a number", json)),
     };
     if value.contains('\0') {
-        return Err((
-            RefusalReason::BadText,
-            "contains NUL, which a database can't hold".into(),
-        ));
+        return Err((RefusalReason::BadText, "contains NUL, which a database can't hold".into()));
     }
     if value.chars().count() > MAX_TEXT_CHARS {
         return Err((
@@ -56,15 +53,9 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 pub(super) fn decimal(raw: &RawValue) -> Result<Decimal, Fault> {
     let text = text(raw)?;
     parse_decimal(&text).ok_or_else(|| {
-        let reason = if is_decimal(&text) {
-            RefusalReason::OutOfRange
-        } else {
-            RefusalReason::NotADecimal
-        };
-        (
-            reason,
-            format!("{:?} is not a decimal of at most 28 digits", shorten(&text)),
-        )
+        let reason =
+            if is_decimal(&text) { RefusalReason::OutOfRange } else { RefusalReason::NotADecimal };
+        (reason, format!("{:?} is not a decimal of at most 28 digits", shorten(&text)))
     })
 }
 
@@ -74,10 +65,7 @@ pub(super) fn amount(raw: &RawValue) -> Result<Decimal, Fault> {
     let fits = value.normalize().scale() <= MAX_SCALE && value.abs() < MAX_WHOLE;
     if !fits || value.is_sign_negative() && !value.is_zero() {
         let allowed = "0 to below 1000000000000 with at most 8 decimals";
-        return Err((
-            RefusalReason::OutOfRange,
-            format!("{value} is not allowed: {allowed}"),
-        ));
+        return Err((RefusalReason::OutOfRange, format!("{value} is not allowed: {allowed}")));
     }
     Ok(value)
 }
@@ -85,19 +73,10 @@ pub(super) fn amount(raw: &RawValue) -> Result<Decimal, Fault> {
 /// A whole number, also written `15.0` or `"15"`.
 pub(super) fn integer<T: TryFrom<i64>>(raw: &RawValue) -> Result<T, Fault> {
     let value = decimal(raw)?;
-    let whole = if value.is_integer() {
-        value.to_i64()
-    } else {
-        None
-    };
-    whole
-        .and_then(|whole| T::try_from(whole).ok())
-        .ok_or_else(|| {
-            (
-                RefusalReason::OutOfRange,
-                format!("{value} is not a whole number that fits"),
-            )
-        })
+    let whole = if value.is_integer() { value.to_i64() } else { None };
+    whole.and_then(|whole| T::try_from(whole).ok()).ok_or_else(|| {
+        (RefusalReason::OutOfRange, format!("{value} is not a whole number that fits"))
+    })
 }
 
 /// A flag; the exchange writes some as 0 and 1.
@@ -115,10 +94,7 @@ pub(super) fn flag(raw: &RawValue) -> Result<bool, Fault> {
 
 /// The type of a JSON value is not what the field should have.
 pub(super) fn wrong_type(wanted: &str, json: &str) -> Fault {
-    (
-        RefusalReason::WrongType,
-        format!("{} is not {wanted}", shorten(json)),
-    )
+    (RefusalReason::WrongType, format!("{} is not {wanted}", shorten(json)))
 }
 
 /// `-12.50`, `1E-7`; nothing else that libraries take for a number (`+1`, `1_000`, `.5`, `NaN`).
@@ -146,9 +122,8 @@ fn parse_decimal(text: &str) -> Option<Decimal> {
     }
     // Exact: an error instead of a rounded value. Zeros at the end are no digits to lose.
     Decimal::from_str_exact(text).ok().or_else(|| {
-        let trimmed = text
-            .contains('.')
-            .then(|| text.trim_end_matches('0').trim_end_matches('.'))?;
+        let trimmed =
+            text.contains('.').then(|| text.trim_end_matches('0').trim_end_matches('.'))?;
         Decimal::from_str_exact(trimmed).ok()
     })
 }
@@ -197,10 +172,7 @@ mod tests {
             decimal(&raw("0.0014503263234227903")).unwrap().to_string(),
             "0.0014503263234227903"
         );
-        assert_eq!(
-            decimal(&raw(r#""870000.00""#)).unwrap().to_string(),
-            "870000.00"
-        );
+        assert_eq!(decimal(&raw(r#""870000.00""#)).unwrap().to_string(), "870000.00");
         assert_eq!(decimal(&raw("1E-7")).unwrap(), dec!(0.0000001));
     }
 
@@ -217,25 +189,12 @@ mod tests {
             r#"" 5""#,
             r#""1e""#,
         ] {
-            assert_eq!(
-                decimal(&raw(json)).unwrap_err().0,
-                RefusalReason::NotADecimal,
-                "{json}"
-            );
+            assert_eq!(decimal(&raw(json)).unwrap_err().0, RefusalReason::NotADecimal, "{json}");
         }
-        assert_eq!(
-            decimal(&raw("[1]")).unwrap_err().0,
-            RefusalReason::WrongType
-        );
+        assert_eq!(decimal(&raw("[1]")).unwrap_err().0, RefusalReason::WrongType);
         let sixty = format!("\"0.{}\"", "3".repeat(60));
-        assert_eq!(
-            decimal(&raw(&sixty)).unwrap_err().0,
-            RefusalReason::OutOfRange
-        );
-        assert_eq!(
-            decimal(&raw(&format!("\"1.{}\"", "0".repeat(60)))).unwrap(),
-            dec!(1)
-        );
+        assert_eq!(decimal(&raw(&sixty)).unwrap_err().0, RefusalReason::OutOfRange);
+        assert_eq!(decimal(&raw(&format!("\"1.{}\"", "0".repeat(60)))).unwrap(), dec!(1));
     }
 
     #[test]
@@ -245,25 +204,15 @@ mod tests {
             dec!(999999999999.99999999)
         );
         for json in [r#""1000000000000""#, r#""0.000000001""#, r#""-1""#] {
-            assert_eq!(
-                amount(&raw(json)).unwrap_err().0,
-                RefusalReason::OutOfRange,
-                "{json}"
-            );
+            assert_eq!(amount(&raw(json)).unwrap_err().0, RefusalReason::OutOfRange, "{json}");
         }
-        assert_eq!(
-            amount(&raw(r#""0.0000000010""#)).unwrap_err().0,
-            RefusalReason::OutOfRange
-        );
+        assert_eq!(amount(&raw(r#""0.0000000010""#)).unwrap_err().0, RefusalReason::OutOfRange);
         assert_eq!(amount(&raw(r#""1.500000000000""#)).unwrap(), dec!(1.5));
     }
 
     #[test]
     fn nul_is_refused() {
-        assert_eq!(
-            text(&raw(r#""a\u0000b""#)).unwrap_err().0,
-            RefusalReason::BadText
-        );
+        assert_eq!(text(&raw(r#""a\u0000b""#)).unwrap_err().0, RefusalReason::BadText);
         assert_eq!(text(&raw(r#""\u26a1 caf\u00e9 ""#)).unwrap(), "⚡ café ");
     }
 

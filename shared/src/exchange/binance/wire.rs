@@ -1,4 +1,5 @@
-//! The exchange's JSON. Its field names are known here and nowhere else.
+//! The JSON of the ad search. Its field names are used here, and named in the messages of `search`;
+//! those of the lists stand in `lists`, those of requests in `request`.
 //!
 //! Fields are kept as raw JSON and read one by one, so that one odd value costs one field or one ad,
 //! never the page.
@@ -64,32 +65,20 @@ pub(super) fn open(bytes: &[u8]) -> Result<(&RawValue, Option<u32>), AnswerError
         std::str::from_utf8(bytes).map_err(|error| AnswerError::Unparsable(error.to_string()))?;
     let envelope: Envelope<'_> = serde_json::from_str(text).map_err(|error| {
         let start: String = text.chars().take(40).collect();
-        AnswerError::Unparsable(format!(
-            "{error}; {} bytes that begin with {start:?}",
-            bytes.len()
-        ))
+        AnswerError::Unparsable(format!("{error}; {} bytes that begin with {start:?}", bytes.len()))
     })?;
     let code = value::code(envelope.code);
-    let refused = envelope
-        .success
-        .is_some_and(|success| success.get() == "false");
+    let refused = envelope.success.is_some_and(|success| success.get() == "false");
     match code {
         Some(code) if code == SUCCESS && !refused => {}
         Some(code) => {
-            let message = envelope
-                .message
-                .and_then(|raw| value::text(raw).ok())
-                .unwrap_or_default();
-            return Err(AnswerError::Rejected {
-                code,
-                message: message.into_owned(),
-            });
+            let message =
+                envelope.message.and_then(|raw| value::text(raw).ok()).unwrap_or_default();
+            return Err(AnswerError::Rejected { code, message: message.into_owned() });
         }
         None => return Err(AnswerError::Unparsable("has no code".into())),
     }
-    let data = envelope
-        .data
-        .ok_or_else(|| AnswerError::Unparsable("has no data".into()))?;
+    let data = envelope.data.ok_or_else(|| AnswerError::Unparsable("has no data".into()))?;
     Ok((data, envelope.total.and_then(value::count)))
 }
 
