@@ -9,7 +9,7 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use shared::domain::{BatchId, MAX_JOBS_PER_BATCH};
 use shared::exchange::Exchange;
-use shared::job::{Job, MESSAGE_VERSION, Report, Work};
+use shared::job::{Job, JobEnd, MESSAGE_VERSION, Report, Work};
 use shared::queue::{Delivery, Message, Publisher, Queue};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::ledger::{JobEnd, Ledger, LedgerJob};
+use crate::ledger::{Ledger, LedgerJob};
 use crate::planner::{self, PlannedBook};
 use crate::progress::Progress;
 use crate::schedule::Clock;
@@ -409,14 +409,7 @@ async fn take_reports(running: &mut Running, deliveries: Vec<Delivery>) {
             Ok(report)
                 if report.version == MESSAGE_VERSION && report.batch_id == running.batch.id =>
             {
-                running.fold(&JobEnd {
-                    ordinal: report.ordinal,
-                    issue: report.issue,
-                    state: report.state,
-                    reason: report.reason,
-                    declared_total: report.declared_total,
-                    ads: report.ads,
-                });
+                running.fold(&report.end);
             }
             Ok(_) => {}
             // The database tells what the report would have told.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use shared::domain::{MAX_JOBS_PER_BATCH, Market, page_count};
 use shared::exchange::binance::SEARCH_ROWS;
-use shared::job::{EndState, Failure, Work};
+use shared::job::{EndState, Failure, JobEnd, Work};
 
 /// Issues of one job: a second one later in the batch, after the worker's own tries.
 const MAX_ISSUES: u16 = 2;
@@ -22,17 +22,6 @@ pub struct LedgerJob {
     pub issue: u16,
     pub urgent: bool,
     pub work: Work,
-}
-
-/// How a job ended, from a report or from its row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JobEnd {
-    pub ordinal: u32,
-    pub issue: u16,
-    pub state: EndState,
-    pub reason: Option<String>,
-    pub declared_total: Option<u32>,
-    pub ads: u32,
 }
 
 /// What follows from an end.

@@ -21,12 +21,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use chrono::TimeDelta;
 use shared::exchange::Exchange;
 use shared::queue::{Consumer, Delivery, Publisher, Queue};
-use shared::settings::{EXIT_BAD_SETTINGS, Vars};
-use shared::{service, telemetry};
+use shared::service;
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -72,35 +70,13 @@ impl RunOutcome {
     }
 }
 
-/// Reads settings, runs, and tells the outcome by exit code.
+/// Starts the coordinator; the exit codes are those of its command line's help.
 pub async fn main(mode: Mode, progress: bool) -> ExitCode {
-    service::install_tls_provider();
-    let settings = match Settings::read(Vars::from_environment()) {
-        Ok(settings) => settings,
-        Err(error) => {
-            eprintln!("coordinator: {error}");
-            return ExitCode::from(EXIT_BAD_SETTINGS);
-        }
+    let lead = |settings, shutdown| async move {
+        let outcome = run(settings, mode, progress, Arc::new(SystemClock), shutdown).await?;
+        Ok(outcome.exit_code(mode))
     };
-    let _telemetry = match telemetry::init("coordinator", &settings.telemetry) {
-        Ok(guard) => guard,
-        Err(error) => {
-            eprintln!("coordinator: {error:#}");
-            return ExitCode::FAILURE;
-        }
-    };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), ?settings, "coordinator starts");
-    let run = async {
-        let shutdown = service::shutdown_on_signals().context("signals can't be watched")?;
-        run(settings, mode, progress, Arc::new(SystemClock), shutdown).await
-    };
-    match run.await {
-        Ok(outcome) => outcome.exit_code(mode),
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "coordinator failed");
-            ExitCode::FAILURE
-        }
-    }
+    service::main("coordinator", Settings::read, |settings| &settings.telemetry, lead).await
 }
 
 /// Reports in hand at once; they are small and folded quickly.

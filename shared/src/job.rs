@@ -193,8 +193,13 @@ pub const SHED_BUDGET: &str = "budget";
 pub struct Report {
     pub version: u16,
     pub batch_id: BatchId,
+    pub end: JobEnd,
+}
+
+/// How one issue of a job ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobEnd {
     pub ordinal: u32,
-    /// The issue of the job that ended.
     pub issue: u16,
     pub state: EndState,
     /// Class of the error, or why it is empty.
@@ -203,6 +208,13 @@ pub struct Report {
     pub declared_total: Option<u32>,
     /// Ads stored.
     pub ads: u32,
+}
+
+impl Report {
+    #[must_use]
+    pub fn new(batch_id: BatchId, end: JobEnd) -> Self {
+        Self { version: MESSAGE_VERSION, batch_id, end }
+    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use shared::domain::{MAX_ADS_PER_PAGE, page_count};
 use shared::exchange::binance::{self, AnswerError, SEARCH_ROWS};
 use shared::job::{
-    EMPTY_BEYOND_LAST_PAGE, EMPTY_NO_ADS, EXPIRED_DEADLINE, EndState, Failure, Job,
-    MESSAGE_VERSION, Report, Work,
+    EMPTY_BEYOND_LAST_PAGE, EMPTY_NO_ADS, EXPIRED_DEADLINE, EndState, Failure, Job, JobEnd, Report,
+    Work,
 };
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -106,16 +106,15 @@ impl Ending {
             Facts::Page(page) => u32::try_from(page.ads.len()).unwrap_or(u32::MAX),
             _ => 0,
         };
-        Report {
-            version: MESSAGE_VERSION,
-            batch_id: job.batch_id,
+        let end = JobEnd {
             ordinal: job.ordinal,
             issue: job.issue,
             state: self.state,
             reason: self.reason.map(str::to_owned),
             declared_total: self.declared_total(),
             ads,
-        }
+        };
+        Report::new(job.batch_id, end)
     }
 }
 

@@ -24,42 +24,19 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use shared::queue::{Consumer, Publisher, Queue};
-use shared::settings::{EXIT_BAD_SETTINGS, Vars};
-use shared::{service, telemetry};
+use shared::service;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::Settings;
 
-/// Reads settings, runs, and tells the outcome by exit code: 0 drained, 1 failed, 64 bad settings.
+/// Starts the worker; exit code 0 drained, 1 failed, 64 bad settings.
 pub async fn main() -> ExitCode {
-    service::install_tls_provider();
-    let settings = match Settings::read(Vars::from_environment()) {
-        Ok(settings) => settings,
-        Err(error) => {
-            eprintln!("worker: {error}");
-            return ExitCode::from(EXIT_BAD_SETTINGS);
-        }
+    let work = |settings, shutdown| async {
+        run(settings, shutdown).await?;
+        Ok(ExitCode::SUCCESS)
     };
-    let _telemetry = match telemetry::init("worker", &settings.telemetry) {
-        Ok(guard) => guard,
-        Err(error) => {
-            eprintln!("worker: {error:#}");
-            return ExitCode::FAILURE;
-        }
-    };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), ?settings, "worker starts");
-    let run = async {
-        let shutdown = service::shutdown_on_signals().context("signals can't be watched")?;
-        run(settings, shutdown).await
-    };
-    match run.await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "worker failed");
-            ExitCode::FAILURE
-        }
-    }
+    service::main("worker", Settings::read, |settings| &settings.telemetry, work).await
 }
 
 /// Works until `shutdown`, then drains: takes nothing more, finishes what is being fetched, stores

@@ -3,12 +3,12 @@
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use shared::domain::BatchId;
-use shared::job::{EndState, SHED_BUDGET, Work};
+use shared::job::{EndState, JobEnd, SHED_BUDGET, Work};
 use sqlx::{PgConnection, PgPool};
 
 use super::batches::OpenBatch;
 use super::catalog;
-use crate::ledger::{JobEnd, Ledger, LedgerJob};
+use crate::ledger::{Ledger, LedgerJob};
 
 /// Plans jobs. Those that are there already stay as they are.
 pub async fn insert(

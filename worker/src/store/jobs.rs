@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use shared::domain::BatchId;
-use shared::job::{EndState, Job, MESSAGE_VERSION, Report, Work};
+use shared::job::{EndState, Job, JobEnd, Report, Work};
 use sqlx::{PgConnection, PgPool};
 
 use super::{JobKey, StoreError, ToStore};
@@ -45,16 +45,15 @@ impl JobRow {
     /// The report of a job that ended before.
     #[must_use]
     pub fn report(&self, job: &Job, state: EndState) -> Report {
-        Report {
-            version: MESSAGE_VERSION,
-            batch_id: job.batch_id,
+        let end = JobEnd {
             ordinal: job.ordinal,
             issue: u16::try_from(self.issue).unwrap_or(u16::MAX),
             state,
             reason: self.reason.clone(),
             declared_total: self.declared_total.and_then(|total| u32::try_from(total).ok()),
             ads: u32::try_from(self.ads_taken).unwrap_or_default(),
-        }
+        };
+        Report::new(job.batch_id, end)
     }
 }
 
