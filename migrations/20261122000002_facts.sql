@@ -101,14 +101,14 @@ CREATE TABLE warehouse.book_pages (
     active_minutes      smallint[] NOT NULL,
     promoted_position   smallint,
     duplicate_positions smallint[],
-    PRIMARY KEY (day, batch_id, market_id, page)
+    PRIMARY KEY (day, batch_id, market_id, page, ordinal)
 ) PARTITION BY RANGE (day);
-COMMENT ON TABLE warehouse.book_pages IS 'The evidence: which ad versions a page listed, in the order of the exchange. Pages of markets without ads have no row; the job says so.';
+COMMENT ON TABLE warehouse.book_pages IS 'The evidence: which ad versions a page listed, in the order of the exchange. A page that was read again because its book moved has a row per reading. Pages of markets without ads have no row; the job says so.';
 COMMENT ON COLUMN warehouse.book_pages.day IS 'UTC day of the batch; partition key, and the day of the versions.';
 COMMENT ON COLUMN warehouse.book_pages.batch_id IS 'Batch (pipeline.batches).';
 COMMENT ON COLUMN warehouse.book_pages.market_id IS 'Market (dim_markets).';
 COMMENT ON COLUMN warehouse.book_pages.page IS 'Page of the book, from 1.';
-COMMENT ON COLUMN warehouse.book_pages.ordinal IS 'Ordinal of the job that stored the page (pipeline.jobs).';
+COMMENT ON COLUMN warehouse.book_pages.ordinal IS 'Ordinal of the job that stored the page (pipeline.jobs); of two readings of a page the later has the higher one.';
 COMMENT ON COLUMN warehouse.book_pages.fetched_at IS 'When the answer arrived.';
 COMMENT ON COLUMN warehouse.book_pages.declared_total IS 'Ads of the whole book as this answer declared (total). NULL: not told.';
 COMMENT ON COLUMN warehouse.book_pages.offer_ids IS 'offer_versions.id of the same day, in the order listed.';
@@ -129,6 +129,7 @@ CREATE TABLE warehouse.books (
     pages_read       integer NOT NULL,
     pages_lost       integer NOT NULL,
     pages_shed       integer NOT NULL,
+    pages_reread     integer NOT NULL,
     listed_ads       integer NOT NULL,
     distinct_ads     integer NOT NULL,
     duplicate_ads    integer NOT NULL,
@@ -143,7 +144,7 @@ COMMENT ON TABLE warehouse.books IS 'The certificate of each book: one row per m
 COMMENT ON COLUMN warehouse.books.day IS 'UTC day of the batch; partition key.';
 COMMENT ON COLUMN warehouse.books.batch_id IS 'Batch (pipeline.batches).';
 COMMENT ON COLUMN warehouse.books.market_id IS 'Market (dim_markets).';
-COMMENT ON COLUMN warehouse.books.verdict IS 'complete: every declared ad was read and the book did not move meanwhile. empty: the exchange declared no ads. drifted: all pages were read, but the book moved. partial: a page or an ad was lost. failed: no page was read. shed: left out for want of budget.';
+COMMENT ON COLUMN warehouse.books.verdict IS 'complete: the total stayed the same and every declared ad was read, moved pages again. empty: the exchange declared no ads. drifted: all pages were read, but the total changed meanwhile or an ad stayed out of sight. partial: a page or an ad was lost. failed: no page was read. shed: left out for want of budget.';
 COMMENT ON COLUMN warehouse.books.first_total IS 'Total declared by the earliest answer with ads. NULL: no such answer.';
 COMMENT ON COLUMN warehouse.books.last_total IS 'Total declared by the latest answer with ads. NULL: no such answer.';
 COMMENT ON COLUMN warehouse.books.min_total IS 'Smallest total declared by an answer with ads. NULL: no such answer.';
@@ -152,9 +153,10 @@ COMMENT ON COLUMN warehouse.books.pages_planned IS 'Pages planned, those found t
 COMMENT ON COLUMN warehouse.books.pages_read IS 'Pages read, with or without ads.';
 COMMENT ON COLUMN warehouse.books.pages_lost IS 'Pages failed or expired.';
 COMMENT ON COLUMN warehouse.books.pages_shed IS 'Pages left out for want of budget.';
-COMMENT ON COLUMN warehouse.books.listed_ads IS 'Ads listed on the pages read, repetitions included, refused ads left out.';
-COMMENT ON COLUMN warehouse.books.distinct_ads IS 'Different ads among them.';
-COMMENT ON COLUMN warehouse.books.duplicate_ads IS 'Repetitions because the book moved; the promoted ad at its ordinary place is not counted.';
+COMMENT ON COLUMN warehouse.books.pages_reread IS 'Readings beyond the first of a page, made because the book had moved.';
+COMMENT ON COLUMN warehouse.books.listed_ads IS 'Ads listed on the last readings of the pages, repetitions included, refused ads left out.';
+COMMENT ON COLUMN warehouse.books.distinct_ads IS 'Different ads on all readings of the pages: what fact_offers shows.';
+COMMENT ON COLUMN warehouse.books.duplicate_ads IS 'Repetitions on the last readings, because the book moved; the promoted ad at its ordinary place is not counted.';
 COMMENT ON COLUMN warehouse.books.refused_ads IS 'Ads that could not be taken and are in quarantine.';
 COMMENT ON COLUMN warehouse.books.estimated_missed IS 'Ads that were probably listed and not read. NULL: nothing was read, so nothing is known.';
 COMMENT ON COLUMN warehouse.books.first_fetched_at IS 'Arrival of the first answer. NULL: none.';

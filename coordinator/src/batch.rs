@@ -25,7 +25,7 @@ use crate::settings::Settings;
 use crate::store::batches::OpenBatch;
 use crate::store::catalog::{self, FiatList};
 use crate::store::close::{self, BatchOutcome};
-use crate::store::jobs;
+use crate::store::{drift, jobs};
 
 /// Jobs published before they are noted as published: a coordinator that dies publishes at most so
 /// many again.
@@ -282,7 +282,31 @@ impl BatchRunner<'_> {
                 );
                 running.ledger.mark_lost();
             }
+            self.look_for_drift(running).await;
             running.progress.show(running.ledger.counts());
+        }
+    }
+
+    /// Plans to read again the pages at which books moved that were just read to their end.
+    async fn look_for_drift(&self, running: &mut Running) {
+        let markets = running.ledger.unchecked();
+        if markets.is_empty() {
+            return;
+        }
+        match drift::list_moved_pages(self.pool, running.batch.id, &markets).await {
+            Ok(moved) => {
+                let again = running.ledger.reread(&markets, &moved);
+                if !again.is_empty() {
+                    tracing::info!(pages = again.len(), "books moved, reading pages again");
+                }
+                running.new.extend(again);
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "drift can't be looked for, trying again"
+                );
+            }
         }
     }
 

@@ -2,9 +2,10 @@
 //! `pipeline.jobs`, from which it can be built again at any time.
 //!
 //! Folding the end of a page tells what more is to be done: a book that declares more ads than were
-//! planned for is extended, a job that failed for a passing reason is issued once more.
+//! planned for is extended, a job that failed for a passing reason is issued once more, and a book of
+//! several pages that has been read to its end is looked through for drift.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use shared::domain::{MAX_JOBS_PER_BATCH, Market, page_count};
 use shared::exchange::binance::SEARCH_ROWS;
@@ -14,6 +15,9 @@ use shared::job::{EndState, Failure, JobEnd, Work};
 const MAX_ISSUES: u16 = 2;
 /// Pages of one book: 10,000 ads, eight times the largest seen. A total beyond it is not believed.
 const MAX_PAGES_PER_BOOK: u32 = 500;
+/// Rounds in which pages of a moved book are read again. Two mend what ties in another order and
+/// single moves leave out of sight; a book that moves faster is not caught up with by more.
+const MAX_REREAD_ROUNDS: u32 = 2;
 
 /// A job of the batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +60,24 @@ struct Book {
     planned: u32,
     /// Largest total declared.
     total: Option<u32>,
+    /// Jobs that have not ended.
+    open: u32,
+    /// Jobs of each page, from which the rounds of reading follow.
+    readings: BTreeMap<u32, u32>,
+    /// Whether a page was left out or given up: such a book is not looked through for drift.
+    is_cut: bool,
+}
+
+impl Book {
+    fn new(market: Market) -> Self {
+        let readings = BTreeMap::new();
+        Self { market, planned: 0, total: None, open: 0, readings, is_cut: false }
+    }
+
+    /// Rounds in which pages were read again.
+    fn rounds(&self) -> u32 {
+        self.readings.values().max().map_or(0, |most| most - 1)
+    }
 }
 
 #[derive(Default)]
@@ -63,6 +85,8 @@ pub struct Ledger {
     jobs: BTreeMap<u32, (LedgerJob, State)>,
     books: HashMap<i32, Book>,
     counts: Counts,
+    /// Books read to their end and not yet looked through for drift.
+    unchecked: BTreeSet<i32>,
 }
 
 impl Ledger {
@@ -76,9 +100,11 @@ impl Ledger {
     /// A job that was planned, published or not.
     pub fn add(&mut self, job: LedgerJob, is_published: bool) {
         if let Work::Search { market_id, market, page, .. } = &job.work {
-            let new = || Book { market: market.clone(), planned: 0, total: None };
+            let new = || Book::new(market.clone());
             let book = self.books.entry(*market_id).or_insert_with(new);
             book.planned = book.planned.max(*page);
+            book.open += 1;
+            *book.readings.entry(*page).or_default() += 1;
         }
         let state = if is_published { State::Published } else { State::Planned };
         if self.jobs.insert(job.ordinal, (job, state)).is_none() {
@@ -89,8 +115,13 @@ impl Ledger {
     /// A page that was left out: known, so that its book is not extended into it.
     pub fn add_shed(&mut self, job: LedgerJob) {
         let ordinal = job.ordinal;
+        let market_id = market_id(&job.work);
         self.add(job, true);
         self.counts.jobs -= 1;
+        if let Some(book) = market_id.and_then(|id| self.books.get_mut(&id)) {
+            book.is_cut = true;
+            book.open -= 1;
+        }
         if let Some((_, state)) = self.jobs.get_mut(&ordinal) {
             *state = State::Ended(EndState::Shed);
         }
@@ -114,12 +145,49 @@ impl Ledger {
         *state = State::Ended(end.state);
         self.counts.ended += 1;
         self.counts.ads += u64::from(end.ads);
-        let Work::Search { market_id, .. } = job.work else {
+        let Some(market_id) = market_id(&job.work) else {
             return FollowUp::default();
         };
         // A total on a page without ads means nothing: past the end it is 0.
         let total = end.declared_total.filter(|_| end.state == EndState::Done);
-        FollowUp { new: self.extend(market_id, total), again: None }
+        let new = self.extend(market_id, total);
+        self.page_ended(market_id, end.state);
+        FollowUp { new, again: None }
+    }
+
+    fn page_ended(&mut self, market_id: i32, state: EndState) {
+        let Some(book) = self.books.get_mut(&market_id) else { return };
+        book.open -= 1;
+        book.is_cut |= matches!(state, EndState::Failed | EndState::Expired);
+        let may_have_moved = book.planned > 1 && !book.is_cut;
+        if book.open == 0 && may_have_moved && book.rounds() < MAX_REREAD_ROUNDS {
+            self.unchecked.insert(market_id);
+        }
+    }
+
+    /// Books to be looked through for drift.
+    #[must_use]
+    pub fn unchecked(&self) -> Vec<i32> {
+        self.unchecked.iter().copied().collect()
+    }
+
+    /// The look through `markets` is done: `moved` are the pages to be read again, by market. Gives
+    /// their jobs.
+    pub fn reread(&mut self, markets: &[i32], moved: &[(i32, u32)]) -> Vec<LedgerJob> {
+        for market_id in markets {
+            self.unchecked.remove(market_id);
+        }
+        let mut new = Vec::with_capacity(moved.len());
+        for (market_id, page) in moved {
+            let market = self.books.get(market_id).map(|book| book.market.clone());
+            let (Some(ordinal), Some(market)) = (self.next_ordinal(), market) else { break };
+            let (market_id, page) = (*market_id, *page);
+            let work = Work::Search { market_id, market, page, ads_expected: true };
+            let job = LedgerJob { ordinal, issue: 1, urgent: true, work };
+            self.add(job.clone(), false);
+            new.push(job);
+        }
+        new
     }
 
     /// The pages that a book turns out to have beyond those planned.
@@ -183,10 +251,10 @@ impl Ledger {
             .collect()
     }
 
-    /// Whether every job has ended.
+    /// Whether every job has ended and every book was looked through.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.counts.ended == self.counts.jobs
+        self.counts.ended == self.counts.jobs && self.unchecked.is_empty()
     }
 
     #[must_use]
@@ -198,6 +266,13 @@ impl Ledger {
     #[must_use]
     pub fn has(&self, work: &Work) -> bool {
         self.jobs.values().any(|(job, _)| job.work == *work)
+    }
+}
+
+fn market_id(work: &Work) -> Option<i32> {
+    match work {
+        Work::Search { market_id, .. } => Some(*market_id),
+        _ => None,
     }
 }
 
@@ -264,6 +339,33 @@ mod tests {
             ..done(1, 0)
         };
         assert_eq!(ledger.fold(&past), FollowUp::default());
+        ledger.reread(&[1], &[]);
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn a_book_is_looked_through_when_it_is_read_and_in_two_rounds_at_most() {
+        let mut ledger = ledger(2);
+        ledger.fold(&done(0, 40));
+        assert_eq!(ledger.unchecked(), [] as [i32; 0]);
+        ledger.fold(&done(1, 40));
+        assert_eq!(ledger.unchecked(), [1]);
+        assert!(!ledger.is_settled(), "not before it was looked through");
+        for ordinal in [2, 3] {
+            assert_eq!(pages(&ledger.reread(&[1], &[(1, 2)])), [2]);
+            assert!(!ledger.is_settled());
+            ledger.fold(&done(ordinal, 40));
+        }
+        assert_eq!(ledger.unchecked(), [] as [i32; 0], "a third round is not made");
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn a_book_with_a_lost_page_is_not_read_again() {
+        let mut ledger = ledger(2);
+        ledger.fold(&done(0, 40));
+        let reason = Some("rejected".into());
+        ledger.fold(&JobEnd { state: EndState::Failed, reason, ..done(1, 40) });
         assert!(ledger.is_settled());
     }
 

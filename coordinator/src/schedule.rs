@@ -66,12 +66,15 @@ impl Schedule {
         Self { interval: delta(interval), misfire_grace: delta(misfire_grace) }
     }
 
-    /// The latest slot not after `now`.
+    /// The latest slot not after `now`, a whole second.
+    ///
+    /// # Panics
+    /// If `now` is thousands of years away, which no clock says.
     #[must_use]
     pub fn slot(&self, now: DateTime<Utc>) -> DateTime<Utc> {
-        let into_slot =
-            now.timestamp_micros().rem_euclid(self.interval.num_microseconds().unwrap_or(i64::MAX));
-        now - TimeDelta::microseconds(into_slot)
+        let (now, interval) = (now.timestamp(), self.interval.num_seconds());
+        let slot = now - now.rem_euclid(interval);
+        DateTime::from_timestamp(slot, 0).expect("a clock's time is within a calendar")
     }
 
     /// What came due since `last`, the latest slot that is recorded. All missed slots become one
@@ -120,6 +123,15 @@ mod tests {
         assert_eq!(due, Due { skipped: vec![], run: Some(at("10:00:00")) });
         let due = schedule().due(at("10:09:59"), Some(at("10:00:00")));
         assert_eq!(due, Due { skipped: vec![], run: None });
+    }
+
+    /// A real clock tells nanoseconds, a database keeps microseconds.
+    #[test]
+    fn fractions_of_a_second_make_no_other_slot() {
+        let now = at("10:00:01.123456789");
+        let slot = schedule().due(now, None).run.unwrap();
+        assert_eq!(slot, at("10:00:00"));
+        assert_eq!(schedule().due(now, Some(slot)), Due { skipped: vec![], run: None });
     }
 
     #[test]

@@ -34,49 +34,46 @@ pub struct Closed {
     pub sums: Sums,
 }
 
-/// The ledger of a batch in sums.
+/// A batch in sums.
 #[derive(Clone, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
 pub struct Sums {
     /// Pages read, with or without ads.
     pub pages_read: i64,
-    /// Jobs that failed, expired or were left out. Lists of payment methods do not count: they name
+    /// Pages failed, expired, or not reached before the deadline.
+    pub pages_lost: i64,
+    /// Pages left out for want of budget.
+    pub pages_shed: i64,
+    /// Lists of fiats or assets that were not read. Lists of payment methods do not count: they name
     /// what the ads name too, and no page waits for them.
-    pub failed: i64,
-    pub expired: i64,
-    pub shed: i64,
-    /// Ads stored, repetitions included, and put into quarantine.
+    pub lists_lost: i64,
+    /// Different ads, summed over the books.
     pub ads: i64,
+    /// Ads in quarantine.
     pub refused: i64,
     /// Requests sent.
     pub requests: i64,
-    /// Pages that a book declares and that were not even planned when the batch was cut.
-    pub unplanned: i64,
 }
 
 impl Sums {
     /// Complete: every planned page was read and every ad taken. Failed: no page was read.
     fn outcome(&self) -> (BatchOutcome, Option<String>) {
         let lost = [
-            (self.failed, "jobs failed"),
-            (self.expired, "jobs expired"),
-            (self.shed, "pages left out for want of budget"),
-            (self.unplanned, "pages not reached"),
+            (self.lists_lost, "lists of fiats or assets not read"),
+            (self.pages_lost, "pages lost"),
+            (self.pages_shed, "pages left out for want of budget"),
             (self.refused, "ads refused"),
         ];
-        let mut reasons: Vec<String> = lost
-            .iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, what)| format!("{count} {what}"))
-            .collect();
+        let counted = lost.iter().filter(|(count, _)| *count > 0);
+        let mut reasons: Vec<String> =
+            counted.map(|(count, what)| format!("{count} {what}")).collect();
         if self.pages_read == 0 {
             reasons.insert(0, "no page was read".to_owned());
             return (BatchOutcome::Failed, Some(reasons.join(", ")));
         }
         if reasons.is_empty() {
-            (BatchOutcome::Complete, None)
-        } else {
-            (BatchOutcome::Partial, Some(reasons.join(", ")))
+            return (BatchOutcome::Complete, None);
         }
+        (BatchOutcome::Partial, Some(reasons.join(", ")))
     }
 }
 
@@ -184,16 +181,17 @@ async fn update_catalog(connection: &mut PgConnection, batch: BatchId) -> anyhow
 
 async fn sum_up(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<Sums> {
     let sums = sqlx::query_as(
-        "SELECT count(*) FILTER (WHERE kind = 'search' AND attempts > 0 AND state IN ('done', 'empty')) AS pages_read,
-                count(*) FILTER (WHERE state = 'failed' AND kind <> 'payment_methods') AS failed,
-                count(*) FILTER (WHERE state = 'expired' AND kind <> 'payment_methods') AS expired,
-                count(*) FILTER (WHERE state = 'shed') AS shed,
-                coalesce(sum(ads_taken), 0) AS ads,
-                coalesce(sum(ads_refused), 0) AS refused,
-                coalesce(sum(attempts), 0) AS requests,
-                (SELECT coalesce(sum(b.pages_lost), 0) FROM warehouse.books b WHERE b.day = $1 AND b.batch_id = $2)
-                  - count(*) FILTER (WHERE kind = 'search' AND state IN ('failed', 'expired')) AS unplanned
-           FROM pipeline.jobs WHERE day = $1 AND batch_id = $2",
+        "SELECT b.*, j.*
+           FROM (SELECT coalesce(sum(pages_read), 0)::bigint AS pages_read,
+                        coalesce(sum(pages_lost), 0)::bigint AS pages_lost,
+                        coalesce(sum(pages_shed), 0)::bigint AS pages_shed,
+                        coalesce(sum(distinct_ads), 0)::bigint AS ads,
+                        coalesce(sum(refused_ads), 0)::bigint AS refused
+                   FROM warehouse.books WHERE day = $1 AND batch_id = $2) b,
+                (SELECT count(*) FILTER (WHERE kind IN ('fiat_list', 'assets')
+                                           AND state IN ('failed', 'expired')) AS lists_lost,
+                        coalesce(sum(attempts), 0)::bigint AS requests
+                   FROM pipeline.jobs WHERE day = $1 AND batch_id = $2) j",
     )
     .bind(batch.day())
     .bind(batch.raw())
@@ -208,21 +206,17 @@ mod tests {
 
     #[test]
     fn a_batch_with_nothing_read_is_failed() {
-        let (outcome, reason) = Sums { expired: 3, ..Sums::default() }.outcome();
+        let (outcome, reason) = Sums { pages_lost: 3, ..Sums::default() }.outcome();
         assert_eq!(outcome, BatchOutcome::Failed);
-        assert_eq!(reason.as_deref(), Some("no page was read, 3 jobs expired"));
+        assert_eq!(reason.as_deref(), Some("no page was read, 3 pages lost"));
     }
 
     #[test]
     fn anything_lost_makes_it_partial_and_is_named() {
-        let sums = Sums { pages_read: 10, failed: 1, refused: 2, ..Sums::default() };
-        assert_eq!(
-            sums.outcome(),
-            (BatchOutcome::Partial, Some("1 jobs failed, 2 ads refused".into()))
-        );
-        assert_eq!(
-            Sums { pages_read: 10, ..Sums::default() }.outcome(),
-            (BatchOutcome::Complete, None)
-        );
+        let sums = Sums { pages_read: 10, pages_lost: 1, refused: 2, ..Sums::default() };
+        let reason = Some("1 pages lost, 2 ads refused".to_owned());
+        assert_eq!(sums.outcome(), (BatchOutcome::Partial, reason));
+        let whole = Sums { pages_read: 10, ..Sums::default() };
+        assert_eq!(whole.outcome(), (BatchOutcome::Complete, None));
     }
 }

@@ -3,4 +3,5 @@
 pub mod batches;
 pub mod catalog;
 pub mod close;
+pub mod drift;
 pub mod jobs;

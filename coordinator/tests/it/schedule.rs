@@ -44,7 +44,8 @@ async fn wait_closed(pool: &PgPool, count: i64) {
 /// A slot is run, missed ones are recorded, and across midnight the next day has its partitions.
 #[sqlx::test(migrations = "../migrations")]
 async fn every_slot_ends_in_a_recorded_state(pool: PgPool) {
-    let start: DateTime<Utc> = "2026-11-22T23:20:01Z".parse().unwrap();
+    // With a fraction, as a real clock has it.
+    let start: DateTime<Utc> = "2026-11-22T23:20:01.123456789Z".parse().unwrap();
     let clock = Arc::new(MovedClock(Mutex::new(start)));
     let shutdown = CancellationToken::new();
     let run =

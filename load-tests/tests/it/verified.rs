@@ -66,7 +66,7 @@ impl<'a> Collector<'a> {
                 page += 1;
             }
             let verdict = if ads == 0 { "empty" } else { "complete" };
-            execute(self.pool, &format!("INSERT INTO warehouse.books (day, batch_id, market_id, verdict, pages_planned, pages_read, pages_lost, pages_shed, listed_ads, distinct_ads, duplicate_ads, refused_ads, estimated_missed) VALUES (current_date, {batch}, {market_id}, '{verdict}', {page}, {page}, 0, 0, {ads}, {ads}, 0, 0, 0)")).await;
+            execute(self.pool, &format!("INSERT INTO warehouse.books (day, batch_id, market_id, verdict, pages_planned, pages_read, pages_lost, pages_shed, pages_reread, listed_ads, distinct_ads, duplicate_ads, refused_ads, estimated_missed) VALUES (current_date, {batch}, {market_id}, '{verdict}', {page}, {page}, 0, 0, 0, {ads}, {ads}, 0, 0, 0)")).await;
             self.sim.advance(5_000);
         }
         execute(self.pool, &format!("INSERT INTO pipeline.batches (batch_id, day, exchange_id, slot_at, trigger, state, outcome, opened_by, opened_at, deadline_at, closed_at) VALUES ({batch}, current_date, 1, now(), 'once', 'closed', 'complete', 'test', {AT}{opened}, now(), clock_timestamp())")).await;

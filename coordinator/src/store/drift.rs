@@ -1,0 +1,25 @@
+//! Drift: a book that moved between the readings of its pages.
+
+use shared::domain::BatchId;
+use sqlx::PgPool;
+
+/// Pages of one book that are read again in a round. A book that moved at more places moves faster
+/// than it can be read.
+const MAX_PAGES_PER_ROUND: i32 = 12;
+
+/// The pages at which the books of `markets` moved while they were read, by market and page; those
+/// of books that are whole are not among them.
+pub async fn list_moved_pages(
+    pool: &PgPool,
+    batch: BatchId,
+    markets: &[i32],
+) -> anyhow::Result<Vec<(i32, u32)>> {
+    let rows: Vec<(i32, i32)> = sqlx::query_as(include_str!("drift.sql"))
+        .bind(batch.day())
+        .bind(batch.raw())
+        .bind(markets)
+        .bind(MAX_PAGES_PER_ROUND)
+        .fetch_all(pool)
+        .await?;
+    Ok(rows.into_iter().map(|(market, page)| (market, page.cast_unsigned())).collect())
+}
