@@ -250,7 +250,7 @@ COMMENT ON COLUMN warehouse.fact_offers.trade_type IS 'Side of the taker, as req
 COMMENT ON COLUMN warehouse.fact_offers.advertiser_side IS 'Side of the advertiser, as the ad says: always the opposite.';
 COMMENT ON COLUMN warehouse.fact_offers.page IS 'Page of the book, from 1.';
 COMMENT ON COLUMN warehouse.fact_offers.is_promoted IS 'Whether it was read at the promoted place, out of price order, and nowhere else in the book.';
-COMMENT ON COLUMN warehouse.fact_offers.rank IS 'Place in the book by the order of the exchange, from 1. NULL: promoted.';
+COMMENT ON COLUMN warehouse.fact_offers.rank IS 'Place in the book by the order of the exchange, from 1, when its page was read; in a book that moved two ads may share one. NULL: promoted.';
 COMMENT ON COLUMN warehouse.fact_offers.price IS 'Price of one unit of the asset, in fiat.';
 COMMENT ON COLUMN warehouse.fact_offers.available_amount IS 'What is left of the ad, in units of the asset.';
 COMMENT ON COLUMN warehouse.fact_offers.tradable_quantity IS 'What can be traded, in units of the asset. NULL: not told.';

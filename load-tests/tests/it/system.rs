@@ -76,6 +76,23 @@ async fn a_killed_coordinator_is_followed() {
     fleet.remove().await;
 }
 
+/// Ties in another order hide ads from a reading page by page; pages that moved are read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn moved_pages_are_read_again() {
+    let still = "--churn-per-minute 0 --change-per-minute 0 --month-change-per-minute 0";
+    let market = "--fiats 3 --ads 1500 --tie-shuffle-per-mille 200";
+    let fleet = Fleet::start(&format!("{market} {still}")).await;
+    let _worker = fleet.worker("a", &[]);
+    assert_eq!(fleet.batch(&[]), 0);
+    assert!(fleet.number("SELECT sum(pages_reread) FROM warehouse.books").await > 0);
+    // Every total stayed, so a book lacks an ad only if both rounds were unlucky.
+    let missed = fleet.number("SELECT sum(estimated_missed) FROM warehouse.books").await;
+    assert!(missed <= 2, "{missed} of 1,500 ads are missed");
+    assert_eq!(fleet.number(LISTED_TWICE).await, 0);
+    fleet.assert_equals_truth();
+    fleet.remove().await;
+}
+
 /// Errors of the exchange are tried again until every page is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_of_the_exchange_cost_requests_only() {
