@@ -265,7 +265,8 @@ impl BatchRunner<'_> {
             }
             let mut deliveries = Vec::new();
             tokio::select! {
-                _ = self.reports.recv_many(&mut deliveries, FOLD_CHUNK) => {}
+                // Reports are hints: without a consumer the ends are found in the database.
+                1.. = self.reports.recv_many(&mut deliveries, FOLD_CHUNK) => {}
                 () = tokio::time::sleep(DEADLINE_PULSE) => {}
                 () = self.shutdown.cancelled() => {}
             }

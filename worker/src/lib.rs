@@ -67,12 +67,14 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         finished,
         settings.max_workers,
         || broker.stop_taking(),
-        shutdown,
+        shutdown.clone(),
     )
     .await;
     // All results are with the storer, whose channel is closed now: it ends when they are stored.
     storer.await.context("the storer ended abnormally")?;
     broker.close().await;
+    // Half a worker is worse than none: whoever watches the process starts it again.
+    anyhow::ensure!(shutdown.is_cancelled(), "the consumer ended by itself");
     tracing::info!("drained");
     Ok(())
 }
