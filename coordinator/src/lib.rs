@@ -123,10 +123,17 @@ async fn lead(
 ) -> anyhow::Result<Option<Leadership>> {
     let mut stands_by = false;
     loop {
-        if let Some(leadership) =
-            Leadership::try_acquire(&settings.database, Exchange::Binance).await?
-        {
-            return Ok(Some(leadership));
+        match Leadership::try_acquire(&settings.database, Exchange::Binance).await {
+            Ok(Some(leadership)) => return Ok(Some(leadership)),
+            Ok(None) => {}
+            // Who stands by bears a database that is away for a while.
+            Err(error) if stands_by => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the leader's lock can't be asked for"
+                );
+            }
+            Err(error) => return Err(error),
         }
         if mode == Mode::Once {
             tracing::error!("another coordinator leads");

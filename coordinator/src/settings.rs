@@ -53,7 +53,7 @@ impl Settings {
             database: Database::read(&mut vars),
             broker: Broker::read(&mut vars),
             telemetry: Telemetry::read(&mut vars),
-            topology: Topology::new(&vars.text("AMQP_PREFIX", "p2p")),
+            topology: Topology::new(&vars.prefix("AMQP_PREFIX", "p2p")),
             interval,
             batch_deadline,
             misfire_grace: vars.seconds("MISFIRE_GRACE_SECONDS", 120, 1..=86_400),

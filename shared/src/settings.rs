@@ -105,25 +105,15 @@ impl Vars {
         Duration::from_secs(self.number(name, default, allowed))
     }
 
-    /// A value that parses itself; its error says what is allowed.
-    pub fn parsed<T>(&mut self, name: &str, default: &str) -> T
-    where
-        T: FromStr,
-        T::Err: fmt::Display,
-    {
-        let value = self.get(name).unwrap_or(default).to_owned();
-        self.parse_or_default(name, &value, default)
-    }
-
-    fn parse_or_default<T>(&mut self, name: &str, value: &str, default: &str) -> T
-    where
-        T: FromStr,
-        T::Err: fmt::Display,
-    {
-        value.parse().unwrap_or_else(|error: T::Err| {
-            self.problems.push(format!("{name}={value:?}: {error}"));
-            default.parse().unwrap_or_else(|_| panic!("the default of {name} is allowed"))
-        })
+    /// The first part of names on the broker.
+    pub fn prefix(&mut self, name: &str, default: &str) -> String {
+        const MAX_CHARS: usize = 100;
+        let prefix = self.text(name, default);
+        if prefix.len() > MAX_CHARS {
+            self.problems
+                .push(format!("{name}={prefix:?}: allowed are 1 to {MAX_CHARS} characters"));
+        }
+        prefix
     }
 
     /// A list of codes separated by commas; empty when absent.

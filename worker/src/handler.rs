@@ -195,6 +195,9 @@ impl Handler {
                 Ok(None) => return Some(Err("the ledger does not know the job")),
                 Err(error) => {
                     tracing::error!(%error, "the job can't be looked up, trying again");
+                    if Utc::now() >= job.expires_at {
+                        return Some(Err("the batch is over"));
+                    }
                     let pause = backoff.next().unwrap_or(LAST_BACKOFF);
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}

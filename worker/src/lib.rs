@@ -58,18 +58,25 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         publisher,
         shutdown.clone(),
     );
-    let storer = tokio::spawn(storer.run(to_store));
+    let mut storer = tokio::spawn(storer.run(to_store));
     let handler =
         Arc::new(handler::Handler::new(&settings, pool, limiter, client, shutdown.clone()));
-    consumer::run(
+    let working = consumer::run(
         handler,
         deliveries,
         finished,
         settings.max_workers,
         || broker.stop_taking(),
         shutdown.clone(),
-    )
-    .await;
+    );
+    tokio::select! {
+        () = working => {}
+        // It ends by itself only after the consumer; sooner, nothing would be stored any more.
+        ended = &mut storer => {
+            ended.context("the storer ended abnormally")?;
+            anyhow::bail!("the storer ended by itself");
+        }
+    }
     // All results are with the storer, whose channel is closed now: it ends when they are stored.
     storer.await.context("the storer ended abnormally")?;
     broker.close().await;

@@ -61,7 +61,7 @@ impl Settings {
             broker: Broker::read(&mut vars),
             redis: Redis::read(&mut vars),
             telemetry: Telemetry::read(&mut vars),
-            topology: Topology::new(&vars.text("AMQP_PREFIX", "p2p")),
+            topology: Topology::new(&vars.prefix("AMQP_PREFIX", "p2p")),
             binance: Binance::read(&mut vars),
             rate_limit: RateLimit::read(&mut vars),
             worker_id: vars.text("WORKER_ID", &own_id),
@@ -84,7 +84,7 @@ impl Binance {
             let path = vars.text(name, default);
             let url = path.starts_with('/').then(|| base.join(&path).ok()).flatten();
             // A path such as `//elsewhere/…` would change the host.
-            url.filter(|url| url.host() == base.host()).unwrap_or_else(|| {
+            url.filter(|url| url.origin() == base.origin()).unwrap_or_else(|| {
                 vars.problem(format!(
                     "{name}={path:?}: allowed is a path of the host, such as {default}"
                 ));

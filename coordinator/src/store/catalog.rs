@@ -119,7 +119,14 @@ pub async fn list_markets(
     let mut names = HashMap::with_capacity(rows.len());
     let mut states = Vec::with_capacity(rows.len());
     for row in rows {
-        names.insert(row.market_id, market(&row.fiat, &row.asset, &row.side)?);
+        // A row that is no market costs itself, never the batch.
+        match market(&row.fiat, &row.asset, &row.side) {
+            Ok(market) => drop(names.insert(row.market_id, market)),
+            Err(error) => {
+                tracing::error!(market_id = row.market_id, %error, "a market can't be read");
+                continue;
+            }
+        }
         states.push(MarketState {
             market_id: row.market_id,
             last_total: row.last_total.map(i32::cast_unsigned),

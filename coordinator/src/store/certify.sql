@@ -31,6 +31,10 @@ WITH readings AS (
            count(DISTINCT adv_no) AS distinct_ads,
            -- Ads at their ordinary place. The promoted ad may come again there, or not.
            count(DISTINCT adv_no) FILTER (WHERE NOT is_promoted) AS ordinary_ads,
+           -- What the last readings show together. An ad of an earlier one may have left since, and must
+           -- not stand for one that was never seen.
+           count(DISTINCT adv_no) FILTER (WHERE is_last) AS last_ads,
+           count(DISTINCT adv_no) FILTER (WHERE is_last AND NOT is_promoted) AS last_ordinary_ads,
            count(*) FILTER (WHERE is_last AND NOT is_promoted)
              - count(DISTINCT adv_no) FILTER (WHERE is_last AND NOT is_promoted) AS duplicate_ads
       FROM listed GROUP BY market_id
@@ -77,7 +81,9 @@ WITH readings AS (
            -- Whether the exchange's total counts a promoted ad that comes at no ordinary place is not
            -- known; it covers one ad that is missing otherwise, never more.
            CASE WHEN a.distinct_ads > a.ordinary_ads AND a.ordinary_ads < t.max_total
-                THEN a.ordinary_ads + 1 ELSE coalesce(a.ordinary_ads, 0) END AS covered_ads
+                THEN a.ordinary_ads + 1 ELSE coalesce(a.ordinary_ads, 0) END AS covered_ads,
+           CASE WHEN a.last_ads > a.last_ordinary_ads AND a.last_ordinary_ads < t.max_total
+                THEN a.last_ordinary_ads + 1 ELSE coalesce(a.last_ordinary_ads, 0) END AS last_covered_ads
       FROM books b JOIN answers t USING (market_id) LEFT JOIN ads a USING (market_id)
 )
 INSERT INTO warehouse.books
@@ -88,14 +94,16 @@ SELECT $1, $2, market_id,
        CASE WHEN shed > 0 AND shed = planned THEN 'shed'
             WHEN read = 0 THEN 'failed'
             WHEN lost + unplanned + shed + refused_ads > 0 THEN 'partial'
-            WHEN listed_ads = 0 THEN 'empty'
-            WHEN min_total = max_total AND covered_ads = max_total THEN 'complete'
+            WHEN listed_ads = 0 AND max_total IS NULL THEN 'empty'
+            WHEN min_total = max_total AND last_covered_ads = max_total AND covered_ads = max_total THEN 'complete'
             ELSE 'drifted'
        END,
        first_total, last_total, min_total, max_total,
        planned + unplanned, read, lost + unplanned, shed, reread,
        listed_ads, distinct_ads, duplicate_ads, refused_ads,
-       CASE WHEN read > 0 THEN greatest(max_total - covered_ads - refused_ads, 0) END,
+       -- Nothing is known where no answer with ads told a total.
+       CASE WHEN read > 0 AND (max_total IS NOT NULL OR listed_ads = 0)
+            THEN greatest(max_total - covered_ads - refused_ads, 0) END,
        first_fetched_at, last_fetched_at,
        (extract(epoch FROM last_fetched_at - first_fetched_at) * 1000)::int
   FROM counted

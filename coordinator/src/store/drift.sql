@@ -21,7 +21,7 @@ WITH readings AS (
     SELECT market_id,
            count(DISTINCT adv_no) FILTER (WHERE NOT is_promoted) AS ordinary_ads,
            count(DISTINCT adv_no) AS distinct_ads
-      FROM listed GROUP BY market_id
+      FROM listed WHERE is_last GROUP BY market_id
 ), totals AS (
     SELECT market_id, min(declared_total) AS least, max(declared_total) AS most
       FROM readings WHERE cardinality(offer_ids) > 0 GROUP BY market_id

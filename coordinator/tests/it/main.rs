@@ -28,7 +28,8 @@ fn url_of(pool: &PgPool) -> String {
 /// Settings for the test's own database.
 fn settings(pool: &PgPool) -> Settings {
     let (database, broker) = (url_of(pool), variable("AMQP_URL"));
-    let database_name = database.rsplit('/').next().unwrap().to_owned();
+    let name = database.rsplit('/').next().unwrap();
+    let database_name = name.split('?').next().unwrap().to_owned();
     let pairs = [
         ("DATABASE_URL", database.as_str()),
         ("AMQP_URL", broker.as_str()),

@@ -159,6 +159,15 @@ fn a_second_nameless_method_does_not_hide_the_name() {
 }
 
 #[test]
+fn an_absurd_number_of_methods_is_refused() {
+    let page = parse_changed(|item| {
+        let methods = (0..101).map(|n| json!({ "identifier": format!("M{n}") }));
+        item["adv"]["tradeMethods"] = methods.collect();
+    });
+    assert_refused(&page, RefusalReason::OutOfRange, "adv.tradeMethods");
+}
+
+#[test]
 fn http_200_is_no_success() {
     let failure = |body: &str| parse_search(&market(), body.as_bytes()).unwrap_err();
     let illegal =

@@ -40,6 +40,8 @@ enum Answer {
     AskAgain(Duration),
 }
 
+/// Longest pause that is believed: a batch is over by then.
+const MAX_PAUSE: Duration = Duration::from_mins(10);
 /// Pause between two tries while Redis is away and nothing is known about the fleet.
 const BLIND_PAUSE: Duration = Duration::from_secs(1);
 
@@ -127,6 +129,7 @@ impl Limiter {
 
     /// The exchange refused: nobody sends anything for `pause`.
     pub async fn pause(&self, pause: Duration) {
+        let pause = pause.min(MAX_PAUSE);
         if let Err(error) = self.redis.pause(pause).await {
             tracing::error!(%error, ?pause, "the pause could not be shared, pausing alone");
             let _turn = self.turn.lock().await;

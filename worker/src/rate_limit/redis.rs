@@ -16,8 +16,6 @@ const HORIZON: Duration = Duration::from_millis(500);
 const WORKER_GONE: Duration = Duration::from_mins(1);
 /// Redis on a local network answers in well under a millisecond.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest pause that is believed.
-const MAX_PAUSE: Duration = Duration::from_mins(10);
 
 pub(super) struct RedisLimiter {
     connection: ConnectionManager,
@@ -77,11 +75,7 @@ impl RedisLimiter {
         // Two numbers compared where they are kept, so that no worker shortens another's pause.
         let script = Script::new(include_str!("pause.lua"));
         let mut connection = self.connection.clone();
-        script
-            .key(&self.pause_key)
-            .arg(micros(pause.min(MAX_PAUSE)))
-            .invoke_async(&mut connection)
-            .await
+        script.key(&self.pause_key).arg(micros(pause)).invoke_async(&mut connection).await
     }
 }
 

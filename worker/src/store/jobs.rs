@@ -57,11 +57,15 @@ impl JobRow {
     }
 }
 
-/// The row of a job; `None`: the ledger has none, or no longer.
+/// The row of a job; `None`: the ledger has none, no longer, or another job under this ordinal, as for
+/// a message of a database that was made anew.
 pub async fn find(pool: &PgPool, job: &Job) -> Result<Option<JobRow>, StoreError> {
-    let market_id = match job.work {
-        Work::Search { market_id, .. } => Some(market_id),
-        _ => None,
+    let (market_id, fiat_id, page) = match job.work {
+        Work::Search { market_id, page, .. } => (Some(market_id), None, Some(page.cast_signed())),
+        Work::Assets { fiat_id, .. } | Work::PaymentMethods { fiat_id, .. } => {
+            (None, Some(fiat_id), None)
+        }
+        Work::FiatList => (None, None, None),
     };
     let row = sqlx::query_as(
         "SELECT j.state, j.reason, j.issue::int AS issue, j.declared_total,
@@ -69,12 +73,17 @@ pub async fn find(pool: &PgPool, job: &Job) -> Result<Option<JobRow>, StoreError
                 (SELECT max(p.declared_total) FROM warehouse.book_pages p
                   WHERE p.day = j.day AND p.batch_id = j.batch_id AND p.market_id = $4) AS book_total
            FROM pipeline.jobs j
-          WHERE j.day = $1 AND j.batch_id = $2 AND j.ordinal = $3",
+          WHERE j.day = $1 AND j.batch_id = $2 AND j.ordinal = $3
+            AND j.kind = $5 AND j.market_id IS NOT DISTINCT FROM $4
+            AND j.fiat_id IS NOT DISTINCT FROM $6 AND j.page IS NOT DISTINCT FROM $7",
     )
     .bind(job.batch_id.day())
     .bind(job.batch_id.raw())
     .bind(job.ordinal.cast_signed())
     .bind(market_id)
+    .bind(job.work.kind())
+    .bind(fiat_id)
+    .bind(page)
     .fetch_optional(pool)
     .await?;
     Ok(row)
@@ -83,11 +92,12 @@ pub async fn find(pool: &PgPool, job: &Job) -> Result<Option<JobRow>, StoreError
 /// Ends those jobs that are still open and of the current issue; gives which.
 pub(super) async fn end(
     connection: &mut PgConnection,
-    group: &[ToStore],
+    group: &[&ToStore],
     worker_id: &str,
     egress_id: &str,
 ) -> Result<HashSet<JobKey>, StoreError> {
-    let column = |value: fn(&ToStore) -> i32| group.iter().map(value).collect::<Vec<_>>();
+    let column =
+        |value: fn(&ToStore) -> i32| group.iter().map(|one| value(one)).collect::<Vec<_>>();
     let requests = |one: &ToStore| one.ending.requests;
     let rows: Vec<(i32, i32)> = sqlx::query_as(
         "UPDATE pipeline.jobs j

@@ -12,7 +12,7 @@ mod payment_methods;
 mod quarantine;
 mod versions;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use shared::domain::BatchId;
 use shared::job::{Job, Report};
@@ -116,22 +116,53 @@ impl Store {
         if group.is_empty() {
             return Ok(Vec::new());
         }
+        // A message delivered twice may be twice in one group: one of them, of the latest issue, is
+        // stored, and which one is decided before anything is written.
+        let mut chosen: HashMap<JobKey, usize> = HashMap::new();
+        for (index, one) in group.iter().enumerate() {
+            let best = chosen.entry(one.key()).or_insert(index);
+            if group[*best].job.issue < one.job.issue {
+                *best = index;
+            }
+        }
+        let is_chosen = |index: usize| chosen.get(&group[index].key()) == Some(&index);
+        let unique: Vec<&ToStore> = group
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| is_chosen(*index))
+            .map(|(_, one)| one)
+            .collect();
+        let stored = self.store_unique(&unique).await;
+        if stored.is_err() {
+            // Who knows which commits survived: a cold cache costs rows, a wrong id would dangle.
+            self.forget();
+        }
+        let stored = stored?;
+        let outcome = |(index, one): (usize, &ToStore)| {
+            if is_chosen(index) && stored.contains(&one.key()) {
+                Stored::Ended(one.ending.report(&one.job))
+            } else {
+                Stored::EndedElsewhere
+            }
+        };
+        Ok(group.iter().enumerate().map(outcome).collect())
+    }
+
+    fn forget(&mut self) {
+        self.advertisers = Advertisers::new();
+        self.payment_methods = PaymentMethods::new();
+        self.versions = VersionCache::new();
+    }
+
+    /// Stores jobs, each there once, in one transaction; those that it ended.
+    async fn store_unique(&mut self, group: &[&ToStore]) -> Result<HashSet<JobKey>, StoreError> {
         let pages = self.page_rows(group).await?;
         let mut tx = self.pool.begin().await?;
         let ended = jobs::end(&mut tx, group, &self.worker_id, &self.egress_id).await?;
-        // A message delivered twice may be twice in one group; its facts are stored once.
-        let mut once = HashSet::new();
-        let accepted = |one: &ToStore| ended.contains(&one.key()) && once.insert(one.key());
-        let accepted: Vec<bool> = group.iter().map(accepted).collect();
-        let kept: Vec<&ToStore> = group
-            .iter()
-            .zip(&accepted)
-            .filter(|(_, accepted)| **accepted)
-            .map(|(one, _)| one)
-            .collect();
-        let keys: HashSet<JobKey> = kept.iter().map(|one| one.key()).collect();
+        let kept: Vec<&ToStore> =
+            group.iter().copied().filter(|one| ended.contains(&one.key())).collect();
         let pages: Vec<&PageRows<'_>> =
-            pages.iter().filter(|page| keys.contains(&page.key())).collect();
+            pages.iter().filter(|page| ended.contains(&page.key())).collect();
         pages::insert(&mut tx, &pages).await?;
         quarantine::insert(&mut tx, &kept).await?;
         discovery::store(&mut tx, &kept).await?;
@@ -140,23 +171,16 @@ impl Store {
         for page in pages {
             self.versions.learn(page);
         }
-        let stored = group.iter().zip(accepted).map(|(one, accepted)| {
-            if accepted {
-                Stored::Ended(one.ending.report(&one.job))
-            } else {
-                Stored::EndedElsewhere
-            }
-        });
-        Ok(stored.collect())
+        Ok(ended)
     }
 
     /// The pages of the group as rows: names resolved to keys, unchanged ads to their versions.
     async fn page_rows<'a>(
         &mut self,
-        group: &'a [ToStore],
+        group: &[&'a ToStore],
     ) -> Result<Vec<PageRows<'a>>, StoreError> {
         let pages = || {
-            group.iter().filter_map(|one| match &one.ending.facts {
+            group.iter().copied().filter_map(|one| match &one.ending.facts {
                 Facts::Page(page) => Some((one, page)),
                 _ => None,
             })

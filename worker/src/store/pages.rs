@@ -52,7 +52,7 @@ impl<'a> PageRows<'a> {
         let Work::Search { market_id, page: number, .. } = one.job.work else {
             unreachable!("only a search is read as a page")
         };
-        let row = |(index, ad): (usize, &'a Ad)| {
+        let row = |ad: &'a Ad| {
             let id =
                 |method| payment_methods.id(method).expect("all methods of the group are resolved");
             let mut payment_method_ids: Vec<i32> = ad.payment_methods.iter().map(id).collect();
@@ -64,7 +64,7 @@ impl<'a> PageRows<'a> {
                 advertiser_sk,
                 content_hash: content_hash(ad, advertiser_sk, &payment_method_ids),
                 payment_method_ids,
-                version_id: offer_version_id(one.job.batch_id, one.job.ordinal, index),
+                version_id: offer_version_id(one.job.batch_id, one.job.ordinal, ad.position),
                 is_new: true,
             }
         };
@@ -75,7 +75,7 @@ impl<'a> PageRows<'a> {
             page: number,
             fetched_at: one.ending.requests.fetched_at.expect("a page was fetched at some time"),
             declared_total: page.total,
-            ads: page.ads.iter().enumerate().map(row).collect(),
+            ads: page.ads.iter().map(row).collect(),
         }
     }
 

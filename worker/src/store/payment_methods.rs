@@ -1,6 +1,6 @@
 //! Payment methods by the exchange's identifier.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
@@ -22,11 +22,13 @@ struct Known {
 
 pub(super) struct PaymentMethods {
     known: LruCache<String, Known>,
+    /// The ids of the group that is being stored.
+    resolved: HashMap<String, i32>,
 }
 
 impl PaymentMethods {
     pub(super) fn new() -> Self {
-        Self { known: LruCache::new(CACHED_METHODS) }
+        Self { known: LruCache::new(CACHED_METHODS), resolved: HashMap::new() }
     }
 
     /// Makes sure that all `methods` have an id. A name is added where there was none; a null never
@@ -37,9 +39,13 @@ impl PaymentMethods {
         exchange: Exchange,
         methods: Vec<&PaymentMethod>,
     ) -> Result<(), StoreError> {
+        self.resolved.clear();
         let mut unknown = BTreeMap::new();
         for method in methods {
             let known = self.known.get(&method.identifier);
+            if let Some(known) = known {
+                self.resolved.insert(method.identifier.clone(), known.id);
+            }
             if known.is_none_or(|known| !known.is_named && method.name.is_some()) {
                 let entry = unknown.entry(method.identifier.as_str()).or_insert(method);
                 if entry.name.is_none() {
@@ -53,14 +59,15 @@ impl PaymentMethods {
         let mut connection = pool.acquire().await?;
         let methods: Vec<&PaymentMethod> = unknown.into_values().collect();
         for (identifier, id, is_named) in upsert(&mut connection, exchange, &methods).await? {
+            self.resolved.insert(identifier.clone(), id);
             self.known.put(identifier, Known { id, is_named });
         }
         Ok(())
     }
 
-    /// The id of a method that was resolved before.
+    /// The id of a method that was resolved for this group.
     pub(super) fn id(&self, method: &PaymentMethod) -> Option<i32> {
-        self.known.peek(&method.identifier).map(|known| known.id)
+        self.resolved.get(&method.identifier).copied()
     }
 }
 

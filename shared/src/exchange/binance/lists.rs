@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer};
 
 use super::wire::{AnswerError, open_list};
-use crate::domain::{PaymentMethod, Side};
+use crate::domain::{Market, PaymentMethod, Side};
 
 /// A fiat of the fiat list.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -18,6 +18,16 @@ pub struct FiatListed {
     pub country: Option<String>,
 }
 
+/// Whether a code can name a market. An entry with another is left out, and the list is read all the
+/// same.
+fn is_code(code: &str) -> bool {
+    let can_name = Market::new(code, code, Side::Buy).is_ok();
+    if !can_name {
+        tracing::error!(code, "a listed code can't name a market and is left out");
+    }
+    can_name
+}
+
 /// A decoration: of another type than it should have, it is absent, and the list is read all the same.
 fn or_none<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
@@ -25,12 +35,15 @@ where
     T: serde::de::DeserializeOwned,
 {
     let value = serde_json::Value::deserialize(deserializer)?;
-    Ok(serde_json::from_value(value).ok())
+    // A database can't hold NUL.
+    let has_nul = value.as_str().is_some_and(|text| text.contains('\0'));
+    Ok(serde_json::from_value(value).ok().filter(|_| !has_nul))
 }
 
 /// The fiats that are served. An empty list is not believed: it would delist everything.
 pub fn parse_fiat_list(bytes: &[u8]) -> Result<Vec<FiatListed>, AnswerError> {
-    let fiats: Vec<FiatListed> = open_list(bytes)?;
+    let mut fiats: Vec<FiatListed> = open_list(bytes)?;
+    fiats.retain(|fiat| is_code(&fiat.code));
     if fiats.is_empty() {
         return Err(AnswerError::Unparsable("lists no fiat".into()));
     }
@@ -112,6 +125,7 @@ pub fn parse_assets(bytes: &[u8]) -> Result<AssetLists, AnswerError> {
         let assets = sides
             .filter(|listed| listed.side == side.as_str())
             .flat_map(|s| s.assets.iter().flatten());
+        let assets = assets.filter(|a| is_code(&a.asset));
         assets.map(|a| AssetListed { symbol: a.asset.clone(), name: name_of(&a.asset) }).collect()
     };
     Ok(AssetLists { buy: list(Side::Buy), sell: list(Side::Sell) })
@@ -176,6 +190,14 @@ mod tests {
     fn an_empty_fiat_list_is_not_believed() {
         let error = parse_fiat_list(br#"{"code":"000000","data":[],"success":true}"#).unwrap_err();
         assert_eq!(error.failure(), crate::job::Failure::Unparsable);
+    }
+
+    #[test]
+    fn an_odd_code_is_left_out_alone() {
+        let body = br#"{"code":"000000","data":[{"currencyCode":"V ES"},{"currencyCode":"BOB"}]}"#;
+        let codes: Vec<_> =
+            parse_fiat_list(body).unwrap().into_iter().map(|fiat| fiat.code).collect();
+        assert_eq!(codes, ["BOB"]);
     }
 
     #[test]

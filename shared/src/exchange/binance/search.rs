@@ -296,6 +296,10 @@ impl Reader {
         let wrong = |_| value::wrong_type("a list of objects", raw.get());
         let methods: Vec<TradeMethod<'_>> =
             serde_json::from_str(raw.get()).map_err(|e| self.reject("tradeMethods", wrong(e)))?;
+        if methods.len() > MAX_METHODS {
+            let detail = format!("has {} entries, allowed are {MAX_METHODS}", methods.len());
+            return Err(self.reject("tradeMethods", (RefusalReason::OutOfRange, detail)));
+        }
         let mut set = BTreeMap::new();
         for (index, method) in methods.iter().enumerate() {
             let field = format!("tradeMethods[{index}].identifier");
@@ -312,6 +316,9 @@ impl Reader {
         Ok(set.into_iter().map(method).collect())
     }
 }
+
+/// Payment methods of one ad; the exchange allows five.
+const MAX_METHODS: usize = 100;
 
 fn badges(raw: &RawValue) -> Result<Vec<String>, Fault> {
     let badges: Vec<String> = serde_json::from_str(raw.get())

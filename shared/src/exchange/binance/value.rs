@@ -20,6 +20,8 @@ pub(super) type Fault = (RefusalReason, String);
 const MAX_SCALE: u32 = 8;
 /// 12 digits before the point: `NUMERIC(20, 8)`.
 const MAX_WHOLE: Decimal = Decimal::from_parts(3_567_587_328, 232, 0, false, 0);
+/// Largest count that is believed: eighty times the largest book seen.
+const MAX_COUNT: u32 = 100_000;
 /// Longest text that is believed; terms of an advertiser run to a few thousand characters.
 const MAX_TEXT_CHARS: usize = 20_000;
 
@@ -117,7 +119,9 @@ fn parse_decimal(text: &str) -> Option<Decimal> {
     if !is_decimal(text) {
         return None;
     }
-    if text.contains(['e', 'E']) {
+    if let Some((mantissa, _)) = text.split_once(['e', 'E']) {
+        // Exact or not at all: the library would round a mantissa of more digits than it holds.
+        Decimal::from_str_exact(mantissa).ok()?;
         return Decimal::from_scientific(text).ok();
     }
     // Exact: an error instead of a rounded value. Zeros at the end are no digits to lose.
@@ -138,9 +142,9 @@ fn shorten(text: &str) -> String {
     short
 }
 
-/// A count such as `total`, which is never negative.
+/// A count such as `total`; one that no book could have is not believed.
 pub(super) fn count(raw: &RawValue) -> Option<u32> {
-    integer::<i64>(raw).ok().and_then(|n| u32::try_from(n).ok())
+    integer::<u32>(raw).ok().filter(|count| *count <= MAX_COUNT)
 }
 
 /// A code such as `000000`, text or number.
@@ -208,6 +212,20 @@ mod tests {
         }
         assert_eq!(amount(&raw(r#""0.0000000010""#)).unwrap_err().0, RefusalReason::OutOfRange);
         assert_eq!(amount(&raw(r#""1.500000000000""#)).unwrap(), dec!(1.5));
+    }
+
+    #[test]
+    fn an_exponent_never_rounds() {
+        let long = format!("1.{}1E0", "0".repeat(36));
+        assert_eq!(decimal(&raw(&long)).unwrap_err().0, RefusalReason::OutOfRange);
+    }
+
+    #[test]
+    fn a_count_beyond_belief_is_not_believed() {
+        assert_eq!(count(&raw("100000")), Some(100_000));
+        for json in ["100001", "3000000000", "-1", "1.5", "true"] {
+            assert_eq!(count(&raw(json)), None, "{json}");
+        }
     }
 
     #[test]
