@@ -294,8 +294,15 @@ fn judge_answer(job: &Job, answer: Answer, requests: Requests, patience: &mut Pa
             Next::End(Ending::failed(requests, Failure::OversizedPage, detail, body))
         }
         Ok(Facts::Page(page)) if page.ads.is_empty() && page.refusals.is_empty() => {
-            // Where there were ads, an empty answer is suspect and asked for once more.
-            if may_reread && matches!(job.work, Work::Search { ads_expected: true, .. }) {
+            // Where there were ads, or where the answer itself declares some, an empty page is suspect
+            // and asked for once more. Past the end a total means nothing.
+            let is_suspect = match job.work {
+                Work::Search { ads_expected, page: number, .. } => {
+                    ads_expected || number == 1 && page.total.is_some_and(|total| total > 0)
+                }
+                _ => false,
+            };
+            if may_reread && is_suspect {
                 patience.rereads += 1;
                 return Next::TryAgain(FIRST_BACKOFF);
             }
