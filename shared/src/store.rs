@@ -16,6 +16,10 @@ pub static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
 /// How long to wait for a connection before an operation fails and is tried again by its caller.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A transaction in which nothing is said for so long is ended by the server: whoever holds it is
+/// paused or cut off, and its locks must not stop others.
+pub const IDLE_IN_TRANSACTION_LIMIT: Duration = Duration::from_secs(3);
+
 /// Why the database can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -34,8 +38,14 @@ pub async fn connect(settings: &Database, name: &str) -> Result<PgPool, StoreErr
     PgPoolOptions::new()
         .max_connections(settings.max_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        // Compiling costs a second where our largest statement runs for a third of one.
-        .connect_with(options.application_name(name).options([("jit", "off")]))
+        .connect_with(options.application_name(name).options([
+            // Compiling costs a second where our largest statement runs for a third of one.
+            ("jit", "off".to_owned()),
+            (
+                "idle_in_transaction_session_timeout",
+                IDLE_IN_TRANSACTION_LIMIT.as_millis().to_string(),
+            ),
+        ]))
         .await
         .map_err(StoreError::Unreachable)
 }

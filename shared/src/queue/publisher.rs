@@ -83,6 +83,15 @@ impl Publisher {
         result
     }
 
+    /// Messages of a queue that wait for a consumer; those in some consumer's hands are not counted.
+    pub async fn ready(&self, queue: Queue) -> Result<u32, PublishError> {
+        let connection = self.pool.get().await.map_err(PublishError::NoConnection)?;
+        let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
+        let ready = self.topology.ready(&channel, queue).await?;
+        answer(ANSWER_TIMEOUT, channel.close(REPLY_SUCCESS, "done".into())).await?;
+        Ok(ready)
+    }
+
     async fn publish_on(
         &self,
         connection: &lapin::Connection,

@@ -66,12 +66,7 @@ impl Topology {
     /// Declares everything.
     pub(super) async fn declare(&self, channel: &Channel) -> Result<(), QueueError> {
         for queue in [Queue::Dead, Queue::UrgentJobs, Queue::NormalJobs, Queue::Reports] {
-            let declared = channel.queue_declare(
-                self.queue(queue).into(),
-                QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() },
-                self.arguments(queue),
-            );
-            answer(ANSWER_TIMEOUT, declared).await?;
+            self.ready(channel, queue).await?;
         }
         let declared = channel.exchange_declare(
             self.events().into(),
@@ -80,6 +75,16 @@ impl Topology {
             FieldTable::default(),
         );
         answer(ANSWER_TIMEOUT, declared).await
+    }
+
+    /// Declares a queue, which tells how many of its messages wait for a consumer.
+    pub(super) async fn ready(&self, channel: &Channel, queue: Queue) -> Result<u32, QueueError> {
+        let declared = channel.queue_declare(
+            self.queue(queue).into(),
+            QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() },
+            self.arguments(queue),
+        );
+        Ok(answer(ANSWER_TIMEOUT, declared).await?.message_count())
     }
 
     fn arguments(&self, queue: Queue) -> FieldTable {
