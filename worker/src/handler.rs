@@ -11,10 +11,11 @@ use shared::job::{
     Work,
 };
 use sqlx::PgPool;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Answer, Client, FetchError};
-use crate::rate_limit::{Limiter, NoPermit};
+use crate::rate_limit::{Limiter, NoPermit, Permit};
 use crate::settings::Settings;
 use crate::store::jobs::{self, JobRow};
 
@@ -23,12 +24,12 @@ use crate::store::jobs::{self, JobRow};
 pub enum Outcome {
     /// The job ended here; its ending is to be stored.
     Ended(Box<Ending>),
-    /// It had ended before; only the report is sent again.
-    EndedBefore(Report),
+    /// It ended elsewhere; only the report is sent again.
+    EndedBefore(Report, Requests),
     /// There is nothing to do: the ledger does not know the job, or a later issue of it is out.
-    Discarded(&'static str),
+    Discarded(&'static str, Requests),
     /// The worker is shutting down and leaves the job to others.
-    Released,
+    Released(Requests),
 }
 
 /// How a job ended, with everything that is to be stored with it.
@@ -126,6 +127,8 @@ const DEFAULT_PAUSE: Duration = Duration::from_secs(10);
 /// Refused so often, a job gives up its place to others. Far above what one pause causes; the real
 /// bound is the job's deadline.
 const MAX_REFUSALS: u32 = 50;
+/// A wait for a permit after which the job is looked up again before its request is sent.
+const LONG_WAIT: Duration = Duration::from_secs(5);
 /// Times an answer is asked for again before it is believed unreadable, or empty against expectation.
 const MAX_REREADS: u32 = 1;
 
@@ -164,25 +167,60 @@ impl Handler {
 
     /// Does one job. Never an error: whatever goes wrong is how the job ended.
     pub async fn run(&self, job: &Job) -> Outcome {
+        let max_retries = usize::try_from(self.max_retries).unwrap_or(usize::MAX);
+        let mut patience = Patience { backoff: backoff(max_retries), refusals: 0, rereads: 0 };
+        let mut requests = Requests::default();
+        loop {
+            if let Some(outcome) = self.is_pointless(job, requests).await {
+                return outcome;
+            }
+            let since = Instant::now();
+            let permit = match self.limiter.acquire(job.expires_at, &self.shutdown).await {
+                Ok(permit) => permit,
+                Err(NoPermit::Shutdown) => return Outcome::Released(requests),
+                Err(NoPermit::Deadline) => {
+                    let expired =
+                        Ending::without_facts(requests, EndState::Expired, EXPIRED_DEADLINE);
+                    return Outcome::Ended(Box::new(expired));
+                }
+            };
+            // In a long wait the job may have been published again and done by another.
+            if since.elapsed() > LONG_WAIT
+                && let Some(outcome) = self.is_pointless(job, requests).await
+            {
+                return outcome;
+            }
+            let pause = match self.request(job, permit, &mut requests, &mut patience).await {
+                Next::End(ending) => return Outcome::Ended(Box::new(ending)),
+                Next::TryAgain(pause) => pause,
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.shutdown.cancelled() => return Outcome::Released(requests),
+            }
+        }
+    }
+
+    /// Why no request is to be sent for the job, if so.
+    async fn is_pointless(&self, job: &Job, requests: Requests) -> Option<Outcome> {
         let row = match self.look_up(job).await {
             Some(Ok(row)) => row,
-            Some(Err(reason)) => return Outcome::Discarded(reason),
-            None => return Outcome::Released,
+            Some(Err(reason)) => return Some(Outcome::Discarded(reason, requests)),
+            None => return Some(Outcome::Released(requests)),
         };
         if let Some(state) = row.end_state() {
-            return Outcome::EndedBefore(row.report(job, state));
+            return Some(Outcome::EndedBefore(row.report(job, state), requests));
         }
         if row.issue > i32::from(job.issue) {
-            return Outcome::Discarded("a later issue of the job is out");
+            return Some(Outcome::Discarded("a later issue of the job is out", requests));
         }
         if let (Work::Search { page, .. }, Some(total)) = (&job.work, row.book_total)
             && *page > page_count(total, SEARCH_ROWS)
         {
-            let none = Requests::default();
-            let ending = Ending::without_facts(none, EndState::Empty, EMPTY_BEYOND_LAST_PAGE);
-            return Outcome::Ended(Box::new(ending));
+            let ending = Ending::without_facts(requests, EndState::Empty, EMPTY_BEYOND_LAST_PAGE);
+            return Some(Outcome::Ended(Box::new(ending)));
         }
-        self.fetch(job).await
+        None
     }
 
     /// The job's row; `None` when shutting down. While the database is away this waits: what is
@@ -208,41 +246,26 @@ impl Handler {
         }
     }
 
-    async fn fetch(&self, job: &Job) -> Outcome {
-        let max_retries = usize::try_from(self.max_retries).unwrap_or(usize::MAX);
-        let mut patience = Patience { backoff: backoff(max_retries), refusals: 0, rereads: 0 };
-        let mut requests = Requests::default();
-        loop {
-            let permit = match self.limiter.acquire(job.expires_at, &self.shutdown).await {
-                Ok(permit) => permit,
-                Err(NoPermit::Shutdown) => return Outcome::Released,
-                Err(NoPermit::Deadline) => {
-                    let expired =
-                        Ending::without_facts(requests, EndState::Expired, EXPIRED_DEADLINE);
-                    return Outcome::Ended(Box::new(expired));
-                }
-            };
-            requests.attempts = requests.attempts.saturating_add(1);
-            requests.requested_at = Some(Utc::now());
-            let fetched = self.client.fetch(permit, binance::request(&job.work)).await;
-            requests.http_status = match &fetched {
-                Ok(_) => Some(200),
-                Err(error) => error.status(),
-            };
-            let next = match fetched {
-                Ok(answer) => {
-                    requests.fetched_at = Some(answer.fetched_at);
-                    judge_answer(job, answer, requests, &mut patience)
-                }
-                Err(error) => self.judge_error(job, &error, requests, &mut patience).await,
-            };
-            match next {
-                Next::End(ending) => return Outcome::Ended(Box::new(ending)),
-                Next::TryAgain(pause) => tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    () = self.shutdown.cancelled() => return Outcome::Released,
-                },
+    async fn request(
+        &self,
+        job: &Job,
+        permit: Permit,
+        requests: &mut Requests,
+        patience: &mut Patience,
+    ) -> Next {
+        requests.attempts = requests.attempts.saturating_add(1);
+        requests.requested_at = Some(Utc::now());
+        let fetched = self.client.fetch(permit, binance::request(&job.work)).await;
+        requests.http_status = match &fetched {
+            Ok(_) => Some(200),
+            Err(error) => error.status(),
+        };
+        match fetched {
+            Ok(answer) => {
+                requests.fetched_at = Some(answer.fetched_at);
+                judge_answer(job, answer, *requests, patience)
             }
+            Err(error) => self.judge_error(job, &error, *requests, patience).await,
         }
     }
 
@@ -295,7 +318,8 @@ fn judge_answer(job: &Job, answer: Answer, requests: Requests, patience: &mut Pa
         }
         Ok(Facts::Page(page)) if page.ads.is_empty() && page.refusals.is_empty() => {
             // Where there were ads, or where the answer itself declares some, an empty page is suspect
-            // and asked for once more. Past the end a total means nothing.
+            // and asked for once more, unless its book turns out to end before it meanwhile. Past the
+            // end a total means nothing.
             let is_suspect = match job.work {
                 Work::Search { ads_expected, page: number, .. } => {
                     ads_expected || number == 1 && page.total.is_some_and(|total| total > 0)

@@ -47,12 +47,15 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let limiter = rate_limit::Limiter::new(&settings)?;
     let client = client::Client::new(&settings)?;
     let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "worker");
-    let prefetch = u16::try_from(settings.max_workers).context("MAX_WORKERS")?;
+    let in_hand = settings.jobs_in_hand();
+    let prefetch = u16::try_from(in_hand).context("MAX_WORKERS")?;
     let queues = [Queue::UrgentJobs, Queue::NormalJobs];
     let (broker, deliveries) =
         Consumer::start(&settings.broker, &settings.topology, "worker", queues, prefetch);
 
-    let (finished, to_store) = mpsc::channel(settings.max_workers);
+    let signs = store::workers::keep_alive(pool.clone(), settings.clone(), shutdown.clone());
+    let signs = tokio::spawn(signs);
+    let (finished, to_store) = mpsc::channel(in_hand);
     let storer = storer::Storer::new(
         store::Store::new(pool.clone(), &settings),
         publisher,
@@ -65,7 +68,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         handler,
         deliveries,
         finished,
-        settings.max_workers,
+        in_hand,
         || broker.stop_taking(),
         shutdown.clone(),
     );
@@ -80,6 +83,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     // All results are with the storer, whose channel is closed now: it ends when they are stored.
     storer.await.context("the storer ended abnormally")?;
     broker.close().await;
+    signs.await.context("the signs of life ended abnormally")?;
     // Half a worker is worse than none: whoever watches the process starts it again.
     anyhow::ensure!(shutdown.is_cancelled(), "the consumer ended by itself");
     tracing::info!("drained");

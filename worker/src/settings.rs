@@ -20,7 +20,7 @@ pub struct Settings {
     pub worker_id: String,
     /// The identity that the exchange sees; limits are per egress.
     pub egress_id: String,
-    /// Jobs in flight.
+    /// Most jobs in flight.
     pub max_workers: usize,
     /// From the first byte sent to the last received.
     pub request_timeout: Duration,
@@ -43,6 +43,7 @@ pub struct Binance {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     pub per_minute: u32,
+    pub max_per_minute: u32,
     /// What the whole fleet may use together when Redis is away.
     pub min_per_minute: u32,
     /// Requests that may follow each other without a pause.
@@ -73,6 +74,20 @@ impl Settings {
                 .text("USER_AGENT", concat!("p2p-market-data/", env!("CARGO_PKG_VERSION"))),
         };
         vars.finish(settings)
+    }
+}
+
+/// What a worker takes from the queue at most, in seconds of the highest rate: enough for answers that
+/// take two seconds, and few enough that a book, whose pages stand together in the queue, is read as one
+/// burst and not in as many places as there are workers.
+const IN_HAND_SECS: u64 = 3;
+
+impl Settings {
+    /// Jobs that a worker takes from the queue at once, at most `max_workers`.
+    #[must_use]
+    pub fn jobs_in_hand(&self) -> usize {
+        let fed = (u64::from(self.rate_limit.max_per_minute) * IN_HAND_SECS).div_ceil(60).max(2);
+        usize::try_from(fed).unwrap_or(usize::MAX).min(self.max_workers)
     }
 }
 
@@ -116,7 +131,12 @@ impl RateLimit {
                 "INITIAL_RATE_LIMIT={per_minute}: allowed are MIN_RATE_LIMIT={min_per_minute} to MAX_RATE_LIMIT={max_per_minute}"
             ));
         }
-        Self { per_minute, min_per_minute, burst: vars.number("RATE_LIMIT_BURST", 1, 1..=1000) }
+        Self {
+            per_minute,
+            max_per_minute,
+            min_per_minute,
+            burst: vars.number("RATE_LIMIT_BURST", 1, 1..=1000),
+        }
     }
 }
 
@@ -140,6 +160,13 @@ mod tests {
             "https://p2p.binance.com/bapi/c2c/v2/friendly/c2c/adv/search"
         );
         assert_eq!(settings.rate_limit.per_minute, 100);
+    }
+
+    #[test]
+    fn no_more_jobs_are_taken_than_the_rate_feeds() {
+        assert_eq!(read([]).unwrap().jobs_in_hand(), 10);
+        assert_eq!(read([("MAX_RATE_LIMIT", "6000")]).unwrap().jobs_in_hand(), 20);
+        assert_eq!(read([("MAX_WORKERS", "1")]).unwrap().jobs_in_hand(), 1);
     }
 
     #[test]

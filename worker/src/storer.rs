@@ -58,12 +58,20 @@ impl Storer {
 
     async fn record(&mut self, group: impl Iterator<Item = Finished>) -> Vec<Recorded> {
         let (mut recorded, mut to_store, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+        let mut spent = Vec::new();
         for Finished { job, delivery, outcome, place } in group {
             let stored = match outcome {
-                Outcome::Released => Stored::Not,
-                Outcome::EndedBefore(report) => Stored::Ended(report),
-                Outcome::Discarded(reason) => {
+                Outcome::Released(requests) => {
+                    spent.push((job, requests));
+                    Stored::Not
+                }
+                Outcome::EndedBefore(report, requests) => {
+                    spent.push((job, requests));
+                    Stored::Ended(report)
+                }
+                Outcome::Discarded(reason, requests) => {
                     tracing::info!(batch = %job.batch_id, ordinal = job.ordinal, reason, "discarded");
+                    spent.push((job, requests));
                     Stored::EndedElsewhere
                 }
                 Outcome::Ended(ending) => {
@@ -73,6 +81,9 @@ impl Storer {
                 }
             };
             recorded.push(Recorded { delivery, stored, _place: place });
+        }
+        if let Err(error) = self.store.note_requests(&spent).await {
+            tracing::warn!(%error, "requests that came to nothing are missing in the ledger");
         }
         let stored = self.store_all(to_store).await;
         let pairs = stored.into_iter().zip(waiting);

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use shared::domain::BatchId;
 use shared::job::{EndState, Job, JobEnd, Report, Work};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::{JobKey, StoreError, ToStore};
-use crate::handler::Facts;
+use crate::handler::{Facts, Requests};
 
 /// What must be known of a job before it is begun.
 #[derive(Debug, sqlx::FromRow)]
@@ -101,7 +101,7 @@ pub(super) async fn end(
     let requests = |one: &ToStore| one.ending.requests;
     let rows: Vec<(i32, i32)> = sqlx::query_as(
         "UPDATE pipeline.jobs j
-            SET state = e.state, reason = e.reason, detail = e.detail, attempts = e.attempts,
+            SET state = e.state, reason = e.reason, detail = e.detail, attempts = j.attempts + e.attempts,
                 http_status = e.http_status, declared_total = e.declared_total,
                 ads_taken = e.ads_taken, ads_refused = e.ads_refused,
                 requested_at = e.requested_at, fetched_at = e.fetched_at,
@@ -136,6 +136,37 @@ pub(super) async fn end(
     let key =
         |(batch, ordinal): (i32, i32)| (BatchId::from_raw(batch).ok(), ordinal.cast_unsigned());
     Ok(rows.into_iter().map(key).filter_map(|(batch, ordinal)| Some((batch?, ordinal))).collect())
+}
+
+/// Adds requests to jobs that ended otherwise, or that are left to others, so that the ledger's sum is
+/// what the exchange saw. Those of an ending whose commit was answered too late are there already.
+pub(super) async fn add_requests(
+    executor: impl PgExecutor<'_>,
+    spent: &[(&Job, Requests)],
+    worker_id: &str,
+) -> Result<(), StoreError> {
+    let spent: Vec<_> = spent.iter().filter(|(_, requests)| requests.attempts > 0).collect();
+    if spent.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE pipeline.jobs j SET attempts = j.attempts + e.attempts
+           FROM (SELECT day, batch_id, ordinal, sum(attempts)::int AS attempts, max(requested_at) AS requested_at
+                   FROM unnest($1::date[], $2::int[], $3::int[], $4::int[], $5::timestamptz[])
+                     AS u (day, batch_id, ordinal, attempts, requested_at)
+                  GROUP BY day, batch_id, ordinal) e
+          WHERE j.day = e.day AND j.batch_id = e.batch_id AND j.ordinal = e.ordinal
+            AND (j.worker_id, j.requested_at) IS DISTINCT FROM ($6, e.requested_at)",
+    )
+    .bind(spent.iter().map(|(job, _)| job.batch_id.day()).collect::<Vec<_>>())
+    .bind(spent.iter().map(|(job, _)| job.batch_id.raw()).collect::<Vec<_>>())
+    .bind(spent.iter().map(|(job, _)| job.ordinal.cast_signed()).collect::<Vec<_>>())
+    .bind(spent.iter().map(|(_, requests)| i32::from(requests.attempts)).collect::<Vec<_>>())
+    .bind(spent.iter().map(|(_, requests)| requests.requested_at).collect::<Vec<_>>())
+    .bind(worker_id)
+    .execute(executor)
+    .await?;
+    Ok(())
 }
 
 /// Ads taken and refused on a page.

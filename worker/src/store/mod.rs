@@ -11,6 +11,7 @@ mod pages;
 mod payment_methods;
 mod quarantine;
 mod versions;
+pub mod workers;
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,7 +23,7 @@ use self::advertisers::Advertisers;
 use self::pages::PageRows;
 use self::payment_methods::PaymentMethods;
 use self::versions::VersionCache;
-use crate::handler::{Ending, Facts};
+use crate::handler::{Ending, Facts, Requests};
 use crate::settings::Settings;
 
 /// A job and how it ended.
@@ -70,13 +71,15 @@ pub struct StoreError(#[from] sqlx::Error);
 impl StoreError {
     /// Whether it is the database's state and not the data: no connection, shutting down, out of
     /// space, a deadlock. Classes of `SQLSTATE`: 08 connection, 40 rollback, 53 resources, 57
-    /// intervention, 58 system.
+    /// intervention, 58 system; 25006 read-only, 25P03 silent in a transaction for too long.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match &self.0 {
             sqlx::Error::Database(error) => {
                 let code = error.code().unwrap_or_default();
-                ["08", "25006", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+                ["08", "25006", "25P03", "40", "53", "57", "58"]
+                    .iter()
+                    .any(|class| code.starts_with(class))
             }
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
@@ -154,11 +157,22 @@ impl Store {
         self.versions = VersionCache::new();
     }
 
+    /// Adds requests that came to nothing to the ledger.
+    pub async fn note_requests(&self, spent: &[(Job, Requests)]) -> Result<(), StoreError> {
+        let spent: Vec<(&Job, Requests)> =
+            spent.iter().map(|(job, requests)| (job, *requests)).collect();
+        jobs::add_requests(&self.pool, &spent, &self.worker_id).await
+    }
+
     /// Stores jobs, each there once, in one transaction; those that it ended.
     async fn store_unique(&mut self, group: &[&ToStore]) -> Result<HashSet<JobKey>, StoreError> {
         let pages = self.page_rows(group).await?;
         let mut tx = self.pool.begin().await?;
         let ended = jobs::end(&mut tx, group, &self.worker_id, &self.egress_id).await?;
+        let spent = group.iter().filter(|one| !ended.contains(&one.key()));
+        let spent: Vec<(&Job, Requests)> =
+            spent.map(|one| (&one.job, one.ending.requests)).collect();
+        jobs::add_requests(&mut *tx, &spent, &self.worker_id).await?;
         let kept: Vec<&ToStore> =
             group.iter().copied().filter(|one| ended.contains(&one.key())).collect();
         let pages: Vec<&PageRows<'_>> =
