@@ -33,6 +33,7 @@ COMMENT ON COLUMN pipeline.workers.seen_at IS 'When it was last seen alive; one 
 ALTER TABLE pipeline.batches
     ADD COLUMN egresses smallint,
     ADD COLUMN closed_by text,
+    ADD COLUMN announced_at timestamptz,
     ADD COLUMN pages_read integer,
     ADD COLUMN pages_lost integer,
     ADD COLUMN pages_shed integer,
@@ -46,6 +47,7 @@ ALTER TABLE pipeline.batches
     ADD COLUMN books_complete integer;
 COMMENT ON COLUMN pipeline.batches.egresses IS 'Egresses that the budget counts on. NULL: not planned yet.';
 COMMENT ON COLUMN pipeline.batches.closed_by IS 'Host and process of the coordinator that closed it. NULL: open, or closed before this was recorded.';
+COMMENT ON COLUMN pipeline.batches.announced_at IS 'When the broker took the event that tells of its close. NULL: not yet; the leader goes on trying.';
 COMMENT ON COLUMN pipeline.batches.pages_read IS 'Pages read, with or without ads. NULL, here and in the other sums: open, or closed before they were recorded.';
 COMMENT ON COLUMN pipeline.batches.pages_lost IS 'Pages failed, expired, or declared by the exchange and not reached before the deadline.';
 COMMENT ON COLUMN pipeline.batches.pages_shed IS 'Pages left out for want of budget.';
@@ -58,9 +60,11 @@ COMMENT ON COLUMN pipeline.batches.requests IS 'Requests sent by workers that li
 COMMENT ON COLUMN pipeline.batches.books IS 'Books, with those left out.';
 COMMENT ON COLUMN pipeline.batches.books_complete IS 'Books certified complete or empty.';
 
+-- Batches closed before this column was there were announced by the programs of that time.
+UPDATE pipeline.batches SET announced_at = closed_at;
+
 ALTER TABLE pipeline.catalog ADD COLUMN changes_per_hour integer;
 COMMENT ON COLUMN pipeline.catalog.changes_per_hour IS 'Ads that came or changed per hour, smoothed over the readings: what a fresh reading is worth. NULL: read fewer than two times.';
-COMMENT ON COLUMN pipeline.catalog.consecutive_shed IS 'Batches in a row that left out the whole or a part of it for want of budget.';
 
 ALTER TABLE warehouse.books ADD COLUMN is_listed boolean NOT NULL DEFAULT true;
 COMMENT ON COLUMN warehouse.books.is_listed IS 'Whether the exchange still listed the market when the batch closed: an empty book of a market that is not listed is gone, not empty.';

@@ -1,17 +1,16 @@
 //! One batch, from its opening or from where a former leader left it, to its close.
 //!
 //! Whatever is done here is first in the database and can be done again: a coordinator that dies at
-//! any point leaves rows from which the next one goes on.
+//! any point leaves rows from which the next one goes on. One that was replaced writes nothing more
+//! ([`Store::begin`]).
 
 use std::time::Duration;
 
 use anyhow::Context;
-use chrono::{DateTime, Utc};
-use shared::domain::{BatchId, MAX_JOBS_PER_BATCH};
+use shared::domain::BatchId;
 use shared::exchange::Exchange;
 use shared::job::{Job, JobEnd, MESSAGE_VERSION, Report, Work};
 use shared::queue::{Delivery, Message, Publisher, Queue};
-use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,10 +21,10 @@ use crate::planner::{self, PlannedBook};
 use crate::progress::Progress;
 use crate::schedule::Clock;
 use crate::settings::Settings;
-use crate::store::batches::OpenBatch;
+use crate::store::batches::{self, OpenBatch};
 use crate::store::catalog::{self, FiatList};
 use crate::store::close::{self, BatchOutcome};
-use crate::store::{drift, jobs};
+use crate::store::{Store, drift, jobs, workers};
 
 /// Jobs published before they are noted as published: a coordinator that dies publishes at most so
 /// many again.
@@ -36,15 +35,13 @@ const FOLD_CHUNK: usize = 200;
 const SYNC_INTERVAL: Duration = Duration::from_secs(2);
 /// Time between two looks at the deadline.
 const DEADLINE_PULSE: Duration = Duration::from_millis(200);
-/// No job ended for so long: the messages may be lost, and all that is out is published again.
-/// Doubled each time. Messages that were not lost then come twice, which costs a look-up each.
-const FIRST_STALL: Duration = Duration::from_secs(30);
+/// No job ended for so long: if the queues are empty the messages may be lost, and all that is out is
+/// published again. Doubled each time, and at [`LONG_STALL`] the queues are not believed. Messages that
+/// were not lost then come twice, which costs a look-up each.
+const FIRST_STALL: Duration = Duration::from_secs(10);
+const LONG_STALL: Duration = Duration::from_secs(40);
 /// Pause after the database or the broker failed.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
-/// Share of the requests until the deadline that is planned for; the rest is for what goes wrong and
-/// for books that grew. In percent.
-const PLANNED_PERCENT: u64 = 95;
-
 /// How the run of a batch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -64,7 +61,7 @@ enum Settled {
 /// What a batch needs of its leader.
 pub struct BatchRunner<'a> {
     pub settings: &'a Settings,
-    pub pool: &'a PgPool,
+    pub store: &'a Store,
     pub publisher: &'a Publisher,
     pub clock: &'a dyn Clock,
     pub reports: &'a mut mpsc::Receiver<Delivery>,
@@ -79,6 +76,9 @@ struct Running {
     /// Follow-ups that are not yet in the database.
     new: Vec<LedgerJob>,
     again: Vec<LedgerJob>,
+    trimmed: Vec<u32>,
+    /// When the batch is cut, should the clock be set back meanwhile.
+    cut_at: Instant,
 }
 
 impl Running {
@@ -86,6 +86,7 @@ impl Running {
         let follow_up = self.ledger.fold(end);
         self.new.extend(follow_up.new);
         self.again.extend(follow_up.again);
+        self.trimmed.extend(follow_up.trimmed);
     }
 
     /// Plans work under the next ordinals.
@@ -124,9 +125,18 @@ impl BatchRunner<'_> {
     }
 
     async fn run_to_close(&mut self, batch: OpenBatch, progress: bool) -> anyhow::Result<Ended> {
-        let (ledger, ended) = jobs::load(self.pool, batch.id).await?;
-        let progress = Progress::new(progress, batch.id);
-        let mut running = Running { batch, ledger, progress, new: Vec::new(), again: Vec::new() };
+        let percent = self.settings.reread_percent;
+        let (ledger, ended) = jobs::load(&self.store.pool, batch.id, percent).await?;
+        let left = (batch.deadline_at - self.clock.now()).to_std().unwrap_or_default();
+        let mut running = Running {
+            progress: Progress::new(progress, batch.id),
+            batch,
+            ledger,
+            new: Vec::new(),
+            again: Vec::new(),
+            trimmed: Vec::new(),
+            cut_at: Instant::now() + left,
+        };
         for end in &ended {
             running.fold(end);
         }
@@ -150,7 +160,15 @@ impl BatchRunner<'_> {
             }
             self.plan_pages(running).await?;
         }
-        Ok(self.drive(running).await)
+        let settled = self.drive(running).await;
+        let is_listed_anew = running.ledger.has(&Work::FiatList);
+        if settled == Settled::AllEnded && running.ledger.a_fiat_seems_gone() && !is_listed_anew {
+            // Its books are closed with what the list of fiats says now.
+            tracing::warn!("all markets of a fiat turned empty, reading the list of fiats");
+            running.new = running.plan(true, vec![Work::FiatList])?;
+            return Ok(self.drive(running).await);
+        }
+        Ok(settled)
     }
 
     async fn plan_discovery(
@@ -161,7 +179,7 @@ impl BatchRunner<'_> {
         let (exchange, max_age) = (Exchange::Binance, self.settings.catalog_refresh);
         let works = match discover {
             Discover::FiatList => {
-                let due = catalog::is_fiat_list_due(self.pool, exchange, max_age).await?;
+                let due = catalog::is_fiat_list_due(&self.store.pool, exchange, max_age).await?;
                 if due { vec![Work::FiatList] } else { Vec::new() }
             }
             Discover::Assets => {
@@ -176,15 +194,17 @@ impl BatchRunner<'_> {
         let works = works.into_iter().filter(|work| !running.ledger.has(work)).collect();
         let planned = running.plan(true, works)?;
         tracing::info!(jobs = planned.len(), ?discover, "discovery planned");
-        let mut connection = self.pool.acquire().await?;
-        jobs::insert(&mut connection, &running.batch, &planned).await
+        let mut tx = self.store.begin().await?;
+        jobs::insert(&mut tx, &running.batch, &planned).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
     async fn due_fiats(&self, list: FiatList) -> anyhow::Result<Vec<catalog::Fiat>> {
         let (max_age, limit) =
             (self.settings.catalog_refresh, self.settings.catalog_refresh_per_batch);
         catalog::list_due_fiats(
-            self.pool,
+            &self.store.pool,
             Exchange::Binance,
             list,
             max_age,
@@ -197,10 +217,18 @@ impl BatchRunner<'_> {
     /// Plans the pages of the batch, and after them the lists of payment methods that are due, which
     /// nothing waits for. One transaction: a batch is planned or it is not.
     async fn plan_pages(&self, running: &mut Running) -> anyhow::Result<()> {
-        let fiats = &self.settings.fiats;
-        let (markets, names) = catalog::list_markets(self.pool, Exchange::Binance, fiats).await?;
+        let (fiats, priorities) = (&self.settings.fiats, &self.settings.priority_markets);
+        let exchange = Exchange::Binance;
+        let (markets, names) =
+            catalog::list_markets(&self.store.pool, exchange, fiats, priorities).await?;
+        let mut rates = workers::list_egress_rates(&self.store.pool, exchange).await?;
+        if rates.is_empty() {
+            tracing::warn!(rate = self.settings.rate_per_minute, "no worker was seen lately");
+            rates.push(self.settings.rate_per_minute);
+        }
         let now = self.clock.now();
-        let budget = self.budget(running, now);
+        let left = (running.batch.deadline_at - now).to_std().unwrap_or_default();
+        let budget = planner::budget(rates.iter().copied(), left);
         let (slot, interval) = (running.batch.slot_at, self.settings.interval);
         let books = planner::plan(&markets, slot, interval, budget);
         let pages: u32 = books.iter().map(|book| book.pages).sum();
@@ -223,23 +251,21 @@ impl BatchRunner<'_> {
         let beyond = |book: &PlannedBook| book.pages + 1..=book.pages + book.shed;
         let left_out = books.iter().flat_map(|book| beyond(book).map(move |page| work(book, page)));
         let shed = running.shed(left_out);
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.store.begin().await?;
         jobs::insert(&mut tx, &running.batch, &planned).await?;
         jobs::insert_shed(&mut tx, &running.batch, &shed).await?;
-        jobs::mark_planned(&mut tx, running.batch.id, budget, now).await?;
+        jobs::mark_planned(&mut tx, running.batch.id, budget, rates.len(), now).await?;
         tx.commit().await?;
         running.batch.is_planned = true;
-        tracing::info!(markets = books.len(), pages, shed = shed.len(), budget, "pages planned");
+        tracing::info!(
+            markets = books.len(),
+            pages,
+            shed = shed.len(),
+            budget,
+            ?rates,
+            "pages planned"
+        );
         Ok(())
-    }
-
-    /// Requests that the limiter can grant until the deadline, less a reserve.
-    fn budget(&self, running: &Running, now: DateTime<Utc>) -> u32 {
-        let left_ms = (running.batch.deadline_at - now).num_milliseconds().max(0).cast_unsigned();
-        let grants =
-            u64::from(self.settings.rate_per_minute) * left_ms / 60_000 * PLANNED_PERCENT / 100;
-        // Half of a batch's ordinals are kept for what the fold adds and for what is shed.
-        u32::try_from(grants).unwrap_or(u32::MAX).min(MAX_JOBS_PER_BATCH / 2)
     }
 
     /// Publishes what is planned and folds what ends, until all has ended or the time is over.
@@ -251,7 +277,7 @@ impl BatchRunner<'_> {
             if self.shutdown.is_cancelled() {
                 return Settled::Stopped;
             }
-            if self.clock.now() >= running.batch.deadline_at {
+            if self.clock.now() >= running.batch.deadline_at || Instant::now() >= running.cut_at {
                 return Settled::Deadline;
             }
             if let Err(error) = self.push(running).await {
@@ -276,7 +302,9 @@ impl BatchRunner<'_> {
                 next_sync = Instant::now() + SYNC_INTERVAL;
                 self.sync(running).await;
             }
-            if stall.is_over(running.ledger.counts().ended > before) {
+            if stall.is_over(running.ledger.counts().ended > before)
+                && (stall.limit > LONG_STALL || self.queues_are_empty().await)
+            {
                 tracing::warn!(
                     open = running.ledger.open().len(),
                     "nothing ended for long, publishing again what is out"
@@ -288,13 +316,28 @@ impl BatchRunner<'_> {
         }
     }
 
+    /// Whether no job waits for a worker, as far as the broker can tell.
+    async fn queues_are_empty(&self) -> bool {
+        for queue in [Queue::UrgentJobs, Queue::NormalJobs] {
+            match self.publisher.ready(queue).await {
+                Ok(0) => {}
+                Ok(_) => return false,
+                Err(error) => {
+                    tracing::warn!(%error, "the broker can't be asked for its queues");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
     /// Plans to read again the pages at which books moved that were just read to their end.
     async fn look_for_drift(&self, running: &mut Running) {
         let markets = running.ledger.unchecked();
         if markets.is_empty() {
             return;
         }
-        match drift::list_moved_pages(self.pool, running.batch.id, &markets).await {
+        match drift::list_moved_pages(&self.store.pool, running.batch.id, &markets).await {
             Ok(moved) => {
                 let again = running.ledger.reread(&markets, &moved);
                 if !again.is_empty() {
@@ -313,30 +356,36 @@ impl BatchRunner<'_> {
 
     /// Writes follow-ups and publishes everything that is planned.
     async fn push(&self, running: &mut Running) -> anyhow::Result<()> {
-        if !running.new.is_empty() || !running.again.is_empty() {
-            let mut tx = self.pool.begin().await?;
+        let has_followed = [running.new.len(), running.again.len(), running.trimmed.len()];
+        if has_followed != [0; 3] {
+            let mut tx = self.store.begin().await?;
             jobs::insert(&mut tx, &running.batch, &running.new).await?;
             jobs::reissue(&mut tx, running.batch.id, &running.again).await?;
+            jobs::trim(&mut tx, running.batch.id, &running.trimmed).await?;
             tx.commit().await?;
             running.new.clear();
             running.again.clear();
+            running.trimmed.clear();
         }
-        for chunk in running.ledger.unpublished().chunks(PUBLISH_CHUNK) {
+        loop {
+            let chunk = running.ledger.unpublished(PUBLISH_CHUNK);
+            if chunk.is_empty() {
+                return Ok(());
+            }
             let messages: Vec<Message> = chunk
                 .iter()
                 .map(|job| message(&running.batch, job))
                 .collect::<anyhow::Result<_>>()?;
             self.publisher.publish(&messages).await?;
             let ordinals: Vec<u32> = chunk.iter().map(|job| job.ordinal).collect();
-            jobs::mark_published(self.pool, running.batch.id, &ordinals).await?;
+            jobs::mark_published(self.store, running.batch.id, &ordinals).await?;
             running.ledger.mark_published(&ordinals);
         }
-        Ok(())
     }
 
     /// Finds ends whose report did not come.
     async fn sync(&self, running: &mut Running) {
-        match jobs::list_ended(self.pool, running.batch.id, &running.ledger.open()).await {
+        match jobs::list_ended(&self.store.pool, running.batch.id, &running.ledger.open()).await {
             Ok(ended) => ended.iter().for_each(|end| running.fold(end)),
             Err(error) => {
                 tracing::warn!(
@@ -352,13 +401,17 @@ impl BatchRunner<'_> {
             tracing::warn!(open = running.ledger.open().len(), "the batch is cut at its deadline");
         }
         let id = running.batch.id;
-        let Some(closed) = close::close(self.pool, id).await? else {
-            anyhow::bail!("batch {id} was closed by another coordinator");
+        let closed_by = &self.settings.coordinator_id;
+        let Some(closed) = close::close(self.store, id, closed_by).await? else {
+            // The answer to our own commit was lost, or a former leader was faster.
+            let outcome = batches::outcome(&self.store.pool, id).await?;
+            let outcome = outcome.with_context(|| format!("batch {id} is not open"))?;
+            tracing::info!(outcome = outcome.as_str(), "the batch was closed before");
+            return Ok(Ended::Closed(outcome));
         };
         let (outcome, reason, sums) = (closed.outcome, closed.reason, closed.sums);
         let why = reason.as_deref().unwrap_or_default();
         tracing::info!(outcome = outcome.as_str(), reason = why, ?sums, "batch closed");
-        self.announce(id, outcome).await;
         if !matches!(running.progress, Progress::Hidden) {
             let colon = if why.is_empty() { "" } else { ": " };
             println!(
@@ -371,17 +424,21 @@ impl BatchRunner<'_> {
         }
         Ok(Ended::Closed(outcome))
     }
+}
 
-    /// Tells whoever listens. The database told it already: a lost event is no loss.
-    async fn announce(&self, batch: BatchId, outcome: BatchOutcome) {
-        let event =
-            serde_json::json!({ "version": 1, "batch_id": batch, "outcome": outcome.as_str() });
-        let event =
-            Message::Event { routing_key: "batch.closed", body: event.to_string().into_bytes() };
-        if let Err(error) = self.publisher.publish(&[event]).await {
-            tracing::warn!(%error, "the event could not be published");
-        }
-    }
+/// Tells whoever listens that a batch is closed: at least once, for the leader goes on until the broker
+/// took it and that is noted.
+pub async fn announce(
+    store: &Store,
+    publisher: &Publisher,
+    batch: BatchId,
+    outcome: BatchOutcome,
+) -> anyhow::Result<()> {
+    let event = serde_json::json!({ "version": 1, "batch_id": batch, "outcome": outcome.as_str() });
+    let event =
+        Message::Event { routing_key: "batch.closed", body: event.to_string().into_bytes() };
+    publisher.publish(&[event]).await?;
+    batches::mark_announced(store, batch).await
 }
 
 /// What is discovered before pages are planned, one after the other.
@@ -402,6 +459,7 @@ impl Stall {
         Self { since: Instant::now(), limit: FIRST_STALL }
     }
 
+    /// Whether the time is over once more; twice as much is given then.
     fn is_over(&mut self, has_moved: bool) -> bool {
         if has_moved {
             *self = Self::new();

@@ -2,22 +2,28 @@
 //! `pipeline.jobs`, from which it can be built again at any time.
 //!
 //! Folding the end of a page tells what more is to be done: a book that declares more ads than were
-//! planned for is extended, a job that failed for a passing reason is issued once more, and a book of
-//! several pages that has been read to its end is looked through for drift.
+//! planned for is extended, one that turns out empty past some page is trimmed, a job that failed for
+//! a passing reason is issued once more, and a book of several pages that has been read to its end is
+//! looked through for drift.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use shared::domain::{MAX_JOBS_PER_BATCH, Market, page_count};
 use shared::exchange::binance::SEARCH_ROWS;
-use shared::job::{EndState, Failure, JobEnd, Work};
+use shared::job::{EMPTY_NO_ADS, EndState, Failure, JobEnd, Work};
 
 /// Issues of one job: a second one later in the batch, after the worker's own tries.
 const MAX_ISSUES: u16 = 2;
 /// Pages of one book: 10,000 ads, eight times the largest seen. A total beyond it is not believed.
 const MAX_PAGES_PER_BOOK: u32 = 500;
+/// Pages of a book that answered without ads, with no ads on any page above, before the rest is not
+/// asked for: one may be a passing error of the exchange, and each was asked for twice.
+const EMPTY_PAGES_BEFORE_TRIM: usize = 2;
 /// Rounds in which pages of a moved book are read again. Two mend what ties in another order and
 /// single moves leave out of sight; a book that moves faster is not caught up with by more.
 const MAX_REREAD_ROUNDS: u32 = 2;
+/// Pages that may be read again in any batch, however small its share is: enough for a few books.
+const MIN_REREADS: u32 = 10;
 
 /// A job of the batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +41,8 @@ pub struct FollowUp {
     pub new: Vec<LedgerJob>,
     /// The job itself, to be issued again.
     pub again: Option<LedgerJob>,
+    /// Ordinals of jobs that are not to be done any more: their pages are beyond the book's end.
+    pub trimmed: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,32 +72,80 @@ struct Book {
     open: u32,
     /// Jobs of each page, from which the rounds of reading follow.
     readings: BTreeMap<u32, u32>,
+    /// Highest page that showed ads; 0: none did.
+    highest_with_ads: u32,
+    /// Pages that were asked for and showed none.
+    without_ads: BTreeSet<u32>,
+    /// Pages that were not asked for, as the total known then did not reach them.
+    beyond: BTreeSet<u32>,
+    /// Whether the last reading had ads.
+    ads_expected: bool,
     /// Whether a page was left out or given up: such a book is not looked through for drift.
     is_cut: bool,
 }
 
 impl Book {
-    fn new(market: Market) -> Self {
-        let readings = BTreeMap::new();
-        Self { market, planned: 0, total: None, open: 0, readings, is_cut: false }
+    fn new(market: Market, ads_expected: bool) -> Self {
+        Self {
+            market,
+            planned: 0,
+            total: None,
+            open: 0,
+            readings: BTreeMap::new(),
+            highest_with_ads: 0,
+            without_ads: BTreeSet::new(),
+            beyond: BTreeSet::new(),
+            ads_expected,
+            is_cut: false,
+        }
     }
 
     /// Rounds in which pages were read again.
     fn rounds(&self) -> u32 {
         self.readings.values().max().map_or(0, |most| most - 1)
     }
+
+    /// The last page worth asking for, once enough pages above all ads showed none.
+    fn believed_end(&self) -> Option<u32> {
+        let mut beyond = self.without_ads.range(self.highest_with_ads + 1..);
+        beyond.nth(EMPTY_PAGES_BEFORE_TRIM - 1).copied()
+    }
 }
 
-#[derive(Default)]
 pub struct Ledger {
     jobs: BTreeMap<u32, (LedgerJob, State)>,
+    /// Ordinals of the jobs that are to be published.
+    unpublished: BTreeSet<u32>,
+    /// Ordinals of the jobs that have not ended.
+    open: BTreeSet<u32>,
     books: HashMap<i32, Book>,
     counts: Counts,
     /// Books read to their end and not yet looked through for drift.
     unchecked: BTreeSet<i32>,
+    /// Pages of first readings, and of later ones.
+    pages: u32,
+    rereads: u32,
+    /// Pages that may be read again, in percent of the pages.
+    reread_percent: u32,
 }
 
 impl Ledger {
+    /// An empty one. `reread_percent` bounds the pages that are read again because books moved.
+    #[must_use]
+    pub fn new(reread_percent: u32) -> Self {
+        Self {
+            jobs: BTreeMap::new(),
+            unpublished: BTreeSet::new(),
+            open: BTreeSet::new(),
+            books: HashMap::new(),
+            counts: Counts::default(),
+            unchecked: BTreeSet::new(),
+            pages: 0,
+            rereads: 0,
+            reread_percent,
+        }
+    }
+
     /// The ordinal of the next job; `None`: the batch is full.
     #[must_use]
     pub fn next_ordinal(&self) -> Option<u32> {
@@ -99,16 +155,23 @@ impl Ledger {
 
     /// A job that was planned, published or not.
     pub fn add(&mut self, job: LedgerJob, is_published: bool) {
-        if let Work::Search { market_id, market, page, .. } = &job.work {
-            let new = || Book::new(market.clone());
+        if let Work::Search { market_id, market, page, ads_expected } = &job.work {
+            let new = || Book::new(market.clone(), *ads_expected);
             let book = self.books.entry(*market_id).or_insert_with(new);
             book.planned = book.planned.max(*page);
             book.open += 1;
-            *book.readings.entry(*page).or_default() += 1;
+            let readings = book.readings.entry(*page).or_default();
+            *readings += 1;
+            *(if *readings > 1 { &mut self.rereads } else { &mut self.pages }) += 1;
         }
+        let ordinal = job.ordinal;
         let state = if is_published { State::Published } else { State::Planned };
-        if self.jobs.insert(job.ordinal, (job, state)).is_none() {
+        if self.jobs.insert(ordinal, (job, state)).is_none() {
             self.counts.jobs += 1;
+        }
+        self.open.insert(ordinal);
+        if !is_published {
+            self.unpublished.insert(ordinal);
         }
     }
 
@@ -121,10 +184,17 @@ impl Ledger {
         if let Some(book) = market_id.and_then(|id| self.books.get_mut(&id)) {
             book.is_cut = true;
             book.open -= 1;
+            self.pages -= 1;
         }
+        self.set_ended(ordinal, EndState::Shed);
+    }
+
+    fn set_ended(&mut self, ordinal: u32, end: EndState) {
         if let Some((_, state)) = self.jobs.get_mut(&ordinal) {
-            *state = State::Ended(EndState::Shed);
+            *state = State::Ended(end);
         }
+        self.open.remove(&ordinal);
+        self.unpublished.remove(&ordinal);
     }
 
     /// Takes in an end; one that is known already, or of an earlier issue, changes nothing.
@@ -140,27 +210,76 @@ impl Ledger {
         if end.state == EndState::Failed && passing && job.issue < MAX_ISSUES {
             job.issue += 1;
             *state = State::Planned;
-            return FollowUp { new: Vec::new(), again: Some(job.clone()) };
+            self.unpublished.insert(end.ordinal);
+            return FollowUp { again: Some(job.clone()), ..FollowUp::default() };
         }
-        *state = State::Ended(end.state);
+        let page = match &job.work {
+            Work::Search { market_id, page, .. } => Some((*market_id, *page)),
+            _ => None,
+        };
+        self.set_ended(end.ordinal, end.state);
         self.counts.ended += 1;
         self.counts.ads += u64::from(end.ads);
-        let Some(market_id) = market_id(&job.work) else {
+        let Some((market_id, page)) = page else {
             return FollowUp::default();
         };
+        self.page_ended(market_id, page, end);
         // A total on a page without ads means nothing: past the end it is 0.
         let total = end.declared_total.filter(|_| end.state == EndState::Done);
         let new = self.extend(market_id, total);
-        self.page_ended(market_id, end.state);
-        FollowUp { new, again: None }
+        let trimmed = self.trim(market_id);
+        self.book_may_be_read(market_id);
+        FollowUp { new, again: None, trimmed }
     }
 
-    fn page_ended(&mut self, market_id: i32, state: EndState) {
+    fn page_ended(&mut self, market_id: i32, page: u32, end: &JobEnd) {
         let Some(book) = self.books.get_mut(&market_id) else { return };
         book.open -= 1;
-        book.is_cut |= matches!(state, EndState::Failed | EndState::Expired);
+        match end.state {
+            EndState::Done => {
+                book.highest_with_ads = book.highest_with_ads.max(page);
+                book.without_ads.remove(&page);
+            }
+            EndState::Empty if end.reason.as_deref() == Some(EMPTY_NO_ADS) => {
+                book.without_ads.insert(page);
+            }
+            EndState::Empty => {
+                book.beyond.insert(page);
+                book.readings.entry(page).and_modify(|readings| *readings -= 1);
+            }
+            EndState::Failed | EndState::Expired => book.is_cut = true,
+            EndState::Shed => {}
+        }
+    }
+
+    /// Ends the open jobs of a book beyond the end that its empty pages let believe. Their rows are to
+    /// be ended likewise; should a worker have been faster, its word counts.
+    fn trim(&mut self, market_id: i32) -> Vec<u32> {
+        let Some(end) = self.books.get(&market_id).and_then(Book::believed_end) else {
+            return Vec::new();
+        };
+        let is_beyond = |ordinal: &u32| match self.jobs.get(ordinal) {
+            Some((LedgerJob { work: Work::Search { market_id: id, page, .. }, .. }, _)) => {
+                *id == market_id && *page > end
+            }
+            _ => false,
+        };
+        let beyond: Vec<u32> = self.open.iter().copied().filter(is_beyond).collect();
+        for ordinal in &beyond {
+            self.set_ended(*ordinal, EndState::Empty);
+            self.counts.ended += 1;
+            if let Some(book) = self.books.get_mut(&market_id) {
+                book.open -= 1;
+            }
+        }
+        beyond
+    }
+
+    fn book_may_be_read(&mut self, market_id: i32) {
+        let Some(book) = self.books.get(&market_id) else { return };
         let may_have_moved = book.planned > 1 && !book.is_cut;
-        if book.open == 0 && may_have_moved && book.rounds() < MAX_REREAD_ROUNDS {
+        let may_be_read_again = book.rounds() < MAX_REREAD_ROUNDS && self.rereads_left() > 0;
+        if book.open == 0 && may_have_moved && may_be_read_again {
             self.unchecked.insert(market_id);
         }
     }
@@ -171,14 +290,23 @@ impl Ledger {
         self.unchecked.iter().copied().collect()
     }
 
+    /// Pages that may still be read again. What a fresh look at a moved book costs is taken from
+    /// markets that wait for their first.
+    fn rereads_left(&self) -> u32 {
+        let share = u64::from(self.pages) * u64::from(self.reread_percent) / 100;
+        let least = if self.reread_percent == 0 { 0 } else { MIN_REREADS };
+        u32::try_from(share).unwrap_or(u32::MAX).max(least).saturating_sub(self.rereads)
+    }
+
     /// The look through `markets` is done: `moved` are the pages to be read again, by market. Gives
-    /// their jobs.
+    /// their jobs, as far as they may be read.
     pub fn reread(&mut self, markets: &[i32], moved: &[(i32, u32)]) -> Vec<LedgerJob> {
         for market_id in markets {
             self.unchecked.remove(market_id);
         }
-        let mut new = Vec::with_capacity(moved.len());
-        for (market_id, page) in moved {
+        let most = usize::try_from(self.rereads_left()).unwrap_or(usize::MAX);
+        let mut new = Vec::with_capacity(moved.len().min(most));
+        for (market_id, page) in moved.iter().take(most) {
             let market = self.books.get(market_id).map(|book| book.market.clone());
             let (Some(ordinal), Some(market)) = (self.next_ordinal(), market) else { break };
             let (market_id, page) = (*market_id, *page);
@@ -192,17 +320,23 @@ impl Ledger {
 
     /// The pages that a book turns out to have beyond those planned.
     fn extend(&mut self, market_id: i32, total: Option<u32>) -> Vec<LedgerJob> {
-        let (Some(total), Some(book)) = (total, self.books.get_mut(&market_id)) else {
+        let Some(book) = self.books.get_mut(&market_id) else {
             return Vec::new();
         };
-        book.total = book.total.max(Some(total));
+        book.total = book.total.max(total);
         let pages = page_count(book.total.unwrap_or(0), SEARCH_ROWS);
         if pages > MAX_PAGES_PER_BOOK {
             tracing::error!(market = %book.market, pages, "a book declares more pages than are ever read");
         }
-        let (first, market) = (book.planned + 1, book.market.clone());
+        let market = book.market.clone();
+        let end = book.believed_end().unwrap_or(MAX_PAGES_PER_BOOK).min(MAX_PAGES_PER_BOOK);
+        let end = pages.min(end);
+        // A total that went down and up again reaches pages that were left out meanwhile.
+        let mut due: Vec<u32> = book.beyond.range(..=end).copied().collect();
+        book.beyond.retain(|page| *page > end);
+        due.extend(book.planned + 1..=end);
         let mut new = Vec::new();
-        for page in first..=pages.min(MAX_PAGES_PER_BOOK) {
+        for page in due {
             let Some(ordinal) = self.next_ordinal() else {
                 tracing::error!(%market, page, "the batch is full, the book is not read to its end");
                 break;
@@ -216,26 +350,28 @@ impl Ledger {
         new
     }
 
-    /// Jobs to be published, in plan order.
+    /// Jobs to be published, in plan order, `most` at a time.
     #[must_use]
-    pub fn unpublished(&self) -> Vec<LedgerJob> {
-        let planned = self.jobs.values().filter(|(_, state)| *state == State::Planned);
-        planned.map(|(job, _)| job.clone()).collect()
+    pub fn unpublished(&self, most: usize) -> Vec<LedgerJob> {
+        let job = |ordinal| self.jobs.get(ordinal).map(|(job, _)| job.clone());
+        self.unpublished.iter().take(most).filter_map(job).collect()
     }
 
     pub fn mark_published(&mut self, ordinals: &[u32]) {
         for ordinal in ordinals {
             if let Some((_, state @ State::Planned)) = self.jobs.get_mut(ordinal) {
                 *state = State::Published;
+                self.unpublished.remove(ordinal);
             }
         }
     }
 
     /// Everything that is out is to be published again: the messages may be lost.
     pub fn mark_lost(&mut self) {
-        for (_, state) in self.jobs.values_mut() {
-            if *state == State::Published {
+        for ordinal in &self.open {
+            if let Some((_, state)) = self.jobs.get_mut(ordinal) {
                 *state = State::Planned;
+                self.unpublished.insert(*ordinal);
             }
         }
     }
@@ -243,18 +379,26 @@ impl Ledger {
     /// Ordinals of the jobs that have not ended.
     #[must_use]
     pub fn open(&self) -> Vec<u32> {
-        let is_open = |state: &State| !matches!(state, State::Ended(_));
-        self.jobs
-            .iter()
-            .filter(|(_, (_, state))| is_open(state))
-            .map(|(ordinal, _)| *ordinal)
-            .collect()
+        self.open.iter().copied().collect()
     }
 
     /// Whether every job has ended and every book was looked through.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.counts.ended == self.counts.jobs && self.unchecked.is_empty()
+        self.open.is_empty() && self.unchecked.is_empty()
+    }
+
+    /// Whether all markets of some fiat that had ads came back empty: the fiat may have left the
+    /// exchange, whose search answers empty then, and only the list of fiats tells.
+    #[must_use]
+    pub fn a_fiat_seems_gone(&self) -> bool {
+        let mut by_fiat: HashMap<&str, bool> = HashMap::new();
+        for book in self.books.values().filter(|book| book.ads_expected) {
+            let is_empty = book.highest_with_ads == 0 && book.without_ads.contains(&1);
+            let all_empty = by_fiat.entry(&book.market.fiat).or_insert(true);
+            *all_empty &= is_empty;
+        }
+        by_fiat.into_values().any(|all_empty| all_empty)
     }
 
     #[must_use]
@@ -279,7 +423,7 @@ fn market_id(work: &Work) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use shared::domain::Side;
-    use shared::job::EMPTY_NO_ADS;
+    use shared::job::EMPTY_BEYOND_LAST_PAGE;
 
     use super::*;
 
@@ -301,7 +445,7 @@ mod tests {
     }
 
     fn ledger(pages: u32) -> Ledger {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(100);
         for n in 1..=pages {
             ledger.add(page(n - 1, n), true);
         }
@@ -380,7 +524,7 @@ mod tests {
             ..done(0, 0)
         };
         assert_eq!(ledger.fold(&failed(1)).again.map(|job| job.issue), Some(2));
-        assert_eq!(ledger.unpublished().len(), 1);
+        assert_eq!(ledger.unpublished(usize::MAX).len(), 1);
         assert_eq!(ledger.fold(&failed(1)), FollowUp::default(), "the first issue's report again");
         assert!(!ledger.is_settled());
         assert_eq!(ledger.fold(&failed(2)), FollowUp::default());
@@ -402,12 +546,93 @@ mod tests {
         assert_eq!(ledger.fold(&done(0, u32::MAX)).new.len(), 499);
     }
 
+    /// Left out by a worker that knew a smaller total, a page is planned again when another page
+    /// tells more, in whatever order the two ends come.
+    #[test]
+    fn a_page_left_out_too_early_is_planned_again() {
+        let beyond = |ordinal| JobEnd {
+            state: EndState::Empty,
+            reason: Some(EMPTY_BEYOND_LAST_PAGE.into()),
+            declared_total: None,
+            ..done(ordinal, 0)
+        };
+        let mut first = ledger(3);
+        first.fold(&done(0, 40));
+        assert_eq!(pages(&first.fold(&beyond(2)).new), [0; 0]);
+        assert_eq!(pages(&first.fold(&done(1, 41)).new), [3]);
+        let mut last = ledger(3);
+        last.fold(&done(0, 40));
+        last.fold(&done(1, 41));
+        assert_eq!(pages(&last.fold(&beyond(2)).new), [3]);
+        last.fold(&done(3, 41));
+        last.reread(&[1], &[]);
+        assert!(last.is_settled());
+    }
+
+    /// A total that is not true ends where two pages show no ads; one alone may be an error.
+    #[test]
+    fn an_untrue_total_is_trimmed() {
+        let mut ledger = ledger(1);
+        assert_eq!(ledger.fold(&done(0, 2000)).new.len(), 99);
+        let empty = |ordinal| JobEnd {
+            state: EndState::Empty,
+            reason: Some(EMPTY_NO_ADS.into()),
+            declared_total: None,
+            ..done(ordinal, 0)
+        };
+        assert_eq!(ledger.fold(&empty(1)).trimmed, [0; 0]);
+        assert_eq!(
+            ledger.fold(&done(2, 2000)).trimmed,
+            [0; 0],
+            "page 3 has ads, so page 2 was an error"
+        );
+        assert_eq!(ledger.fold(&empty(4)).trimmed, [0; 0]);
+        assert_eq!(ledger.fold(&empty(3)).trimmed.len(), 95, "pages 6 to 100");
+        assert_eq!(ledger.fold(&done(0, 9000)), FollowUp::default());
+        ledger.reread(&[1], &[]);
+        assert!(ledger.is_settled());
+    }
+
+    /// Reading again is bounded over the whole batch.
+    #[test]
+    fn reading_again_is_bounded_by_a_share_of_the_pages() {
+        let mut ledger = Ledger::new(1);
+        for n in 1..=2000 {
+            ledger.add(page(n - 1, n), true);
+        }
+        let moved: Vec<(i32, u32)> = (1..=100).map(|page| (1, page)).collect();
+        assert_eq!(ledger.reread(&[1], &moved).len(), 20);
+        assert_eq!(ledger.reread(&[1], &moved).len(), 0);
+    }
+
+    #[test]
+    fn a_fiat_of_which_everything_turned_empty_seems_gone() {
+        let mut ledger = Ledger::new(1);
+        let market = |asset| Market::new("VES", asset, Side::Buy).unwrap();
+        for (market_id, asset) in [(1, "USDT"), (2, "BTC")] {
+            let work =
+                Work::Search { market_id, market: market(asset), page: 1, ads_expected: true };
+            let ordinal = market_id.cast_unsigned();
+            ledger.add(LedgerJob { ordinal, issue: 1, urgent: false, work }, true);
+        }
+        let empty = |ordinal| JobEnd {
+            state: EndState::Empty,
+            reason: Some(EMPTY_NO_ADS.into()),
+            declared_total: None,
+            ..done(ordinal, 0)
+        };
+        ledger.fold(&empty(1));
+        assert!(!ledger.a_fiat_seems_gone(), "the other market is not read yet");
+        ledger.fold(&empty(2));
+        assert!(ledger.a_fiat_seems_gone());
+    }
+
     #[test]
     fn what_was_lost_is_published_again() {
         let mut ledger = ledger(2);
         ledger.fold(&done(0, 40));
-        assert_eq!(ledger.unpublished(), []);
+        assert_eq!(ledger.unpublished(usize::MAX), []);
         ledger.mark_lost();
-        assert_eq!(pages(&ledger.unpublished()), [2]);
+        assert_eq!(pages(&ledger.unpublished(usize::MAX)), [2]);
     }
 }

@@ -21,20 +21,27 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use anyhow::Context;
+use chrono::{DateTime, TimeDelta, Utc};
+use shared::domain::BatchId;
 use shared::exchange::Exchange;
 use shared::queue::{Consumer, Delivery, Publisher, Queue};
 use shared::service;
 use sqlx::PgPool;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{BatchRunner, Ended};
-use crate::leader::Leadership;
+use crate::leader::{Leadership, Term};
 use crate::schedule::{Clock, Schedule, SystemClock};
 use crate::settings::Settings;
-use crate::store::batches::{self, Trigger};
+use crate::store::Store;
+use crate::store::batches::{self, OpenBatch, Trigger};
 use crate::store::close::BatchOutcome;
+
+/// The exchange that this coordinator reads.
+const EXCHANGE: Exchange = Exchange::Binance;
 
 /// What a process is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +59,7 @@ pub enum RunOutcome {
     Stopped,
     /// [`Mode::Once`]: the batch closed.
     Closed(BatchOutcome),
-    /// [`Mode::Once`]: another coordinator leads.
+    /// [`Mode::Once`]: another coordinator leads, and closes what this one opened.
     OtherLeads,
 }
 
@@ -82,7 +89,7 @@ pub async fn main(mode: Mode, progress: bool) -> ExitCode {
 /// Reports in hand at once; they are small and folded quickly.
 const REPORT_PREFETCH: u16 = 500;
 
-/// Leads, or stands by, and runs batches.
+/// Leads, or stands by, and runs batches. Who lost the lead stands by again.
 pub async fn run(
     settings: Settings,
     mode: Mode,
@@ -92,61 +99,20 @@ pub async fn run(
 ) -> anyhow::Result<RunOutcome> {
     let pool = shared::store::connect(&settings.database, "coordinator").await?;
     shared::store::check_schema(&pool).await?;
-    let Some(leadership) = lead(&settings, mode, &shutdown).await? else {
-        let stopped = shutdown.is_cancelled();
-        return Ok(if stopped { RunOutcome::Stopped } else { RunOutcome::OtherLeads });
-    };
-    tracing::info!("leading");
     let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "coordinator");
-    let (consumer, [reports]) = Consumer::start(
-        &settings.broker,
-        &settings.topology,
-        "coordinator",
-        [Queue::Reports],
-        REPORT_PREFETCH,
-    );
-    let mut leader =
-        Leader { settings, pool, publisher, clock, reports, progress, shutdown: shutdown.clone() };
-    let outcome = tokio::select! {
-        outcome = leader.run(mode) => outcome,
-        () = leadership.lost().cancelled() => Err(anyhow::anyhow!("another coordinator may lead now")),
-    };
-    consumer.close().await;
-    outcome
-}
-
-/// Waits to lead; `None`: told to stop, or somebody else leads and there is no waiting.
-async fn lead(
-    settings: &Settings,
-    mode: Mode,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<Option<Leadership>> {
-    let mut stands_by = false;
+    let mut coordinator =
+        Coordinator { settings, mode, pool, publisher, clock, progress, shutdown, own: None };
+    let mut has_led = false;
     loop {
-        match Leadership::try_acquire(&settings.database, Exchange::Binance).await {
-            Ok(Some(leadership)) => return Ok(Some(leadership)),
-            Ok(None) => {}
-            // Who stands by bears a database that is away for a while.
-            Err(error) if stands_by => {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    "the leader's lock can't be asked for"
-                );
-            }
-            Err(error) => return Err(error),
+        let Some(leadership) = coordinator.stand_by(has_led).await? else {
+            let stopped = coordinator.shutdown.is_cancelled();
+            return Ok(if stopped { RunOutcome::Stopped } else { RunOutcome::OtherLeads });
+        };
+        has_led = true;
+        if let Some(outcome) = coordinator.lead(leadership.term()).await? {
+            return Ok(outcome);
         }
-        if mode == Mode::Once {
-            tracing::error!("another coordinator leads");
-            return Ok(None);
-        }
-        if !stands_by {
-            tracing::info!("another coordinator leads, standing by");
-            stands_by = true;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(leader::PULSE) => {}
-            () = shutdown.cancelled() => return Ok(None),
-        }
+        tracing::error!("another coordinator may lead now, standing by");
     }
 }
 
@@ -160,65 +126,172 @@ enum Resumed {
     Stopped,
 }
 
-struct Leader {
+/// Pause before something is tried again that failed.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// How long [`Mode::Once`] goes on trying to close its batch after the deadline, and to lead again
+/// after it lost the lead, while the database is away.
+const ONCE_PATIENCE: Duration = Duration::from_mins(2);
+
+struct Coordinator {
     settings: Settings,
+    mode: Mode,
     pool: PgPool,
     publisher: Publisher,
     clock: Arc<dyn Clock>,
-    reports: mpsc::Receiver<Delivery>,
     progress: bool,
     shutdown: CancellationToken,
+    /// [`Mode::Once`]: its batch, once it is open.
+    own: Option<OpenBatch>,
 }
 
-impl Leader {
-    async fn run(&mut self, mode: Mode) -> anyhow::Result<RunOutcome> {
-        match mode {
+impl Coordinator {
+    /// Waits to lead; `None`: told to stop, or somebody else leads and there is no waiting.
+    async fn stand_by(&self, has_led: bool) -> anyhow::Result<Option<Leadership>> {
+        let Self { settings, mode, .. } = self;
+        let interval = (*mode == Mode::Schedule).then_some(settings.interval);
+        let since = Instant::now();
+        // Who stands by bears a database that is away for a while; who just starts tells it.
+        let mut stands_by = has_led;
+        loop {
+            let id = &settings.coordinator_id;
+            match Leadership::try_acquire(&settings.database, EXCHANGE, id, interval).await {
+                Ok(Some(leadership)) => return Ok(Some(leadership)),
+                Ok(None) if *mode == Mode::Once => {
+                    tracing::error!("another coordinator leads");
+                    return Ok(None);
+                }
+                Ok(None) if !stands_by => {
+                    tracing::info!("another coordinator leads, standing by");
+                    stands_by = true;
+                }
+                Ok(None) => {}
+                Err(error) if !stands_by => return Err(error),
+                Err(error) if *mode == Mode::Once && since.elapsed() > ONCE_PATIENCE => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "the leader's lock can't be asked for"
+                    );
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(leader::PULSE) => {}
+                () = self.shutdown.cancelled() => return Ok(None),
+            }
+        }
+    }
+
+    /// Leads until there is an outcome; `None`: the lead was lost.
+    async fn lead(&mut self, term: &Term) -> anyhow::Result<Option<RunOutcome>> {
+        tracing::info!(epoch = term.epoch, "leading");
+        let (consumer, [mut reports]) = Consumer::start(
+            &self.settings.broker,
+            &self.settings.topology,
+            "coordinator",
+            [Queue::Reports],
+            REPORT_PREFETCH,
+        );
+        let lost = term.lost.clone();
+        let store = Store::new(self.pool.clone(), term.clone());
+        let mut leader = Leader { coordinator: self, store, reports: &mut reports };
+        let outcome = tokio::select! {
+            outcome = leader.run() => Some(outcome),
+            () = lost.cancelled() => None,
+        };
+        consumer.close().await;
+        // An error of one who was replaced is most likely because of that.
+        outcome.filter(|_| !lost.is_cancelled()).transpose()
+    }
+}
+
+/// A coordinator while it leads.
+struct Leader<'a> {
+    coordinator: &'a mut Coordinator,
+    store: Store,
+    reports: &'a mut mpsc::Receiver<Delivery>,
+}
+
+impl Leader<'_> {
+    async fn run(&mut self) -> anyhow::Result<RunOutcome> {
+        match self.coordinator.mode {
             Mode::Once => self.run_once().await,
             Mode::Schedule => self.run_schedule().await,
         }
     }
 
+    /// Opens a batch, if that was not done under an earlier lead, and runs it to its close. What fails,
+    /// for want of the database mostly, is done again from what is recorded.
     async fn run_once(&mut self) -> anyhow::Result<RunOutcome> {
-        if self.resume().await? == Resumed::Stopped {
-            return Ok(RunOutcome::Stopped);
+        if self.coordinator.own.is_none() {
+            if self.resume(None).await? == Resumed::Stopped {
+                return Ok(RunOutcome::Stopped);
+            }
+            let now = self.coordinator.clock.now();
+            self.coordinator.own = Some(self.open(Trigger::Once, now).await?);
         }
-        let now = self.clock.now();
-        Ok(match self.open_and_run(Trigger::Once, now).await? {
-            Ended::Stopped => RunOutcome::Stopped,
-            Ended::Closed(outcome) => RunOutcome::Closed(outcome),
-        })
+        let batch = self.coordinator.own.clone().context("the batch was opened")?;
+        loop {
+            let ended = match batches::outcome(&self.store.pool, batch.id).await {
+                // Under an earlier lead: another closed it.
+                Ok(Some(outcome)) => return Ok(RunOutcome::Closed(outcome)),
+                Ok(None) => self.run_batch(batch.clone()).await,
+                Err(error) => Err(error),
+            };
+            let error = match ended {
+                Ok(Ended::Stopped) => return Ok(RunOutcome::Stopped),
+                Ok(Ended::Closed(outcome)) => return Ok(RunOutcome::Closed(outcome)),
+                Err(error) => error,
+            };
+            if self.coordinator.clock.now() > batch.deadline_at + ONCE_PATIENCE {
+                return Err(error);
+            }
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the batch stumbled, going on from what is recorded"
+            );
+            tokio::time::sleep(FAILURE_PAUSE).await;
+        }
     }
 
-    /// Runs every slot until told to stop. What fails, for want of the database mostly, is done again
-    /// from what is recorded.
+    /// Runs every slot until told to stop. What fails is done again from what is recorded.
     async fn run_schedule(&mut self) -> anyhow::Result<RunOutcome> {
-        let schedule = Schedule::new(self.settings.interval, self.settings.misfire_grace);
+        let settings = &self.coordinator.settings;
+        let schedule = Schedule::new(settings.interval, settings.misfire_grace);
+        let shutdown = self.coordinator.shutdown.clone();
         let mut is_resumed = false;
-        while !self.shutdown.is_cancelled() {
+        while !shutdown.is_cancelled() {
             let step = if is_resumed {
-                self.run_due(&schedule).await.map(|()| true)
+                self.run_due(&schedule).await
             } else {
-                self.resume().await.map(|_| true)
+                self.resume(Some(&schedule)).await.map(drop)
             };
-            is_resumed = step.unwrap_or_else(|error| {
+            is_resumed = step.is_ok();
+            if let Err(error) = step {
                 tracing::error!(
                     error = format!("{error:#}"),
                     "the schedule stumbled, going on from what is recorded"
                 );
-                false
-            });
+            }
             tokio::select! {
                 () = tokio::time::sleep(CLOCK_PULSE) => {}
-                () = self.shutdown.cancelled() => {}
+                () = shutdown.cancelled() => {}
             }
         }
         Ok(RunOutcome::Stopped)
     }
 
-    /// Runs what a former leader, or a former try, left open: one batch at a time.
-    async fn resume(&mut self) -> anyhow::Result<Resumed> {
-        for open in batches::list_open(&self.pool, Exchange::Binance).await? {
+    /// Runs what a former leader, or a former try, left open: one batch at a time, and none into the
+    /// next slot of the schedule.
+    async fn resume(&mut self, schedule: Option<&Schedule>) -> anyhow::Result<Resumed> {
+        self.announce_all().await?;
+        for mut open in batches::list_open(&self.store.pool, EXCHANGE).await? {
             tracing::info!(batch = %open.id, slot = %open.slot_at, "resuming an open batch");
+            if let Some(schedule) = schedule {
+                let next_slot = schedule.next(schedule.slot(self.coordinator.clock.now()));
+                open.deadline_at = open.deadline_at.min(next_slot);
+            }
             if self.run_batch(open).await? == Ended::Stopped {
                 return Ok(Resumed::Stopped);
             }
@@ -227,41 +300,65 @@ impl Leader {
     }
 
     async fn run_due(&mut self, schedule: &Schedule) -> anyhow::Result<()> {
-        let last = batches::last_slot(&self.pool, Exchange::Binance).await?;
-        let due = schedule.due(self.clock.now(), last);
+        let now = self.coordinator.clock.now();
+        let recorded = batches::recorded(&self.store.pool, EXCHANGE, schedule.slot(now)).await?;
+        let due = schedule.due(now, recorded);
         if let Some((slot, reason)) = due.skipped.last() {
             tracing::warn!(slots = due.skipped.len(), last = %slot, reason = reason.as_str(), "slots skipped");
-            batches::record_skipped(&self.pool, Exchange::Binance, &due.skipped).await?;
+            batches::record_skipped(&self.store, EXCHANGE, &due.skipped).await?;
         }
         if let Some(slot) = due.run {
-            self.open_and_run(Trigger::Slot, slot).await?;
+            self.announce_all().await?;
+            let open = self.open(Trigger::Slot, slot).await?;
+            self.run_batch(open).await?;
         }
         Ok(())
     }
 
-    async fn open_and_run(
-        &mut self,
-        trigger: Trigger,
-        slot: chrono::DateTime<chrono::Utc>,
-    ) -> anyhow::Result<Ended> {
-        let deadline = slot + TimeDelta::from_std(self.settings.batch_deadline)?;
-        let id = &self.settings.coordinator_id;
-        let open =
-            batches::open(&self.pool, Exchange::Binance, trigger, slot, deadline, id).await?;
+    async fn open(&self, trigger: Trigger, slot: DateTime<Utc>) -> anyhow::Result<OpenBatch> {
+        let settings = &self.coordinator.settings;
+        let deadline = slot + TimeDelta::from_std(settings.batch_deadline)?;
+        let id = &settings.coordinator_id;
+        let open = batches::open(&self.store, EXCHANGE, trigger, slot, deadline, id).await?;
         tracing::info!(batch = %open.id, %slot, %deadline, "batch opened");
-        self.run_batch(open).await
+        Ok(open)
     }
 
-    async fn run_batch(&mut self, open: batches::OpenBatch) -> anyhow::Result<Ended> {
-        BatchRunner {
-            settings: &self.settings,
-            pool: &self.pool,
-            publisher: &self.publisher,
-            clock: &*self.clock,
-            reports: &mut self.reports,
-            shutdown: &self.shutdown,
+    async fn run_batch(&mut self, open: OpenBatch) -> anyhow::Result<Ended> {
+        let Coordinator { settings, publisher, clock, progress, shutdown, .. } = &*self.coordinator;
+        let id = open.id;
+        let runner = BatchRunner {
+            settings,
+            store: &self.store,
+            publisher,
+            clock: &**clock,
+            reports: self.reports,
+            shutdown,
+        };
+        let ended = runner.run(open, *progress).await?;
+        if let Ended::Closed(outcome) = ended {
+            self.announce(id, outcome).await;
         }
-        .run(open, self.progress)
-        .await
+        Ok(ended)
+    }
+
+    /// Tells of batches whose event a dead leader, or a broker that was away, did not take.
+    async fn announce_all(&self) -> anyhow::Result<()> {
+        for (batch, outcome) in batches::list_unannounced(&self.store.pool, EXCHANGE).await? {
+            self.announce(batch, outcome).await;
+        }
+        Ok(())
+    }
+
+    /// An event that can't be published now is published later; the database tells the same.
+    async fn announce(&self, batch: BatchId, outcome: BatchOutcome) {
+        let publisher = &self.coordinator.publisher;
+        if let Err(error) = batch::announce(&self.store, publisher, batch, outcome).await {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                %batch,
+                "the close of a batch could not be announced yet"
+            );
+        }
     }
 }

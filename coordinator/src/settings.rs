@@ -6,6 +6,8 @@ use shared::queue::Topology;
 use shared::settings::{BadSettings, Broker, Database, Vars};
 use shared::telemetry::Telemetry;
 
+use crate::planner::MarketPattern;
+
 /// All that can be set, checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -19,8 +21,12 @@ pub struct Settings {
     pub batch_deadline: Duration,
     /// A slot found later than this is skipped.
     pub misfire_grace: Duration,
-    /// Requests per minute that the limiter grants: what the plan may spend.
+    /// Requests per minute to count on while no worker has told the rate of its egress.
     pub rate_per_minute: u32,
+    /// Pages read again because their books moved, in percent of the pages of a batch.
+    pub reread_percent: u32,
+    /// Markets that go before others when the budget does not suffice for all.
+    pub priority_markets: Vec<MarketPattern>,
     /// Age at which the lists of fiats, assets and payment methods are read again.
     pub catalog_refresh: Duration,
     /// Fiats whose lists are refreshed in one batch; new fiats are read at once.
@@ -48,7 +54,15 @@ impl Settings {
                 batch_deadline.as_secs()
             ));
         }
+        let misfire_grace = vars.seconds("MISFIRE_GRACE_SECONDS", 120, 1..=86_400);
+        if misfire_grace >= interval {
+            vars.problem(format!(
+                "MISFIRE_GRACE_SECONDS={}: allowed is less than EXTRACTION_INTERVAL_MINUTES={interval_minutes}, or every slot is on time",
+                misfire_grace.as_secs()
+            ));
+        }
         let own_id = vars.process_id("coordinator");
+        let priority_markets = read_priorities(&mut vars);
         let settings = Self {
             database: Database::read(&mut vars),
             broker: Broker::read(&mut vars),
@@ -56,8 +70,10 @@ impl Settings {
             topology: Topology::new(&vars.prefix("AMQP_PREFIX", "p2p")),
             interval,
             batch_deadline,
-            misfire_grace: vars.seconds("MISFIRE_GRACE_SECONDS", 120, 1..=86_400),
+            misfire_grace,
             rate_per_minute: vars.number("INITIAL_RATE_LIMIT", 100, 1..=1_000_000),
+            reread_percent: vars.number("REREAD_PERCENT", 1, 0..=100),
+            priority_markets,
             catalog_refresh: Duration::from_secs(
                 vars.number("CATALOG_REFRESH_HOURS", 24, 1..=8760) * 3600,
             ),
@@ -67,6 +83,17 @@ impl Settings {
         };
         vars.finish(settings)
     }
+}
+
+fn read_priorities(vars: &mut Vars) -> Vec<MarketPattern> {
+    let mut patterns = Vec::new();
+    for text in vars.list("PRIORITY_MARKETS") {
+        match text.parse() {
+            Ok(pattern) => patterns.push(pattern),
+            Err(error) => vars.problem(format!("PRIORITY_MARKETS: {error}")),
+        }
+    }
+    patterns
 }
 
 #[cfg(test)]
@@ -89,6 +116,18 @@ mod tests {
         assert!(
             read([("EXTRACTION_INTERVAL_MINUTES", "5"), ("BATCH_DEADLINE_SECONDS", "240")]).is_ok()
         );
+    }
+
+    #[test]
+    fn a_grace_must_end_before_the_next_slot() {
+        assert!(read([("MISFIRE_GRACE_SECONDS", "600")]).unwrap_err().contains("=600"));
+    }
+
+    #[test]
+    fn priorities_that_name_no_markets_are_told() {
+        let error = read([("PRIORITY_MARKETS", "VES,USDT/EUR/UP")]).unwrap_err();
+        assert!(error.contains("USDT/EUR/UP") && error.contains("USDT/VES/BUY"), "{error}");
+        assert_eq!(read([("PRIORITY_MARKETS", "VES,USDT/EUR")]).unwrap().priority_markets.len(), 2);
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Slots and batches.
 
+use anyhow::Context;
 use chrono::{DateTime, NaiveDate, Utc};
 use shared::domain::BatchId;
 use shared::exchange::Exchange;
 use sqlx::PgPool;
 
-use crate::schedule::SkipReason;
+use super::Store;
+use crate::schedule::{Recorded, SkipReason, SlotState};
+use crate::store::close::BatchOutcome;
 
 /// Days for which partitions are made ahead, so that a night without coordinator breaks nothing.
 const PARTITION_DAYS_AHEAD: i32 = 3;
@@ -26,9 +29,10 @@ pub struct OpenBatch {
     pub is_planned: bool,
 }
 
-/// Opens a batch: row, slot and partitions in one transaction.
+/// Opens a batch: row, slot and partitions in one transaction. A slot that was recorded as skipped
+/// while the clock was ahead is taken all the same.
 pub async fn open(
-    pool: &PgPool,
+    store: &Store,
     exchange: Exchange,
     trigger: Trigger,
     slot_at: DateTime<Utc>,
@@ -36,7 +40,7 @@ pub async fn open(
     opened_by: &str,
 ) -> anyhow::Result<OpenBatch> {
     let day = slot_at.date_naive();
-    let mut tx = pool.begin().await?;
+    let mut tx = store.begin().await?;
     sqlx::query("SELECT pipeline.make_partitions($1, $1 + $2)")
         .bind(day)
         .bind(PARTITION_DAYS_AHEAD)
@@ -61,15 +65,20 @@ pub async fn open(
     .execute(&mut *tx)
     .await?;
     if trigger == Trigger::Slot {
-        sqlx::query(
-            "INSERT INTO pipeline.slots (exchange_id, slot_at, batch_id, state, recorded_at)
-             VALUES ($1, $2, $3, 'batch', now())",
+        let taken = sqlx::query(
+            "INSERT INTO pipeline.slots AS s (exchange_id, slot_at, batch_id, state, recorded_at)
+             VALUES ($1, $2, $3, 'batch', now())
+                 ON CONFLICT (exchange_id, slot_at) DO UPDATE
+                SET batch_id = EXCLUDED.batch_id, state = EXCLUDED.state, reason = NULL,
+                    recorded_at = EXCLUDED.recorded_at
+              WHERE s.state = 'skipped'",
         )
         .bind(exchange.id())
         .bind(slot_at)
         .bind(id.raw())
         .execute(&mut *tx)
         .await?;
+        anyhow::ensure!(taken.rows_affected() == 1, "slot {slot_at} has a batch already");
     }
     tx.commit().await?;
     Ok(OpenBatch { id, slot_at, deadline_at, is_planned: false })
@@ -101,18 +110,72 @@ pub async fn list_open(pool: &PgPool, exchange: Exchange) -> anyhow::Result<Vec<
     rows.into_iter().map(open).collect()
 }
 
-/// The latest slot of which something is recorded.
-pub async fn last_slot(pool: &PgPool, exchange: Exchange) -> anyhow::Result<Option<DateTime<Utc>>> {
-    let last = sqlx::query_scalar("SELECT max(slot_at) FROM pipeline.slots WHERE exchange_id = $1");
-    Ok(last.bind(exchange.id()).fetch_one(pool).await?)
+/// What is recorded of the slot `current` and of those before it.
+pub async fn recorded(
+    pool: &PgPool,
+    exchange: Exchange,
+    current: DateTime<Utc>,
+) -> anyhow::Result<Recorded> {
+    let (before, current): (Option<DateTime<Utc>>, Option<String>) = sqlx::query_as(
+        "SELECT max(slot_at) FILTER (WHERE slot_at < $2), max(state) FILTER (WHERE slot_at = $2)
+           FROM (SELECT slot_at, state FROM pipeline.slots
+                  WHERE exchange_id = $1 AND slot_at <= $2 ORDER BY slot_at DESC LIMIT 2) s",
+    )
+    .bind(exchange.id())
+    .bind(current)
+    .fetch_one(pool)
+    .await?;
+    let state = |text| if text == "batch" { SlotState::Batch } else { SlotState::Skipped };
+    Ok(Recorded { before, current: current.as_deref().map(state) })
+}
+
+/// How a batch was closed, perhaps by another coordinator; `None`: it is open.
+pub async fn outcome(pool: &PgPool, batch: BatchId) -> anyhow::Result<Option<BatchOutcome>> {
+    let outcome: Option<String> =
+        sqlx::query_scalar("SELECT outcome FROM pipeline.batches WHERE batch_id = $1")
+            .bind(batch.raw())
+            .fetch_one(pool)
+            .await?;
+    Ok(outcome.as_deref().and_then(BatchOutcome::from_column))
+}
+
+/// Closed batches of which nobody was told yet, oldest first: those of a leader that died meanwhile.
+pub async fn list_unannounced(
+    pool: &PgPool,
+    exchange: Exchange,
+) -> anyhow::Result<Vec<(BatchId, BatchOutcome)>> {
+    let rows: Vec<(i32, String)> = sqlx::query_as(
+        "SELECT batch_id, outcome FROM pipeline.batches
+          WHERE exchange_id = $1 AND state = 'closed' AND announced_at IS NULL ORDER BY batch_id",
+    )
+    .bind(exchange.id())
+    .fetch_all(pool)
+    .await?;
+    let batch = |(id, outcome): (i32, String)| {
+        let known = BatchOutcome::from_column(&outcome);
+        Ok((BatchId::from_raw(id)?, known.with_context(|| format!("outcome {outcome:?}"))?))
+    };
+    rows.into_iter().map(batch).collect()
+}
+
+/// Notes that the broker took the event of a batch.
+pub async fn mark_announced(store: &Store, batch: BatchId) -> anyhow::Result<()> {
+    let mut tx = store.begin().await?;
+    sqlx::query("UPDATE pipeline.batches SET announced_at = now() WHERE batch_id = $1")
+        .bind(batch.raw())
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 /// Records slots that nobody took.
 pub async fn record_skipped(
-    pool: &PgPool,
+    store: &Store,
     exchange: Exchange,
     skipped: &[(DateTime<Utc>, SkipReason)],
 ) -> anyhow::Result<()> {
+    let mut tx = store.begin().await?;
     sqlx::query(
         "INSERT INTO pipeline.slots (exchange_id, slot_at, state, reason, recorded_at)
          SELECT $1, s.slot_at, 'skipped', s.reason, now()
@@ -122,7 +185,8 @@ pub async fn record_skipped(
     .bind(exchange.id())
     .bind(skipped.iter().map(|(slot, _)| *slot).collect::<Vec<_>>())
     .bind(skipped.iter().map(|(_, reason)| reason.as_str()).collect::<Vec<_>>())
-    .execute(pool)
+    .execute(&mut *tx)
     .await?;
+    tx.commit().await?;
     Ok(())
 }

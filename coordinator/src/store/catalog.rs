@@ -8,7 +8,7 @@ use shared::domain::{Market, Side};
 use shared::exchange::Exchange;
 use sqlx::PgPool;
 
-use crate::planner::MarketState;
+use crate::planner::{MarketPattern, MarketState};
 
 /// A fiat whose lists are to be read.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -51,32 +51,23 @@ pub async fn list_due_fiats(
     stale_limit: u32,
     only: &[String],
 ) -> anyhow::Result<Vec<Fiat>> {
-    let due = match list {
-        FiatList::Assets => sqlx::query_as(
-            "WITH due AS (
-               SELECT f.fiat_id, f.currency_code AS code, c.assets_read_at AS read_at,
-                      row_number() OVER (PARTITION BY c.assets_read_at IS NULL ORDER BY c.assets_read_at, f.fiat_id) AS n
-                 FROM pipeline.fiat_catalog c JOIN warehouse.dim_fiat_currencies f USING (fiat_id)
-                WHERE c.exchange_id = $1 AND c.is_listed AND ($4 = '{}' OR f.currency_code = ANY ($4))
-                  AND (c.assets_read_at IS NULL OR c.assets_read_at < now() - make_interval(secs => $2)))
-             SELECT fiat_id, code FROM due WHERE read_at IS NULL OR n <= $3 ORDER BY fiat_id",
-        ),
-        FiatList::PaymentMethods => sqlx::query_as(
-            "WITH due AS (
-               SELECT f.fiat_id, f.currency_code AS code, c.payment_methods_read_at AS read_at,
-                      row_number() OVER (PARTITION BY c.payment_methods_read_at IS NULL ORDER BY c.payment_methods_read_at, f.fiat_id) AS n
-                 FROM pipeline.fiat_catalog c JOIN warehouse.dim_fiat_currencies f USING (fiat_id)
-                WHERE c.exchange_id = $1 AND c.is_listed AND ($4 = '{}' OR f.currency_code = ANY ($4))
-                  AND (c.payment_methods_read_at IS NULL
-                       OR c.payment_methods_read_at < now() - make_interval(secs => $2)))
-             SELECT fiat_id, code FROM due WHERE read_at IS NULL OR n <= $3 ORDER BY fiat_id",
-        ),
-    };
+    let due = sqlx::query_as(
+        "WITH due AS (
+           SELECT f.fiat_id, f.currency_code AS code, r.read_at,
+                  row_number() OVER (PARTITION BY r.read_at IS NULL ORDER BY r.read_at, f.fiat_id) AS n
+             FROM pipeline.fiat_catalog c JOIN warehouse.dim_fiat_currencies f USING (fiat_id)
+            CROSS JOIN LATERAL (SELECT CASE WHEN $5 THEN c.assets_read_at
+                                            ELSE c.payment_methods_read_at END AS read_at) r
+            WHERE c.exchange_id = $1 AND c.is_listed AND ($4 = '{}' OR f.currency_code = ANY ($4))
+              AND (r.read_at IS NULL OR r.read_at < now() - make_interval(secs => $2)))
+         SELECT fiat_id, code FROM due WHERE read_at IS NULL OR n <= $3 ORDER BY fiat_id",
+    );
     let due = due
         .bind(exchange.id())
         .bind(max_age.as_secs_f64())
         .bind(i64::from(stale_limit))
         .bind(only)
+        .bind(list == FiatList::Assets)
         .fetch_all(pool)
         .await?;
     Ok(due)
@@ -90,6 +81,7 @@ struct MarketRow {
     side: String,
     last_total: Option<i32>,
     last_read_at: Option<DateTime<Utc>>,
+    changes_per_hour: Option<i32>,
     consecutive_empty: i32,
     consecutive_shed: i32,
 }
@@ -99,10 +91,11 @@ pub async fn list_markets(
     pool: &PgPool,
     exchange: Exchange,
     only: &[String],
+    priorities: &[MarketPattern],
 ) -> anyhow::Result<(Vec<MarketState>, HashMap<i32, Market>)> {
     let rows: Vec<MarketRow> = sqlx::query_as(
         "SELECT m.market_id, f.currency_code AS fiat, a.symbol AS asset, m.trade_type AS side,
-                c.last_total, c.last_read_at, c.consecutive_empty, c.consecutive_shed
+                c.last_total, c.last_read_at, c.changes_per_hour, c.consecutive_empty, c.consecutive_shed
            FROM pipeline.catalog c
            JOIN warehouse.dim_markets m USING (market_id)
            JOIN pipeline.fiat_catalog l ON l.exchange_id = m.exchange_id AND l.fiat_id = m.fiat_id
@@ -120,20 +113,23 @@ pub async fn list_markets(
     let mut states = Vec::with_capacity(rows.len());
     for row in rows {
         // A row that is no market costs itself, never the batch.
-        match market(&row.fiat, &row.asset, &row.side) {
-            Ok(market) => drop(names.insert(row.market_id, market)),
+        let market = match market(&row.fiat, &row.asset, &row.side) {
+            Ok(market) => market,
             Err(error) => {
                 tracing::error!(market_id = row.market_id, %error, "a market can't be read");
                 continue;
             }
-        }
+        };
         states.push(MarketState {
             market_id: row.market_id,
             last_total: row.last_total.map(i32::cast_unsigned),
             last_read_at: row.last_read_at,
+            changes_per_hour: row.changes_per_hour.map(i32::cast_unsigned),
             consecutive_empty: row.consecutive_empty.cast_unsigned(),
             consecutive_shed: row.consecutive_shed.cast_unsigned(),
+            is_priority: priorities.iter().any(|pattern| pattern.matches(&market)),
         });
+        names.insert(row.market_id, market);
     }
     Ok((states, names))
 }

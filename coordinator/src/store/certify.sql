@@ -41,11 +41,11 @@ WITH readings AS (
 ), pages AS (
     SELECT market_id, page,
            -- A page is read if any of its readings succeeded.
-           bool_or(state = 'done' OR state = 'empty' AND attempts > 0) AS is_read,
+           bool_or(state = 'done' OR state = 'empty' AND reason = 'no_ads') AS is_read,
            bool_or(state IN ('failed', 'expired')) AS has_failed,
            bool_or(state = 'shed') AS is_shed,
            bool_and(reason IS NOT DISTINCT FROM 'beyond_last_page') AS is_beyond,
-           count(*) AS readings,
+           count(*) FILTER (WHERE reason IS DISTINCT FROM 'beyond_last_page') AS readings,
            coalesce((array_agg(ads_refused ORDER BY ordinal DESC) FILTER (WHERE state = 'done'))[1], 0) AS refused_ads
       FROM pipeline.jobs
      WHERE day = $1 AND batch_id = $2 AND kind = 'search'
@@ -56,7 +56,7 @@ WITH readings AS (
            count(*) FILTER (WHERE is_read) AS read,
            count(*) FILTER (WHERE has_failed AND NOT is_read) AS lost,
            count(*) FILTER (WHERE is_shed AND NOT is_read) AS shed,
-           sum(readings - 1) AS reread,
+           sum(greatest(readings - 1, 0)) AS reread,
            sum(refused_ads) AS refused_ads
       FROM pages GROUP BY market_id
 ), answers AS (
@@ -89,7 +89,7 @@ WITH readings AS (
 INSERT INTO warehouse.books
        (day, batch_id, market_id, verdict, first_total, last_total, min_total, max_total, pages_planned,
         pages_read, pages_lost, pages_shed, pages_reread, listed_ads, distinct_ads, duplicate_ads,
-        refused_ads, estimated_missed, first_fetched_at, last_fetched_at, span_ms)
+        refused_ads, estimated_missed, first_fetched_at, last_fetched_at, span_ms, is_listed)
 SELECT $1, $2, market_id,
        CASE WHEN shed > 0 AND shed = planned THEN 'shed'
             WHEN read = 0 THEN 'failed'
@@ -105,5 +105,10 @@ SELECT $1, $2, market_id,
        CASE WHEN read > 0 AND (max_total IS NOT NULL OR listed_ads = 0)
             THEN greatest(max_total - covered_ads - refused_ads, 0) END,
        first_fetched_at, last_fetched_at,
-       (extract(epoch FROM last_fetched_at - first_fetched_at) * 1000)::int
+       (extract(epoch FROM last_fetched_at - first_fetched_at) * 1000)::int,
+       coalesce((SELECT c.is_listed AND f.is_listed
+                   FROM pipeline.catalog c
+                   JOIN warehouse.dim_markets m USING (market_id)
+                   JOIN pipeline.fiat_catalog f ON f.exchange_id = m.exchange_id AND f.fiat_id = m.fiat_id
+                  WHERE c.market_id = counted.market_id), true)
   FROM counted

@@ -3,8 +3,10 @@
 //! Everything is made from this batch only, so its cost grows with the batch and never with history.
 
 use anyhow::Context;
-use shared::domain::BatchId;
-use sqlx::{PgConnection, PgPool};
+use shared::domain::{BatchId, MAX_ADS_PER_PAGE, MAX_JOBS_PER_BATCH, offer_version_id};
+use sqlx::PgConnection;
+
+use super::Store;
 
 /// How a batch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,14 @@ pub enum BatchOutcome {
 }
 
 impl BatchOutcome {
+    const ALL: [Self; 3] = [Self::Complete, Self::Partial, Self::Failed];
+
+    /// From the column; `None` while the batch is open.
+    #[must_use]
+    pub fn from_column(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.as_str() == text)
+    }
+
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -43,6 +53,8 @@ pub struct Sums {
     pub pages_lost: i64,
     /// Pages left out for want of budget.
     pub pages_shed: i64,
+    /// Readings beyond the first of a page.
+    pub pages_reread: i64,
     /// Lists of fiats or assets that were not read. Lists of payment methods do not count: they name
     /// what the ads name too, and no page waits for them.
     pub lists_lost: i64,
@@ -50,8 +62,14 @@ pub struct Sums {
     pub ads: i64,
     /// Ads in quarantine.
     pub refused: i64,
+    /// Ads that the books lack by their own estimate.
+    pub missed: i64,
     /// Requests sent.
     pub requests: i64,
+    /// Books, with those left out.
+    pub books: i64,
+    /// Books certified complete or empty.
+    pub books_complete: i64,
 }
 
 impl Sums {
@@ -81,8 +99,12 @@ impl Sums {
 const NOTIFY_CHANNEL: &str = "p2p_batch_closed";
 
 /// Closes a batch. What is still open has expired. `None`: somebody else had closed it.
-pub async fn close(pool: &PgPool, batch: BatchId) -> anyhow::Result<Option<Closed>> {
-    let mut tx = pool.begin().await?;
+pub async fn close(
+    store: &Store,
+    batch: BatchId,
+    closed_by: &str,
+) -> anyhow::Result<Option<Closed>> {
+    let mut tx = store.begin().await?;
     let state: String =
         sqlx::query_scalar("SELECT state FROM pipeline.batches WHERE batch_id = $1 FOR UPDATE")
             .bind(batch.raw())
@@ -99,11 +121,28 @@ pub async fn close(pool: &PgPool, batch: BatchId) -> anyhow::Result<Option<Close
     let sums = sum_up(&mut tx, batch).await?;
     let (outcome, reason) = sums.outcome();
     sqlx::query(
-        "UPDATE pipeline.batches SET state = 'closed', outcome = $2, reason = $3, closed_at = now() WHERE batch_id = $1",
+        "UPDATE pipeline.batches
+            SET state = 'closed', outcome = $2, reason = $3, closed_at = clock_timestamp(), closed_by = $4,
+                pages_read = $5, pages_lost = $6, pages_shed = $7, pages_reread = $8, lists_lost = $9,
+                ads = $10, ads_refused = $11, ads_missed = $12, requests = $13, books = $14,
+                books_complete = $15
+          WHERE batch_id = $1",
     )
     .bind(batch.raw())
     .bind(outcome.as_str())
     .bind(&reason)
+    .bind(closed_by)
+    .bind(sums.pages_read)
+    .bind(sums.pages_lost)
+    .bind(sums.pages_shed)
+    .bind(sums.pages_reread)
+    .bind(sums.lists_lost)
+    .bind(sums.ads)
+    .bind(sums.refused)
+    .bind(sums.missed)
+    .bind(sums.requests)
+    .bind(sums.books)
+    .bind(sums.books_complete)
     .execute(&mut *tx)
     .await?;
     sqlx::query("SELECT pg_notify($1, $2)")
@@ -159,24 +198,25 @@ async fn move_latest(connection: &mut PgConnection, batch: BatchId) -> anyhow::R
 }
 
 async fn update_catalog(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<()> {
-    sqlx::query(
-        "UPDATE pipeline.catalog c
-            SET last_total = CASE WHEN b.is_good THEN coalesce(b.max_total, 0) ELSE c.last_total END,
-                last_read_at = CASE WHEN b.is_good THEN b.slot_at ELSE c.last_read_at END,
-                last_batch_id = CASE WHEN b.listed_ads > 0 THEN b.batch_id ELSE c.last_batch_id END,
-                consecutive_empty = CASE WHEN b.verdict = 'empty' THEN c.consecutive_empty + 1
-                                         WHEN b.is_good THEN 0 ELSE c.consecutive_empty END,
-                consecutive_shed = CASE WHEN b.verdict = 'shed' THEN c.consecutive_shed + 1 ELSE 0 END
-           FROM (SELECT k.*, t.slot_at, k.pages_read > 0 AND k.pages_lost = 0 AND k.pages_shed = 0 AS is_good
-                   FROM warehouse.books k JOIN pipeline.batches t USING (batch_id)
-                  WHERE k.day = $1 AND k.batch_id = $2) b
-          WHERE c.market_id = b.market_id",
-    )
-    .bind(batch.day())
-    .bind(batch.raw())
-    .execute(connection)
-    .await?;
+    let (first_id, last_id) = offer_version_ids(batch);
+    // The statement joins thousands of rows of which the planner expects one: nested loops took a
+    // minute where hashes take moments.
+    sqlx::query("SET LOCAL enable_nestloop = off").execute(&mut *connection).await?;
+    sqlx::query(include_str!("catalog.sql"))
+        .bind(batch.day())
+        .bind(batch.raw())
+        .bind(first_id)
+        .bind(last_id)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("SET LOCAL enable_nestloop = on").execute(connection).await?;
     Ok(())
+}
+
+/// First and last id that a version seen first in this batch can have.
+fn offer_version_ids(batch: BatchId) -> (i32, i32) {
+    let first = offer_version_id(batch, 0, 0);
+    (first, offer_version_id(batch, MAX_JOBS_PER_BATCH - 1, MAX_ADS_PER_PAGE - 1))
 }
 
 async fn sum_up(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<Sums> {
@@ -185,8 +225,12 @@ async fn sum_up(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result
            FROM (SELECT coalesce(sum(pages_read), 0)::bigint AS pages_read,
                         coalesce(sum(pages_lost), 0)::bigint AS pages_lost,
                         coalesce(sum(pages_shed), 0)::bigint AS pages_shed,
+                        coalesce(sum(pages_reread), 0)::bigint AS pages_reread,
                         coalesce(sum(distinct_ads), 0)::bigint AS ads,
-                        coalesce(sum(refused_ads), 0)::bigint AS refused
+                        coalesce(sum(refused_ads), 0)::bigint AS refused,
+                        coalesce(sum(estimated_missed), 0)::bigint AS missed,
+                        count(*) AS books,
+                        count(*) FILTER (WHERE verdict IN ('complete', 'empty')) AS books_complete
                    FROM warehouse.books WHERE day = $1 AND batch_id = $2) b,
                 (SELECT count(*) FILTER (WHERE kind IN ('fiat_list', 'assets')
                                            AND state IN ('failed', 'expired')) AS lists_lost,

@@ -3,14 +3,15 @@
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use shared::domain::BatchId;
-use shared::job::{EndState, JobEnd, SHED_BUDGET, Work};
+use shared::job::{EMPTY_BEYOND_LAST_PAGE, EndState, JobEnd, SHED_BUDGET, Work};
 use sqlx::{PgConnection, PgPool};
 
 use super::batches::OpenBatch;
-use super::catalog;
+use super::{Store, catalog};
 use crate::ledger::{Ledger, LedgerJob};
 
-/// Plans jobs. Those that are there already stay as they are.
+/// Plans jobs. Those that are there already stay as they are: a commit whose answer was lost is done
+/// again.
 pub async fn insert(
     connection: &mut PgConnection,
     batch: &OpenBatch,
@@ -106,8 +107,31 @@ pub async fn reissue(
     Ok(())
 }
 
+/// Ends jobs whose pages are beyond the end of their books; one that a worker ended stays as it is.
+pub async fn trim(
+    connection: &mut PgConnection,
+    batch: BatchId,
+    ordinals: &[u32],
+) -> anyhow::Result<()> {
+    if ordinals.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE pipeline.jobs SET state = 'empty', reason = $4, ended_at = now()
+          WHERE day = $1 AND batch_id = $2 AND ordinal = ANY ($3) AND ended_at IS NULL",
+    )
+    .bind(batch.day())
+    .bind(batch.raw())
+    .bind(ordinals.iter().map(|ordinal| ordinal.cast_signed()).collect::<Vec<_>>())
+    .bind(EMPTY_BEYOND_LAST_PAGE)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// The broker confirmed these. A job may have ended before this is written.
-pub async fn mark_published(pool: &PgPool, batch: BatchId, ordinals: &[u32]) -> anyhow::Result<()> {
+pub async fn mark_published(store: &Store, batch: BatchId, ordinals: &[u32]) -> anyhow::Result<()> {
+    let mut tx = store.begin().await?;
     sqlx::query(
         "UPDATE pipeline.jobs
             SET published_at = now(), state = CASE state WHEN 'planned' THEN 'published' ELSE state END
@@ -116,8 +140,9 @@ pub async fn mark_published(pool: &PgPool, batch: BatchId, ordinals: &[u32]) -> 
     .bind(batch.day())
     .bind(batch.raw())
     .bind(ordinals.iter().map(|ordinal| ordinal.cast_signed()).collect::<Vec<_>>())
-    .execute(pool)
+    .execute(&mut *tx)
     .await?;
+    tx.commit().await?;
     Ok(())
 }
 
@@ -215,7 +240,11 @@ impl JobRow {
 }
 
 /// The ledger of a batch that was begun before, and what of it has ended.
-pub async fn load(pool: &PgPool, batch: BatchId) -> anyhow::Result<(Ledger, Vec<JobEnd>)> {
+pub async fn load(
+    pool: &PgPool,
+    batch: BatchId,
+    reread_percent: u32,
+) -> anyhow::Result<(Ledger, Vec<JobEnd>)> {
     let rows: Vec<JobRow> = sqlx::query_as(
         "SELECT j.ordinal, j.issue::int AS issue, j.urgent, j.kind, j.state, j.market_id, j.fiat_id,
                 j.page::int AS page, j.ads_expected, f.currency_code AS fiat, a.symbol AS asset,
@@ -230,7 +259,7 @@ pub async fn load(pool: &PgPool, batch: BatchId) -> anyhow::Result<(Ledger, Vec<
     .bind(batch.raw())
     .fetch_all(pool)
     .await?;
-    let mut ledger = Ledger::default();
+    let mut ledger = Ledger::new(reread_percent);
     for row in &rows {
         let row_error = || format!("pipeline.jobs, batch {batch}, ordinal {}", row.ordinal);
         let job = LedgerJob {
@@ -248,19 +277,22 @@ pub async fn load(pool: &PgPool, batch: BatchId) -> anyhow::Result<(Ledger, Vec<
     Ok((ledger, ended))
 }
 
-/// Notes that the pages of the batch are planned, with the budget they were planned for.
+/// Notes that the pages of the batch are planned, with the budget they were planned for and the
+/// egresses that it counts on.
 pub async fn mark_planned(
     connection: &mut PgConnection,
     batch: BatchId,
     budget: u32,
+    egresses: usize,
     at: DateTime<Utc>,
 ) -> anyhow::Result<()> {
     sqlx::query(
-        "UPDATE pipeline.batches SET planned_at = $2, request_budget = $3 WHERE batch_id = $1",
+        "UPDATE pipeline.batches SET planned_at = $2, request_budget = $3, egresses = $4 WHERE batch_id = $1",
     )
     .bind(batch.raw())
     .bind(at)
     .bind(budget.cast_signed())
+    .bind(i32::try_from(egresses).unwrap_or(i32::MAX))
     .execute(connection)
     .await?;
     Ok(())

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use coordinator::leader::Leadership;
 use coordinator::schedule::SystemClock;
+use coordinator::settings::Settings;
+use coordinator::store::batches::{self, Trigger};
+use coordinator::store::{Replaced, Store, close};
 use coordinator::{Mode, RunOutcome};
 use shared::exchange::Exchange;
 use sqlx::PgPool;
@@ -15,7 +18,7 @@ use crate::settings;
 #[sqlx::test(migrations = "../migrations")]
 async fn there_is_one_leader(pool: PgPool) {
     let settings = settings(&pool);
-    let acquire = || Leadership::try_acquire(&settings.database, Exchange::Binance);
+    let acquire = || Leadership::try_acquire(&settings.database, Exchange::Binance, "test", None);
     let leader = acquire().await.unwrap().expect("nobody led");
     assert!(acquire().await.unwrap().is_none());
     let once = coordinator::run(
@@ -53,15 +56,50 @@ async fn there_is_one_leader(pool: PgPool) {
     assert_eq!(standby.await.unwrap().unwrap(), RunOutcome::Stopped);
 }
 
+/// The sessions that hold the leader's lock.
+const CUT: &str =
+    "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                    WHERE l.locktype = 'advisory' AND d.datname = current_database()";
+
+async fn lead(settings: &Settings) -> Option<Leadership> {
+    Leadership::try_acquire(&settings.database, Exchange::Binance, "test", None).await.unwrap()
+}
+
 /// A leader whose connection is cut stops acting.
 #[sqlx::test(migrations = "../migrations")]
 async fn a_lost_lock_is_noticed(pool: PgPool) {
-    let settings = settings(&pool);
-    let leader =
-        Leadership::try_acquire(&settings.database, Exchange::Binance).await.unwrap().unwrap();
-    let cut = "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-                WHERE l.locktype = 'advisory' AND d.datname = current_database()";
-    sqlx::query(cut).execute(&pool).await.unwrap();
-    let noticed = tokio::time::timeout(Duration::from_secs(20), leader.lost().cancelled()).await;
+    let leader = lead(&settings(&pool)).await.unwrap();
+    sqlx::query(CUT).execute(&pool).await.unwrap();
+    let lost = leader.term().lost.cancelled();
+    let noticed = tokio::time::timeout(Duration::from_secs(20), lost).await;
     assert!(noticed.is_ok());
+}
+
+/// Writes of a leader that was replaced take no effect, even before it knows: neither those that it
+/// begins, nor those it was in the middle of when it fell silent.
+#[sqlx::test(migrations = "../migrations")]
+async fn late_writes_take_no_effect(pool: PgPool) {
+    let settings = settings(&pool);
+    let former = lead(&settings).await.unwrap();
+    let store = Store::new(pool.clone(), former.term().clone());
+    let slot = "2026-11-22T10:00:00Z".parse().unwrap();
+    let batch = batches::open(&store, Exchange::Binance, Trigger::Once, slot, slot, "former");
+    let batch = batch.await.unwrap();
+    // The server ends a transaction that falls silent, so that it holds up nobody.
+    let connected = shared::store::connect(&settings.database, "former").await.unwrap();
+    let silent = Store::new(connected, former.term().clone());
+    let mut silent = silent.begin().await.unwrap();
+    sqlx::query("DELETE FROM pipeline.batches").execute(&mut *silent).await.unwrap();
+    sqlx::query(CUT).execute(&pool).await.unwrap();
+    let successor = lead(&settings).await.expect("the lock is free");
+    assert_eq!(successor.term().epoch, former.term().epoch + 1);
+    assert!(silent.commit().await.is_err());
+    let late = close::close(&store, batch.id, "former").await.unwrap_err();
+    assert!(late.is::<Replaced>(), "{late:#}");
+    assert!(former.term().lost.is_cancelled());
+    let open = batches::list_open(&pool, Exchange::Binance).await.unwrap();
+    assert_eq!(open.len(), 1);
+    let store = Store::new(pool.clone(), successor.term().clone());
+    assert!(close::close(&store, batch.id, "successor").await.unwrap().is_some());
+    assert!(close::close(&store, batch.id, "successor").await.unwrap().is_none(), "closed once");
 }

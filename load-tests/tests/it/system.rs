@@ -137,9 +137,9 @@ async fn nothing_read_is_a_failed_batch() {
 /// A deadline cuts the batch: what was read stays, the rest is expired, the exit code says partial.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_cuts_the_batch() {
-    let fleet = Fleet::start("--fiats 3 --ads 1200").await;
-    // The coordinator believes in more than the workers get: the plan does not fit the time.
-    let _worker = fleet.worker("a", &[("INITIAL_RATE_LIMIT", "1200")]);
+    let fleet = Fleet::start("--fiats 3 --ads 1200 --latency-ms 100").await;
+    // One request at a time can't use the rate that the plan counts on.
+    let _worker = fleet.worker("a", &[("MAX_WORKERS", "1")]);
     assert_eq!(fleet.batch(&[("BATCH_DEADLINE_SECONDS", "4")]), 3);
     assert_eq!(fleet.number(NOT_ENDED).await, 0);
     assert!(fleet.number("SELECT count(*) FROM pipeline.jobs WHERE state = 'expired'").await > 0);
@@ -154,10 +154,14 @@ async fn a_deadline_cuts_the_batch() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_shed_is_recorded_and_read_next() {
     let fleet = Fleet::start("--fiats 2 --ads 600").await;
-    let _worker = fleet.worker("a", &[]);
+    let mut fast = fleet.worker("fast", &[]);
     assert_eq!(fleet.batch(&[]), 0);
-    // 600 requests a minute for 6 seconds, less the reserve: 57 pages, where about 70 are needed.
-    let tight = [("INITIAL_RATE_LIMIT", "600"), ("BATCH_DEADLINE_SECONDS", "6")];
+    assert!(fast.terminate().success());
+    // 600 requests a minute for 6 seconds, less the reserve: 57 pages, where about 70 are needed. The
+    // coordinator learns the rate from the worker.
+    let _slow = fleet.worker("slow", &[("INITIAL_RATE_LIMIT", "600")]);
+    fleet.wait_for("SELECT count(*) FROM pipeline.workers WHERE worker_id = 'slow'", 1).await;
+    let tight = [("BATCH_DEADLINE_SECONDS", "6")];
     assert_eq!(fleet.batch(&tight), 3);
     let shed = "SELECT count(DISTINCT market_id) FROM pipeline.jobs WHERE state = 'shed' AND reason = 'budget'";
     let markets_shed = fleet.number(shed).await;
@@ -171,6 +175,24 @@ async fn what_is_shed_is_recorded_and_read_next() {
         fleet.number("SELECT count(*) FROM pipeline.catalog WHERE consecutive_shed = 2").await,
         0
     );
+    fleet.remove().await;
+}
+
+/// The rate of each egress is there for the plan once, however many workers share it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_budget_counts_every_egress_once() {
+    let fleet = Fleet::start("--fiats 1 --ads 100").await;
+    let _workers = [
+        fleet.worker("a", &[("EGRESS_ID", "one"), ("INITIAL_RATE_LIMIT", "600")]),
+        fleet.worker("b", &[("EGRESS_ID", "one"), ("INITIAL_RATE_LIMIT", "600")]),
+        fleet.worker("c", &[("EGRESS_ID", "two"), ("INITIAL_RATE_LIMIT", "1200")]),
+    ];
+    fleet.wait_for("SELECT count(*) FROM pipeline.workers", 3).await;
+    assert_eq!(fleet.batch(&[("BATCH_DEADLINE_SECONDS", "60")]), 0);
+    assert_eq!(fleet.number("SELECT egresses::bigint FROM pipeline.batches").await, 2);
+    // 1,800 a minute less the reserve, for what is left of the minute after the discovery.
+    let budget = fleet.number("SELECT request_budget::bigint FROM pipeline.batches").await;
+    assert!((1200..=1710).contains(&budget), "{budget}");
     fleet.remove().await;
 }
 

@@ -1,0 +1,35 @@
+-- What the planner learns of a batch: $1 day, $2 batch, $3 and $4 first and last id that a version seen
+-- first in it can have.
+WITH changes AS (
+    -- Ads that came or changed. One whose content a worker did not remember counts too: its cache was
+    -- cold, which the smoothing bears.
+    SELECT market_id, count(DISTINCT adv_no) AS ads
+      FROM warehouse.offer_versions
+     WHERE day = $1 AND id BETWEEN $3 AND $4
+     GROUP BY market_id
+), books AS (
+    SELECT k.*, t.slot_at, k.pages_read > 0 AND k.pages_lost = 0 AND k.pages_shed = 0 AS is_good,
+           coalesce(c.ads, 0) AS changes
+      FROM warehouse.books k
+      JOIN pipeline.batches t USING (batch_id)
+      LEFT JOIN changes c USING (market_id)
+     WHERE k.day = $1 AND k.batch_id = $2
+), rates AS (
+    -- The first reading of a day stores every ad anew, so it tells nothing of changes.
+    SELECT b.market_id,
+           (b.changes * 3600 / extract(epoch FROM b.slot_at - c.last_read_at))::int AS per_hour
+      FROM books b JOIN pipeline.catalog c USING (market_id)
+     WHERE b.is_good AND c.last_read_at < b.slot_at
+       AND (c.last_read_at AT TIME ZONE 'UTC')::date = $1
+)
+UPDATE pipeline.catalog c
+   SET last_total = CASE WHEN b.is_good THEN coalesce(b.last_total, 0) ELSE c.last_total END,
+       last_read_at = CASE WHEN b.is_good THEN b.slot_at ELSE c.last_read_at END,
+       last_batch_id = CASE WHEN b.listed_ads > 0 THEN b.batch_id ELSE c.last_batch_id END,
+       -- A quarter of the new rate: an hour of every ten minutes forgets most of what was.
+       changes_per_hour = coalesce((3 * c.changes_per_hour + r.per_hour) / 4, r.per_hour, c.changes_per_hour),
+       consecutive_empty = CASE WHEN b.verdict = 'empty' THEN c.consecutive_empty + 1
+                                WHEN b.is_good THEN 0 ELSE c.consecutive_empty END,
+       consecutive_shed = CASE WHEN b.verdict = 'shed' THEN c.consecutive_shed + 1 ELSE 0 END
+  FROM books b LEFT JOIN rates r USING (market_id)
+ WHERE c.market_id = b.market_id
