@@ -6,6 +6,9 @@ use sqlx::PgPool;
 /// Pages of one book that are read again in a round. A book that moved at more places moves faster
 /// than it can be read.
 const MAX_PAGES_PER_ROUND: i32 = 12;
+/// The same for a book whose total changed: the large ones always do, and would use up what all books
+/// may be read again.
+const MAX_PAGES_OF_STEPPED: i32 = 2;
 
 /// The pages at which the books of `markets` moved while they were read, by market and page; those
 /// of books that are whole are not among them.
@@ -19,6 +22,7 @@ pub async fn list_moved_pages(
         .bind(batch.raw())
         .bind(markets)
         .bind(MAX_PAGES_PER_ROUND)
+        .bind(MAX_PAGES_OF_STEPPED)
         .fetch_all(pool)
         .await?;
     Ok(rows.into_iter().map(|(market, page)| (market, page.cast_unsigned())).collect())

@@ -1,5 +1,6 @@
--- Pages at which books moved while they were read: $1 day, $2 batch, $3 markets, $4 pages per book at
--- most. Those that can still become complete come first.
+-- Pages at which books moved while they were read: $1 day, $2 batch, $3 markets, $4 pages at most of a
+-- book whose total stayed: it becomes complete if the odd pages are found. $5 of a book whose total
+-- changed: it can't any more, so it is looked at once only, for the ads that slipped.
 --
 -- Looked at are the last readings of the pages. An ad on two of them went from one to the other, perhaps
 -- in place of one that went the other way. One of the two readings is the odd one: that with more such ads,
@@ -29,7 +30,8 @@ WITH readings AS (
 ), books AS (
     SELECT market_id, min(declared_total) AS least, max(declared_total) AS most,
            sum(ads_refused) FILTER (WHERE is_last) AS refused_ads,
-           bool_or(NOT is_last) AS was_read_again
+           bool_or(NOT is_last) AS was_read_again,
+           array_agg(page) AS pages
       FROM readings WHERE cardinality(offer_ids) > 0 GROUP BY market_id
 ), moved AS (
     SELECT b.*
@@ -58,8 +60,7 @@ WITH readings AS (
     SELECT m.market_id, n.page::smallint AS page
       FROM moved m
      CROSS JOIN LATERAL generate_series(1, least((m.most + 19) / 20, 500)) AS n (page)
-     WHERE NOT EXISTS (SELECT FROM readings r
-                        WHERE r.market_id = m.market_id AND r.page = n.page AND cardinality(r.offer_ids) > 0)
+     WHERE n.page <> ALL (m.pages)
 ), suspect AS (
     SELECT market_id, page FROM repeated
      UNION
@@ -69,13 +70,15 @@ WITH readings AS (
 ), chosen AS (
     SELECT market_id, page FROM suspect
      UNION
-    SELECT m.market_id, r.page
-      FROM moved m JOIN readings r USING (market_id)
-     WHERE NOT m.was_read_again AND r.page <= 2
+    SELECT m.market_id, f.page::smallint
+      FROM moved m CROSS JOIN unnest(ARRAY[1, 2]) AS f (page)
+     WHERE NOT m.was_read_again AND f.page = ANY (m.pages)
        AND NOT EXISTS (SELECT FROM suspect s WHERE s.market_id = m.market_id)
 ), counted AS (
-    SELECT m.market_id, c.page::int AS page, m.least < m.most AS has_stepped,
+    SELECT m.market_id, c.page::int AS page, m.least < m.most AS has_stepped, m.was_read_again,
            row_number() OVER (PARTITION BY m.market_id ORDER BY c.page) AS n
       FROM chosen c JOIN moved m USING (market_id)
 )
-SELECT market_id, page FROM counted WHERE n <= $4 ORDER BY has_stepped, market_id, page
+SELECT market_id, page FROM counted
+ WHERE CASE WHEN has_stepped THEN n <= $5 AND NOT was_read_again ELSE n <= $4 END
+ ORDER BY has_stepped, market_id, page
