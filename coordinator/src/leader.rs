@@ -42,35 +42,79 @@ pub struct Leadership {
     release: CancellationToken,
 }
 
-impl Leadership {
-    /// Leads if nobody else does; `None`: somebody does. `interval` is that of the schedule which
-    /// this leader keeps, if it keeps one.
-    pub async fn try_acquire(
-        settings: &Database,
+/// One who would lead. Keeps its connection while it stands by, so that asking twice a second costs a
+/// statement and no session each time.
+pub struct Candidate {
+    settings: Database,
+    exchange: Exchange,
+    coordinator_id: String,
+    interval: Option<Duration>,
+    connection: Option<PgConnection>,
+}
+
+impl Candidate {
+    /// `interval` is that of the schedule which this coordinator keeps, if it keeps one.
+    #[must_use]
+    pub fn new(
+        settings: Database,
         exchange: Exchange,
-        coordinator_id: &str,
+        coordinator_id: String,
         interval: Option<Duration>,
-    ) -> anyhow::Result<Option<Self>> {
-        let options: PgConnectOptions = settings.url.as_str().parse()?;
-        let options = options
-            .application_name("coordinator lock")
-            .options([("idle_session_timeout", SILENCE_LIMIT.as_millis().to_string())]);
-        let mut connection = tokio::time::timeout(ANSWER_TIMEOUT, options.connect()).await??;
+    ) -> Self {
+        Self { settings, exchange, coordinator_id, interval, connection: None }
+    }
+
+    /// Leads if nobody else does; `None`: somebody does.
+    pub async fn try_lead(&mut self) -> anyhow::Result<Option<Leadership>> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => tokio::time::timeout(ANSWER_TIMEOUT, self.connect()).await??,
+        };
         let lock =
             sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('p2p.coordinator'), $1)");
-        let lock = lock.bind(i32::from(exchange.id())).fetch_one(&mut connection);
+        let lock = lock.bind(i32::from(self.exchange.id())).fetch_one(&mut connection);
         let leads: bool =
             tokio::time::timeout(ANSWER_TIMEOUT, lock).await?.context("the leader's lock")?;
         if !leads {
+            self.connection = Some(connection);
             return Ok(None);
         }
-        let epoch = begin_term(&mut connection, exchange, coordinator_id, interval);
+        let epoch = self.begin_term(&mut connection);
         let epoch = tokio::time::timeout(EPOCH_TIMEOUT, epoch).await??;
         let (lost, release) = (CancellationToken::new(), CancellationToken::new());
         tokio::spawn(hold(connection, lost.clone(), release.clone()));
-        Ok(Some(Self { term: Term { exchange, epoch, lost }, release }))
+        let term = Term { exchange: self.exchange, epoch, lost };
+        Ok(Some(Leadership { term, release }))
     }
 
+    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let options: PgConnectOptions = self.settings.url.as_str().parse()?;
+        let silence = ("idle_session_timeout", SILENCE_LIMIT.as_millis().to_string());
+        options.application_name("coordinator lock").options([silence]).connect().await
+    }
+
+    /// Counts the epoch. Waits for the writes of the former leader that are under way: they hold the
+    /// row shared, and whatever comes after them finds the new epoch.
+    async fn begin_term(&self, connection: &mut PgConnection) -> anyhow::Result<i64> {
+        let interval_seconds =
+            self.interval.map(|interval| i32::try_from(interval.as_secs())).transpose()?;
+        let epoch = sqlx::query_scalar(
+            "INSERT INTO pipeline.leaders AS l
+                    (exchange_id, epoch, coordinator_id, leading_since, interval_seconds)
+             VALUES ($1, 1, $2, now(), $3)
+                 ON CONFLICT (exchange_id) DO UPDATE
+                SET epoch = l.epoch + 1, coordinator_id = EXCLUDED.coordinator_id,
+                    leading_since = EXCLUDED.leading_since,
+                    interval_seconds = coalesce(EXCLUDED.interval_seconds, l.interval_seconds)
+          RETURNING epoch",
+        );
+        let epoch = epoch.bind(self.exchange.id()).bind(&self.coordinator_id);
+        let epoch = epoch.bind(interval_seconds).fetch_one(connection);
+        epoch.await.context("the leader's epoch")
+    }
+}
+
+impl Leadership {
     #[must_use]
     pub fn term(&self) -> &Term {
         &self.term
@@ -81,30 +125,6 @@ impl Drop for Leadership {
     fn drop(&mut self) {
         self.release.cancel();
     }
-}
-
-/// Counts the epoch. Waits for the writes of the former leader that are under way: they hold the row
-/// shared, and whatever comes after them finds the new epoch.
-async fn begin_term(
-    connection: &mut PgConnection,
-    exchange: Exchange,
-    coordinator_id: &str,
-    interval: Option<Duration>,
-) -> anyhow::Result<i64> {
-    let interval_seconds =
-        interval.map(|interval| i32::try_from(interval.as_secs())).transpose()?;
-    let epoch = sqlx::query_scalar(
-        "INSERT INTO pipeline.leaders AS l
-                (exchange_id, epoch, coordinator_id, leading_since, interval_seconds)
-         VALUES ($1, 1, $2, now(), $3)
-             ON CONFLICT (exchange_id) DO UPDATE
-            SET epoch = l.epoch + 1, coordinator_id = EXCLUDED.coordinator_id,
-                leading_since = EXCLUDED.leading_since,
-                interval_seconds = coalesce(EXCLUDED.interval_seconds, l.interval_seconds)
-      RETURNING epoch",
-    );
-    let epoch = epoch.bind(exchange.id()).bind(coordinator_id).bind(interval_seconds);
-    epoch.fetch_one(connection).await.context("the leader's epoch")
 }
 
 async fn hold(mut connection: PgConnection, lost: CancellationToken, release: CancellationToken) {

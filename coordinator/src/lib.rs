@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{BatchRunner, Ended};
-use crate::leader::{Leadership, Term};
+use crate::leader::{Candidate, Leadership, Term};
 use crate::schedule::{Clock, Schedule, SystemClock};
 use crate::settings::Settings;
 use crate::store::Store;
@@ -149,12 +149,13 @@ impl Coordinator {
     async fn stand_by(&self, has_led: bool) -> anyhow::Result<Option<Leadership>> {
         let Self { settings, mode, .. } = self;
         let interval = (*mode == Mode::Schedule).then_some(settings.interval);
+        let (database, id) = (settings.database.clone(), settings.coordinator_id.clone());
+        let mut candidate = Candidate::new(database, EXCHANGE, id, interval);
         let since = Instant::now();
         // Who stands by bears a database that is away for a while; who just starts tells it.
         let mut stands_by = has_led;
         loop {
-            let id = &settings.coordinator_id;
-            match Leadership::try_acquire(&settings.database, EXCHANGE, id, interval).await {
+            match candidate.try_lead().await {
                 Ok(Some(leadership)) => return Ok(Some(leadership)),
                 Ok(None) if *mode == Mode::Once => {
                     tracing::error!("another coordinator leads");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use coordinator::leader::Leadership;
+use coordinator::leader::{Candidate, Leadership};
 use coordinator::schedule::SystemClock;
 use coordinator::settings::Settings;
 use coordinator::store::batches::{self, Trigger};
@@ -18,9 +18,8 @@ use crate::settings;
 #[sqlx::test(migrations = "../migrations")]
 async fn there_is_one_leader(pool: PgPool) {
     let settings = settings(&pool);
-    let acquire = || Leadership::try_acquire(&settings.database, Exchange::Binance, "test", None);
-    let leader = acquire().await.unwrap().expect("nobody led");
-    assert!(acquire().await.unwrap().is_none());
+    let leader = lead(&settings).await.expect("nobody led");
+    assert!(lead(&settings).await.is_none());
     let once = coordinator::run(
         settings.clone(),
         Mode::Once,
@@ -62,7 +61,9 @@ const CUT: &str =
                     WHERE l.locktype = 'advisory' AND d.datname = current_database()";
 
 async fn lead(settings: &Settings) -> Option<Leadership> {
-    Leadership::try_acquire(&settings.database, Exchange::Binance, "test", None).await.unwrap()
+    let database = settings.database.clone();
+    let mut candidate = Candidate::new(database, Exchange::Binance, "test".to_owned(), None);
+    candidate.try_lead().await.unwrap()
 }
 
 /// A leader whose connection is cut stops acting.
