@@ -162,12 +162,9 @@ impl Failure {
             | Self::Network
             | Self::RateLimited
             | Self::ServerError
-            | Self::Unparsable => true,
-            Self::HttpStatus
             | Self::TooLarge
-            | Self::Rejected
-            | Self::OversizedPage
-            | Self::StoreRefused => false,
+            | Self::Unparsable => true,
+            Self::HttpStatus | Self::Rejected | Self::OversizedPage | Self::StoreRefused => false,
         }
     }
 

@@ -45,6 +45,8 @@ WITH readings AS (
            bool_or(state IN ('failed', 'expired')) AS has_failed,
            bool_or(state = 'shed') AS is_shed,
            bool_and(reason IS NOT DISTINCT FROM 'beyond_last_page') AS is_beyond,
+           bool_or(state = 'done') AS has_ads,
+           max(CASE WHEN bool_or(state = 'done') THEN page END) OVER (PARTITION BY market_id) AS last_with_ads,
            count(*) FILTER (WHERE reason IS DISTINCT FROM 'beyond_last_page') AS readings,
            coalesce((array_agg(ads_refused ORDER BY ordinal DESC) FILTER (WHERE state = 'done'))[1], 0) AS refused_ads
       FROM pipeline.jobs
@@ -53,6 +55,8 @@ WITH readings AS (
 ), books AS (
     SELECT market_id,
            count(*) FILTER (WHERE NOT is_beyond) AS planned,
+           -- Two pages without ads above all others are the end, whatever the total says.
+           count(*) FILTER (WHERE is_read AND NOT has_ads AND page > coalesce(last_with_ads, 0)) >= 2 AS has_ended,
            count(*) FILTER (WHERE is_read) AS read,
            count(*) FILTER (WHERE has_failed AND NOT is_read) AS lost,
            count(*) FILTER (WHERE is_shed AND NOT is_read) AS shed,
@@ -74,7 +78,8 @@ WITH readings AS (
 ), counted AS (
     SELECT b.*, t.first_total, t.last_total, t.min_total, t.max_total, t.first_fetched_at, t.last_fetched_at,
            -- Pages that the book declares and that the deadline kept from being planned.
-           greatest(coalesce(ceil(t.max_total / 20.0), 0)::int - b.planned, 0) AS unplanned,
+           CASE WHEN b.has_ended THEN 0
+                ELSE greatest(coalesce(ceil(t.max_total / 20.0), 0)::int - b.planned, 0) END AS unplanned,
            coalesce(a.listed_ads, 0) AS listed_ads,
            coalesce(a.distinct_ads, 0) AS distinct_ads,
            coalesce(a.duplicate_ads, 0) AS duplicate_ads,

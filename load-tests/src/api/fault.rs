@@ -121,16 +121,15 @@ impl Fault {
             | Self::BrokenGzip
             | Self::Drip
             | Self::Hang
+            | Self::Endless
             | Self::Reset => true,
-            // What a collector may take for lasting: that the path is gone, that an answer is too
-            // large. What it may believe: lies about a book. And what is right but for its label.
+            // What a collector may take for lasting, as that the path is gone. What it may believe: lies about a book. And what is right but for its label.
             Self::Http404
             | Self::Http451
             | Self::Code000002
             | Self::Code000002Http400
             | Self::Code083932
             | Self::Text200
-            | Self::Endless
             | Self::Redirect
             | Self::EmptyBook
             | Self::NoTotal

@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use crate::fleet::Fleet;
 
-/// A small market that moves while it is read, as fast as a real one within an hour.
+/// A small market that moves while it is read, several times as fast as a real one.
 const MOVING: &str =
-    "--fiats 4 --ads 1500 --churn-per-minute 60 --change-per-minute 200 --latency-ms 5";
+    "--fiats 4 --ads 1500 --churn-per-minute 20 --change-per-minute 200 --latency-ms 5";
 
 const ENDED: &str = "SELECT count(*) FROM pipeline.jobs WHERE ended_at IS NOT NULL";
 const NOT_ENDED: &str = "SELECT count(*) FROM pipeline.jobs WHERE ended_at IS NULL";
@@ -121,6 +121,8 @@ async fn faults_of_the_exchange_cost_requests_only() {
     let met: BTreeSet<_> = requests.iter().filter_map(|line| line["fault"].as_str()).collect();
     let unmet: Vec<_> = passing().map(name).filter(|kind| !met.contains(&**kind)).collect();
     assert_eq!(unmet, Vec::<String>::new(), "another seed is needed");
+    let ledger = fleet.number("SELECT sum(attempts) FROM pipeline.jobs").await;
+    assert_eq!(usize::try_from(ledger), Ok(requests.len()), "the ledger counts every request");
     fleet.remove().await;
 }
 
@@ -137,6 +139,38 @@ async fn a_fiat_delisted_in_the_middle_is_no_loss() {
     assert!(fleet.number(NOT_ENDED).await > 0, "delisted too late to tell anything");
     assert_eq!(coordinator.wait().code(), Some(0));
     assert_eq!(fleet.batch(&[]), 0);
+    fleet.assert_equals_truth();
+    // Its markets answer empty. That it left, only the list of fiats tells, which is read at once.
+    let lists = "SELECT count(*) FROM pipeline.jobs WHERE kind = 'fiat_list' AND state = 'done'";
+    assert!(fleet.number(lists).await >= 2);
+    let gone = "SELECT count(*) FROM warehouse.books b JOIN warehouse.dim_markets USING (market_id)
+                  JOIN warehouse.dim_fiat_currencies USING (fiat_id)
+                 WHERE verdict = 'empty' AND is_listed = (currency_code = 'VES')
+                   AND batch_id = (SELECT max(batch_id) FROM pipeline.batches)";
+    let empty = "SELECT count(*) FROM warehouse.books WHERE verdict = 'empty'
+                   AND batch_id = (SELECT max(batch_id) FROM pipeline.batches)";
+    assert_eq!(fleet.number(gone).await, 0, "listed is what is not VES");
+    assert!(fleet.number(empty).await > 0);
+    fleet.remove().await;
+}
+
+/// A total that is far too large costs a few requests, and no loss is claimed nor a whole book sworn.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_untrue_total_is_not_followed() {
+    let fleet = Fleet::start("--fiats 1 --ads 400 --assets 3 --fault untrue-total:1000").await;
+    let _worker = fleet.worker("a", &[("MAX_WORKERS", "4")]);
+    for _ in 0..2 {
+        assert_eq!(fleet.batch(&[]), 0);
+    }
+    let complete = "SELECT count(*) FROM warehouse.books WHERE verdict = 'complete'";
+    assert_eq!(fleet.number(complete).await, 0);
+    let estimate =
+        "SELECT count(*) FROM warehouse.books WHERE max_total > 0 AND estimated_missed < 900";
+    assert_eq!(fleet.number(estimate).await, 0, "what is not seen is told");
+    // 1,000 more ads are 50 more pages of each of six markets and two batches.
+    let empty = "SELECT sum(attempts) FROM pipeline.jobs WHERE page > 1 AND state = 'empty'";
+    let asked = fleet.number(empty).await;
+    assert!(asked < 200, "{asked} requests for pages that are not there");
     fleet.assert_equals_truth();
     fleet.remove().await;
 }
