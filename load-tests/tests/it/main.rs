@@ -5,7 +5,6 @@
     reason = "clippy.toml allows it in test functions; these are their helpers"
 )]
 
-mod fleet;
 mod served;
 mod sim;
 mod system;
