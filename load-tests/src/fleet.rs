@@ -35,9 +35,10 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// The servers of a test run.
+    /// The servers that the environment names.
     pub fn from_environment() -> Result<Self> {
-        Self::try_parse_from(["fleet"]).context("run the tests by `make test`")
+        Self::try_parse_from(["fleet"])
+            .context("run this by `make test`, `make chaos` or dev/stack run")
     }
 }
 
@@ -144,7 +145,8 @@ impl Fleet {
         let options = options.database(&name);
         let database_url = options.to_url_lossy().to_string();
         let pool = pools.connect_with(options).await?;
-        let (truth, request_log) = (directory.join("truth.jsonl"), directory.join("requests.jsonl"));
+        let (truth, request_log) =
+            (directory.join("truth.jsonl"), directory.join("requests.jsonl"));
         let mut command = program("exchange-sim")?;
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--truth"])
@@ -263,8 +265,7 @@ impl Fleet {
 
     async fn remove_queues(&self) -> Result<()> {
         let properties = lapin::ConnectionProperties::default();
-        let connection =
-            lapin::Connection::connect(&self.servers.amqp_url, properties).await?;
+        let connection = lapin::Connection::connect(&self.servers.amqp_url, properties).await?;
         let channel = connection.create_channel().await?;
         for queue in ["jobs.urgent", "jobs.normal", "reports", "dead"] {
             let name = format!("{}.{queue}", self.name).into();

@@ -118,7 +118,8 @@ pub(super) struct Arena {
     pub(super) fleet: Fleet,
     pub(super) broker: Broker,
     pub(super) members: Vec<Member>,
-    directory: PathBuf,
+    /// Where logs are.
+    pub(super) directory: PathBuf,
     restarts: usize,
     notified: Arc<Mutex<Vec<String>>>,
     _listener: JoinSet<()>,
@@ -132,8 +133,7 @@ impl Arena {
         market: &str,
     ) -> Result<Self> {
         let name = Fleet::new_name();
-        let fleet =
-            Fleet::start_as(name, servers.clone(), directory, tablespace, market).await?;
+        let fleet = Fleet::start_as(name, servers.clone(), directory, tablespace, market).await?;
         let broker = Broker::new(&servers.amqp_url, &fleet.name);
         broker.watch_events().await.context("watch the events")?;
         let notified = Arc::new(Mutex::new(Vec::new()));
@@ -269,6 +269,7 @@ impl Arena {
     pub(super) async fn wait_hit(
         &mut self,
         mut hit: oneshot::Receiver<Hit>,
+        leader: usize,
         patience: Duration,
     ) -> Result<Hit> {
         let deadline = Deadline::new("not hit, the step comes", patience);
@@ -278,31 +279,23 @@ impl Arena {
                 Err(oneshot::error::TryRecvError::Empty) => {}
                 Err(error) => return Err(error).context("not hit: the process is gone"),
             }
-            // What is told after the close is a step as well.
-            let is_over = self.members.iter().all(|member| {
-                member.role == Role::Worker || member.is_out
-            });
+            // What the leader tells after the close is a step as well.
+            let is_over = self.members[leader].is_out && self.closed().await > Some(0);
             ensure!(!is_over, "not hit: the batch was over before");
             self.supervise().await?;
             deadline.pulse().await?;
         }
     }
 
-    /// Ends the coordinators: those who stand by are told to, one that has closed its batch ends by
-    /// itself.
-    pub(super) async fn end_coordinators(&mut self) -> Result<()> {
-        self.end(Role::Coordinator).await
-    }
-
-    /// Ends processes of a role, and wants to hear from each that all is done.
+    /// Tells the processes of a role to end, and wants to hear from each that all is done.
     pub(super) async fn end(&mut self, role: Role) -> Result<()> {
         let running = |member: &&mut Member| member.role == role && !member.is_out;
         for member in self.members.iter_mut().filter(running) {
             if member.process.try_wait()?.is_none() {
-                member.process.signal(Signal::TERM)?;
+                member.signal(Signal::TERM)?;
             }
         }
-        for member in self.members.iter_mut().filter(|member| member.role == role && !member.is_out) {
+        for member in self.members.iter_mut().filter(running) {
             let code = member.end().await?;
             if code != 0 {
                 bail!("{} was told to end and ended with {code}", member.name);
@@ -346,9 +339,10 @@ async fn link(server: Server, url: &str) -> Result<(Link, String)> {
     let host = url.host_str().context("the URL has no host")?;
     let link = Link::start(server, format!("{host}:{}", url.port().unwrap_or(default))).await?;
     let SocketAddr::V4(address) = link.address else { bail!("a link has an IPv6 address") };
-    url.set_ip_host((*address.ip()).into()).ok().or_else(|| {
-        url.set_host(Some("127.0.0.1")).ok()
-    }).context("the URL can't have another host")?;
+    url.set_ip_host((*address.ip()).into())
+        .ok()
+        .or_else(|| url.set_host(Some("127.0.0.1")).ok())
+        .context("the URL can't have another host")?;
     url.set_port(Some(address.port())).ok().context("the URL can't have another port")?;
     Ok((link, url.into()))
 }

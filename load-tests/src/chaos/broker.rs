@@ -25,8 +25,7 @@ impl Broker {
     }
 
     async fn channel(&self) -> Result<(Connection, Channel)> {
-        let connection =
-            Connection::connect(&self.url, ConnectionProperties::default()).await?;
+        let connection = Connection::connect(&self.url, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         Ok((connection, channel))
@@ -42,7 +41,12 @@ impl Broker {
         let (events, own) = (self.name("events"), self.name("chaos"));
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
         channel
-            .exchange_declare(events.clone().into(), ExchangeKind::Topic, durable, FieldTable::default())
+            .exchange_declare(
+                events.clone().into(),
+                ExchangeKind::Topic,
+                durable,
+                FieldTable::default(),
+            )
             .await?;
         let durable = QueueDeclareOptions { durable: true, ..Default::default() };
         channel.queue_declare(own.clone().into(), durable, FieldTable::default()).await?;

@@ -10,8 +10,14 @@ use super::lines::Allowed;
 /// Counts that must be 0, with the name of the check.
 const MUST_BE_NONE: [(&str, &str); 8] = [
     ("jobs-ended", "SELECT count(*) FROM pipeline.jobs WHERE ended_at IS NULL"),
-    ("batches-closed", "SELECT count(*) FROM pipeline.batches WHERE state <> 'closed' OR closed_at IS NULL"),
-    ("outcome-complete", "SELECT count(*) FROM pipeline.batches WHERE outcome IS DISTINCT FROM 'complete'"),
+    (
+        "batches-closed",
+        "SELECT count(*) FROM pipeline.batches WHERE state <> 'closed' OR closed_at IS NULL",
+    ),
+    (
+        "outcome-complete",
+        "SELECT count(*) FROM pipeline.batches WHERE outcome IS DISTINCT FROM 'complete'",
+    ),
     (
         "no-dangling-ads",
         "SELECT count(*) FROM warehouse.book_pages p, unnest(p.offer_ids) AS l (id)
@@ -71,6 +77,7 @@ pub(super) async fn judge(arena: &Arena, allowed: &Allowed) -> Result<Judgement>
     let fleet = &arena.fleet;
     let verified = fleet.verify().await?;
     let report = String::from_utf8_lossy(&verified.stdout);
+    std::fs::write(arena.directory.join("verify.txt"), report.as_bytes())?;
     let differences: Vec<&str> =
         report.lines().filter(|line| line.starts_with("VIOLATION")).collect();
     let error = String::from_utf8_lossy(&verified.stderr);

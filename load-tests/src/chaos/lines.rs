@@ -77,20 +77,28 @@ const PLANNING: Step = step("planning", Coordinator, Moment::Commit(Work::Plan),
 const PLANNED: Step = step("planned", Coordinator, Moment::Committed(Work::Plan), Before, 1);
 const PUBLISHING: Step =
     step("publishing", Coordinator, Moment::Publish(Target::Normal), Before, 40);
-const CONFIRMED: Step =
-    step("confirmed", Coordinator, Moment::Confirm(Target::Normal), Before, 1);
+const CONFIRMED: Step = step("confirmed", Coordinator, Moment::Confirm(Target::Normal), Before, 1);
 const FOLDING: Step = step("folding", Coordinator, Moment::Deliver(Target::Reports), After, 40);
 const EXTENDING: Step = step("extending", Coordinator, Moment::Commit(Work::Jobs), Before, 2);
 const CLOSING: Step = step("closing", Coordinator, Moment::Commit(Work::Close), Before, 1);
 const CLOSED: Step = step("closed", Coordinator, Moment::Committed(Work::Close), Before, 1);
 const ANNOUNCING: Step =
     step("announcing", Coordinator, Moment::Publish(Target::Events), Before, 1);
-const ANNOUNCED: Step =
-    step("announced", Coordinator, Moment::Confirm(Target::Events), Before, 1);
+const ANNOUNCED: Step = step("announced", Coordinator, Moment::Confirm(Target::Events), Before, 1);
 
 const LEADER_STEPS: [Step; 12] = [
-    OPENED, DISCOVERING, PLANNING, PLANNED, PUBLISHING, CONFIRMED, FOLDING, EXTENDING, CLOSING,
-    CLOSED, ANNOUNCING, ANNOUNCED,
+    OPENED,
+    DISCOVERING,
+    PLANNING,
+    PLANNED,
+    PUBLISHING,
+    CONFIRMED,
+    FOLDING,
+    EXTENDING,
+    CLOSING,
+    CLOSED,
+    ANNOUNCING,
+    ANNOUNCED,
 ];
 
 /// What is done to jobs or reports on their way.
@@ -213,8 +221,6 @@ pub(super) struct Allowed {
 
 /// Jobs that a worker has in flight at most: `MAX_WORKERS` of the fleet.
 pub(super) const IN_FLIGHT: i64 = 20;
-/// Jobs that are given twice.
-pub(super) const DUPLICATES: usize = 30;
 /// Requests per job at most: four tries, and as many again when it is issued again.
 const REQUESTS_PER_JOB: i64 = 8;
 
@@ -244,33 +250,29 @@ impl Line {
                 0..=0
             }
             Fault::Kill | Fault::Stop | Fault::Pause => one,
-            // The leader is replaced, and what it was publishing is published again.
-            Fault::Restart(Server::Postgres)
-            | Fault::Crash(Server::Postgres)
-            | Fault::EndSessions
-            | Fault::DiskFull => all,
-            Fault::Restart(Server::Rabbitmq)
-            | Fault::Crash(Server::Rabbitmq)
-            | Fault::PurgeQueues
-            | Fault::DeleteQueues
-            | Fault::Jobs(Tamper::Lose) => all,
             Fault::Cut(Server::Exchange) | Fault::Silence(Server::Exchange) => {
                 // A try that was refused on the way is counted and was not seen.
                 -IN_FLIGHT * REQUESTS_PER_JOB..=IN_FLIGHT * REQUESTS_PER_JOB
             }
-            Fault::Cut(Server::Rabbitmq | Server::Postgres)
-            | Fault::Silence(Server::Rabbitmq | Server::Postgres) => all,
-            Fault::Jobs(Tamper::Duplicate) => {
-                0..=i64::try_from(DUPLICATES).unwrap_or(i64::MAX)
-            }
+            // The broker delivers again what was in hand, or a new leader publishes again what it
+            // finds unpublished.
+            Fault::Restart(Server::Postgres | Server::Rabbitmq)
+            | Fault::Crash(Server::Postgres | Server::Rabbitmq)
+            | Fault::Cut(Server::Postgres | Server::Rabbitmq)
+            | Fault::Silence(Server::Postgres | Server::Rabbitmq)
+            | Fault::EndSessions
+            | Fault::DiskFull
+            | Fault::PurgeQueues
+            | Fault::DeleteQueues
+            | Fault::Jobs(_)
+            | Fault::Reports(_) => all,
             _ => 0..=0,
         };
         // Told once; not at all if the process that closed did not live to tell, or could not.
         let may_be_untold = is(CLOSED) || is(ANNOUNCING);
-        let broker_is_away = matches!(
-            self.fault,
-            Fault::Restart(Server::Rabbitmq) | Fault::Crash(Server::Rabbitmq)
-        ) && is(CLOSING);
+        let broker_is_away =
+            matches!(self.fault, Fault::Restart(Server::Rabbitmq) | Fault::Crash(Server::Rabbitmq))
+                && is(CLOSING);
         let database_is_away = matches!(
             self.fault,
             Fault::Restart(Server::Postgres) | Fault::Crash(Server::Postgres) | Fault::EndSessions
@@ -294,8 +296,8 @@ pub(super) fn all() -> Vec<Line> {
             is_short: short.contains(step),
         }));
     };
-    add(Fault::Kill, &WORKER_STEPS, &[REQUEST, COMMITTED]);
-    add(Fault::Kill, &LEADER_STEPS, &[PUBLISHING, CLOSED]);
+    add(Fault::Kill, &WORKER_STEPS, &[COMMITTED]);
+    add(Fault::Kill, &LEADER_STEPS, &[PUBLISHING]);
     add(Fault::Pause, &[REQUEST, COMMIT], &[]);
     add(Fault::Stop, &[REQUEST, COMMIT, ACK], &[]);
     add(Fault::Stop, &LEADER_STEPS, &[FOLDING]);
@@ -321,7 +323,7 @@ pub(super) fn all() -> Vec<Line> {
         add(Fault::Slow(server), &[worker_step], &[]);
     }
     for (server, leader_step) in [(Server::Postgres, FOLDING), (Server::Rabbitmq, PUBLISHING)] {
-        add(Fault::Cut(server), &[leader_step], &[leader_step]);
+        add(Fault::Cut(server), &[leader_step], &[FOLDING]);
         add(Fault::Silence(server), &[leader_step], &[]);
         add(Fault::Slow(server), &[leader_step], &[]);
     }
@@ -333,7 +335,7 @@ pub(super) fn all() -> Vec<Line> {
         add(Fault::Reports(tamper), &[FOLDING], &[]);
     }
     let always = |fault, is_short| Line { fault, step: None, is_short };
-    lines.insert(0, always(Fault::None, true));
+    lines.insert(0, always(Fault::None, false));
     lines.extend(
         EXCHANGE_FAULTS.map(|(name, options)| always(Fault::Exchange(name, options), true)),
     );

@@ -220,3 +220,64 @@ impl Pump {
         armed.take()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUEST: &[u8] = b"POST /bapi/search";
+
+    async fn reads(stream: &mut TcpStream, text: &[u8]) {
+        let mut bytes = vec![0; text.len()];
+        stream.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(bytes, text);
+    }
+
+    /// Goal: the second request is held before its first byte until it is let go, or ends with the
+    /// connection if it is not.
+    #[tokio::test]
+    async fn a_message_is_held_and_let_go_or_dropped() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = listener.local_addr().unwrap().to_string();
+        let link = Link::start(Server::Exchange, target).await.unwrap();
+        let trigger = Trigger { moment: Moment::Request, nth: 2, side: Side::Before };
+        for is_let_go in [true, false] {
+            let hit = link.arm(trigger);
+            let mut client = TcpStream::connect(link.address).await.unwrap();
+            let (mut far_end, _) = listener.accept().await.unwrap();
+            client.write_all(REQUEST).await.unwrap();
+            reads(&mut far_end, REQUEST).await;
+            client.write_all(REQUEST).await.unwrap();
+            let hit = hit.await.unwrap();
+            let held = far_end.try_read(&mut [0; 1]).unwrap_err();
+            assert_eq!(held.kind(), std::io::ErrorKind::WouldBlock);
+            if is_let_go {
+                hit.let_go();
+                reads(&mut far_end, REQUEST).await;
+            } else {
+                drop(hit);
+                assert_eq!(far_end.read(&mut [0; 1]).await.unwrap(), 0);
+            }
+        }
+    }
+
+    /// Goal: what is cut is told at once; what is silent passes again when it is healed.
+    #[tokio::test]
+    async fn a_link_is_cut_silenced_and_healed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = listener.local_addr().unwrap().to_string();
+        let link = Link::start(Server::Exchange, target).await.unwrap();
+        let mut client = TcpStream::connect(link.address).await.unwrap();
+        let (mut far_end, _) = listener.accept().await.unwrap();
+        client.write_all(b"1").await.unwrap();
+        reads(&mut far_end, b"1").await;
+        link.silence();
+        client.write_all(b"2").await.unwrap();
+        link.heal();
+        reads(&mut far_end, b"2").await;
+        link.cut();
+        assert_eq!(far_end.read(&mut [0; 1]).await.unwrap(), 0);
+        let mut refused = TcpStream::connect(link.address).await.unwrap();
+        assert_eq!(refused.read(&mut [0; 1]).await.unwrap(), 0);
+    }
+}

@@ -7,7 +7,13 @@ use load_tests::chaos::{Options, run};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Options::parse()).await {
+    let options = Options::parse();
+    let outcome = tokio::select! {
+        outcome = run(options) => outcome,
+        // What was started ends with the future.
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -39,7 +39,8 @@ use crate::market::rng_for;
 use crate::truth::unix_us;
 
 /// Faults at every step of a batch, judged against what the exchange showed; exit 0 if every line
-/// holds, 1 if not, 2 if the suite could not work.
+/// holds, 1 if not, 2 if the suite could not work. The servers are told by `DATABASE_URL`,
+/// `REDIS_URL` and `AMQP_URL`: run it by `make chaos`.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Options {
@@ -68,9 +69,6 @@ pub struct Options {
     /// The program that starts and stops the servers.
     #[arg(long, default_value = "dev/stack")]
     stack: PathBuf,
-    /// A server of which nothing is known can't be used: see `make chaos`.
-    #[command(flatten)]
-    servers: Servers,
 }
 
 /// Most workers of a line.
@@ -86,14 +84,16 @@ pub async fn run(options: Options) -> Result<bool> {
         .filter(|line| line.to_string().contains(&options.only))
         .collect();
     if options.list {
-        lines.iter().for_each(|line| println!("{line}"));
+        for line in &lines {
+            println!("{line}");
+        }
         return Ok(true);
     }
     ensure!(!lines.is_empty(), "no line contains {:?}: see --list", options.only);
+    let setting = Setting { servers: Servers::from_environment()?, stack: Stack(options.stack) };
     let seed = options.seed.unwrap_or_else(unix_us);
     println!("SEED={seed}, {} lines, {} rounds", lines.len(), options.rounds);
     print_head();
-    let setting = Setting { servers: options.servers, stack: Stack(options.stack) };
     let (mut rows, mut failed, mut not_run) = (Vec::new(), 0, 0);
     for round in 0..options.rounds {
         for line in &lines {
@@ -110,17 +110,20 @@ pub async fn run(options: Options) -> Result<bool> {
             let directory = options.logs.join(format!("{seed}-{round}-{}", file_name(&name)));
             let began = Instant::now();
             let outcome = run::run(&setting, line, size, random, &directory).await;
-            print_row(&name, size, &outcome, began.elapsed());
+            let took = began.elapsed();
+            print_row(&name, size, &outcome, took);
             match &outcome.verdict {
                 Verdict::Held => remove(&directory)?,
                 Verdict::NotRun(_) => not_run += 1,
                 Verdict::Failed(reasons) => {
                     failed += 1;
-                    reasons.iter().for_each(|reason| println!("      {reason}"));
+                    for reason in reasons {
+                        println!("      {reason}");
+                    }
                     println!("      logs: {}", directory.display());
                 }
             }
-            rows.push(row(&name, round, size, &outcome, began.elapsed()));
+            rows.push(row(&name, round, size, &outcome, took));
         }
     }
     if let Some(path) = &options.json {
@@ -153,7 +156,15 @@ fn file_name(name: &str) -> String {
 fn print_head() {
     println!(
         "{:<8} {:<44} {:>5} {:>8} {:>6} {:>9} {:>10} {:>10} {:>6}",
-        "verdict", "fault × step", "procs", "repeated", "beyond", "recover s", "worker MB", "coord MB", "took s"
+        "verdict",
+        "fault × step",
+        "procs",
+        "repeated",
+        "beyond",
+        "recover s",
+        "worker MB",
+        "coord MB",
+        "took s"
     );
 }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::arena::{Arena, Deadline, Member};
 use super::disk::Disk;
 use super::judge::{Judgement, judge};
-use super::lines::{DUPLICATES, Fault, Line, Role, Tamper};
+use super::lines::{Fault, Line, Role, Tamper};
 use super::link::Hit;
 use super::stack::Stack;
 use super::wire::Server;
@@ -22,18 +22,20 @@ use crate::fleet::Servers;
 const MARKET: &str =
     "--fiats 4 --ads 1500 --churn-per-minute 60 --change-per-minute 200 --latency-ms 5";
 /// For a step to come. The latest is the end of a batch, 6 s after its begin.
-const STEP_PATIENCE: Duration = Duration::from_secs(60);
+const STEP_PATIENCE: Duration = Duration::from_mins(1);
 /// For a disturbed batch to close. Its deadline is at 180 s, so it closes in time if at all.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(200);
 /// For a batch to close while a process of it is stopped: what the process held unacknowledged
 /// comes again after 30 s at the latest.
-const WITHOUT_PATIENCE: Duration = Duration::from_secs(60);
+const WITHOUT_PATIENCE: Duration = Duration::from_mins(1);
 /// For other conditions.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long servers and links are away. The shortest is past the leader's patience of 3 s.
 const AWAY_MS: std::ops::Range<u64> = 3_500..7_000;
 /// What a message takes over a slow link.
 const SLOW: Duration = Duration::from_millis(30);
+/// Messages that are tampered with at most.
+const TAMPERED: usize = 30;
 /// Messages that must wait in a queue before it is worth tampering with.
 const WORTH_TAMPERING: u32 = 5;
 
@@ -166,21 +168,20 @@ impl Play<'_> {
         let trigger = step.map(|step| step.trigger(|last| random.random_range(1..=last)));
         let arm = |role| step.zip(trigger).filter(|(step, _)| step.role == role);
         let mut hit = None;
-        let mut victim = 0;
         for number in 0..self.size.workers {
             let arm = arm(Role::Worker).filter(|_| number == 0);
             hit = self.arena.add(Role::Worker, false, arm).await?.or(hit);
         }
-        if step.is_some_and(|step| step.role == Role::Coordinator) {
-            victim = self.size.workers;
-        }
+        let leader = self.arena.members.len();
+        let is_leaders = step.is_some_and(|step| step.role == Role::Coordinator);
+        let victim = if is_leaders { leader } else { 0 };
         hit = self.arena.add(Role::Coordinator, true, arm(Role::Coordinator)).await?.or(hit);
         self.arena.wait_for(OPENED, 1, PATIENCE).await?;
         for _ in 0..self.size.standbys {
             self.arena.add(Role::Coordinator, false, None).await?;
         }
         let hit = match hit {
-            Some(hit) => Some(self.arena.wait_hit(hit, STEP_PATIENCE).await?),
+            Some(hit) => Some(self.arena.wait_hit(hit, leader, STEP_PATIENCE).await?),
             None => None,
         };
         let since = Instant::now();
@@ -201,7 +202,7 @@ impl Play<'_> {
         for link in self.arena.members.iter().flat_map(Member::links) {
             link.heal();
         }
-        self.arena.end_coordinators().await?;
+        self.arena.end(Role::Coordinator).await?;
         while self.arena.running(Role::Worker) < self.size.workers {
             self.arena.add(Role::Worker, false, None).await?;
         }
@@ -295,7 +296,7 @@ impl Play<'_> {
             Fault::DiskFull => self.fill_disk(hit, away).await?,
             Fault::Jobs(tamper) => {
                 self.tamper("jobs.normal", Role::Worker, tamper, hit, away).await?;
-            },
+            }
             Fault::Reports(tamper) => {
                 self.tamper("reports", Role::Coordinator, tamper, hit, away).await?;
             }
@@ -386,7 +387,7 @@ impl Play<'_> {
             deadline.pulse().await?;
         }
         let broker = &self.arena.broker;
-        let mut messages = broker.take(queue, DUPLICATES).await?;
+        let mut messages = broker.take(queue, TAMPERED).await?;
         if messages.is_empty() {
             bail!("not hit: no message was left");
         }

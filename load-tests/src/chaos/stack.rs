@@ -34,12 +34,7 @@ impl Stack {
         let what = || format!("{} {verb} {}", self.0.display(), server.name());
         let output = tokio::time::timeout(PATIENCE, command.output());
         let output = output.await.with_context(what)?.with_context(what)?;
-        ensure!(
-            output.status.success(),
-            "{}: {}",
-            what(),
-            String::from_utf8_lossy(&output.stderr)
-        );
+        ensure!(output.status.success(), "{}: {}", what(), String::from_utf8_lossy(&output.stderr));
         Ok(())
     }
 }
