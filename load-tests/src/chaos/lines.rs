@@ -20,14 +20,15 @@ pub(super) struct Step {
     pub(super) role: Role,
     moment: Moment,
     side: Side,
-    /// Which occurrence is drawn: 1 to this. Small enough that every batch has so many.
+    /// Which occurrence is drawn. Small enough that every batch has so many.
+    first: u32,
     last: u32,
 }
 
 impl Step {
-    /// `draw` gives a number from 1 to the given.
-    pub(super) fn trigger(&self, draw: impl FnOnce(u32) -> u32) -> Trigger {
-        Trigger { moment: self.moment, nth: draw(self.last), side: self.side }
+    /// `draw` gives a number of a range.
+    pub(super) fn trigger(&self, draw: impl FnOnce(RangeInclusive<u32>) -> u32) -> Trigger {
+        Trigger { moment: self.moment, nth: draw(self.first..=self.last), side: self.side }
     }
 
     pub(super) fn server(&self) -> Server {
@@ -47,7 +48,7 @@ impl Moment {
 }
 
 const fn step(name: &'static str, role: Role, moment: Moment, side: Side, last: u32) -> Step {
-    Step { name, role, moment, side, last }
+    Step { name, role, moment, side, first: 1, last }
 }
 
 use Role::{Coordinator, Worker};
@@ -79,6 +80,8 @@ const PUBLISHING: Step =
     step("publishing", Coordinator, Moment::Publish(Target::Normal), Before, 40);
 const CONFIRMED: Step = step("confirmed", Coordinator, Moment::Confirm(Target::Normal), Before, 1);
 const FOLDING: Step = step("folding", Coordinator, Moment::Deliver(Target::Reports), After, 40);
+/// Past discovery, without which no page is read and nothing more is reported.
+const READING: Step = Step { name: "reading", first: 10, ..FOLDING };
 const EXTENDING: Step = step("extending", Coordinator, Moment::Commit(Work::Jobs), Before, 2);
 const CLOSING: Step = step("closing", Coordinator, Moment::Commit(Work::Close), Before, 1);
 const CLOSED: Step = step("closed", Coordinator, Moment::Committed(Work::Close), Before, 1);
@@ -217,7 +220,12 @@ pub(super) struct Allowed {
     /// Notifications of the database for it.
     pub(super) notifications: RangeInclusive<usize>,
     pub(super) dead_letters: u32,
+    /// With which exit codes a leader may end that went on after it was replaced.
+    pub(super) late_leader: &'static [i32],
 }
+
+/// `EX_TEMPFAIL`: the coordinator closed no batch.
+const CLOSED_NOTHING: i32 = 75;
 
 /// Jobs that a worker has in flight at most: `MAX_WORKERS` of the fleet.
 pub(super) const IN_FLIGHT: i64 = 20;
@@ -282,6 +290,11 @@ impl Line {
             events: usize::from(!may_be_untold && !broker_is_away)..=1,
             notifications: usize::from(!database_is_away)..=1,
             dead_letters: u32::from(self.fault == Fault::Jobs(Tamper::Forge)),
+            late_leader: if [CLOSED, ANNOUNCING, ANNOUNCED].into_iter().any(is) {
+                &[0, CLOSED_NOTHING]
+            } else {
+                &[CLOSED_NOTHING]
+            },
         }
     }
 }
@@ -332,7 +345,7 @@ pub(super) fn all() -> Vec<Line> {
         add(Fault::Jobs(tamper), &[CONFIRMED], &[]);
     }
     for tamper in [Tamper::Duplicate, Tamper::Delay, Tamper::Reorder, Tamper::Lose, Tamper::Forge] {
-        add(Fault::Reports(tamper), &[FOLDING], &[]);
+        add(Fault::Reports(tamper), &[READING], &[]);
     }
     let always = |fault, is_short| Line { fault, step: None, is_short };
     lines.insert(0, always(Fault::None, false));

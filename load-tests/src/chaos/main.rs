@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use load_tests::chaos::{Options, run};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -11,7 +12,7 @@ async fn main() -> ExitCode {
     let outcome = tokio::select! {
         outcome = run(options) => outcome,
         // What was started ends with the future.
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        () = interrupted() => Err(anyhow::anyhow!("interrupted")),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -20,5 +21,16 @@ async fn main() -> ExitCode {
             eprintln!("chaos: {error:#}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// SIGINT or SIGTERM.
+async fn interrupted() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
     }
 }

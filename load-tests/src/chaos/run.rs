@@ -39,6 +39,9 @@ const TAMPERED: usize = 30;
 /// Messages that must wait in a queue before it is worth tampering with.
 const WORTH_TAMPERING: u32 = 5;
 
+/// What a coordinator logs when it begins to lead.
+const LEADING: &str = "\"leading\"";
+
 const PLANNED: &str = "SELECT count(*) FROM pipeline.batches WHERE planned_at IS NOT NULL";
 const OPENED: &str = "SELECT count(*) FROM pipeline.batches";
 const ASKED_AGAIN: &str = "SELECT count(*) FROM pipeline.jobs WHERE attempts > 1 OR issue > 1";
@@ -165,7 +168,7 @@ impl Play<'_> {
     async fn disturbed_batch(&mut self) -> Result<Duration> {
         let step = self.line.step;
         let random = &mut self.random;
-        let trigger = step.map(|step| step.trigger(|last| random.random_range(1..=last)));
+        let trigger = step.map(|step| step.trigger(|range| random.random_range(range)));
         let arm = |role| step.zip(trigger).filter(|(step, _)| step.role == role);
         let mut hit = None;
         for number in 0..self.size.workers {
@@ -312,19 +315,31 @@ impl Play<'_> {
         if is_leader {
             self.arena.members[victim].leave();
         }
-        if let Err(error) = self.arena.wait_closed(1, WITHOUT_PATIENCE).await {
+        if let Err(error) = self.goes_on_without(is_leader).await {
             self.broken.push(format!("without-it: {error:#}"));
         }
+        let was_replaced = self.broken.is_empty();
         let member = &mut self.arena.members[victim];
         member.signal(Signal::CONT)?;
         hit.let_go();
         if is_leader {
-            // It led one batch, which another closed: there is nothing that it could have done.
             let code = member.end().await.context("the leader that was stopped")?;
-            let was_replaced = self.broken.is_empty();
-            if was_replaced && code == 0 {
-                self.broken.push("late-leader: ended with 0 as if it had closed the batch".into());
+            let allowed = self.line.allowed(self.size.workers).late_leader;
+            if was_replaced && !allowed.contains(&code) {
+                self.broken.push(format!("late-leader: ended with {code}, allowed {allowed:?}"));
             }
+        }
+        Ok(())
+    }
+
+    /// The batch closes, and if the leader is stopped another one leads.
+    async fn goes_on_without(&mut self, is_leader: bool) -> Result<()> {
+        self.arena.wait_closed(1, WITHOUT_PATIENCE).await?;
+        let deadline = Deadline::new("another coordinator leads", PATIENCE);
+        let leads = |member: &Member| member.role == Role::Coordinator && member.logged(LEADING);
+        while is_leader && self.arena.members.iter().filter(|member| leads(member)).count() < 2 {
+            self.arena.supervise().await?;
+            deadline.pulse().await?;
         }
         Ok(())
     }
