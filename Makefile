@@ -2,7 +2,10 @@
 # brings the servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint build stack stack-down
+.PHONY: help demo test chaos lint build stack stack-down
+
+# Reads SEED, ROUNDS and ONLY, which make hands on. All programs are built first: it starts them.
+CHAOS := cargo build --workspace --locked && cargo run --quiet --locked -p load-tests --bin chaos --
 
 SCRIPTS := dev/stack dev/demo dev/lib.sh .ci/run
 
@@ -13,7 +16,10 @@ demo: ## Two batches over a simulated market, proven equal (LIVE=1: one small ba
 	@LIVE=$(LIVE) dev/demo
 
 test: ## All tests, against servers of this clone that are stopped again if they were not running
-	@dev/stack run cargo test --workspace --locked
+	@dev/stack run sh -c 'cargo test --workspace --locked && $(CHAOS) --short'
+
+chaos: ## Faults at every step of a batch (SEED=7 ROUNDS=3 ONLY=redis), about 40 minutes a round
+	@dev/stack run sh -c '$(CHAOS)'
 
 lint: ## Formatting, clippy with warnings as errors, shellcheck if it is installed
 	cargo fmt --all --check

@@ -7,11 +7,15 @@
 //! - [`respond`]: an answer onto the wire, broken ones too.
 //! - [`serve`]: the server that joins these.
 //! - [`verify`]: compares a collector's database with the truth log.
+//! - [`fleet`]: real processes on real servers against it.
+//! - [`chaos`]: faults at every step of a batch, and what must hold afterwards.
 //!
 //! The one rule that all depends on: a state is written to the truth log, with its time, before any
 //! answer can show it.
 
 pub mod api;
+pub mod chaos;
+pub mod fleet;
 pub mod limit;
 pub mod market;
 pub mod respond;

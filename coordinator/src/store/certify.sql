@@ -100,7 +100,9 @@ SELECT $1, $2, market_id,
             WHEN read = 0 THEN 'failed'
             WHEN lost + unplanned + shed + refused_ads > 0 THEN 'partial'
             WHEN listed_ads = 0 AND max_total IS NULL THEN 'empty'
-            WHEN min_total = max_total AND last_covered_ads = max_total AND covered_ads = max_total THEN 'complete'
+            -- A total that is the same after long tells little: as many may have come as went.
+            WHEN min_total = max_total AND last_covered_ads = max_total AND covered_ads = max_total
+                 AND last_fetched_at - first_fetched_at <= interval '60 s' THEN 'complete'
             ELSE 'drifted'
        END,
        first_total, last_total, min_total, max_total,

@@ -6,7 +6,6 @@
 )]
 
 mod faults;
-mod fleet;
 mod served;
 mod sim;
 mod system;
