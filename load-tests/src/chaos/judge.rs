@@ -8,15 +8,11 @@ use super::arena::Arena;
 use super::lines::Allowed;
 
 /// Counts that must be 0, with the name of the check.
-const MUST_BE_NONE: [(&str, &str); 8] = [
+const MUST_BE_NONE: [(&str, &str); 7] = [
     ("jobs-ended", "SELECT count(*) FROM pipeline.jobs WHERE ended_at IS NULL"),
     (
         "batches-closed",
         "SELECT count(*) FROM pipeline.batches WHERE state <> 'closed' OR closed_at IS NULL",
-    ),
-    (
-        "outcome-complete",
-        "SELECT count(*) FROM pipeline.batches WHERE outcome IS DISTINCT FROM 'complete'",
     ),
     (
         "no-dangling-ads",
@@ -87,6 +83,12 @@ pub(super) async fn judge(arena: &Arena, allowed: &Allowed) -> Result<Judgement>
         let count = fleet.number(sql).await?;
         judgement.check(name, count == 0, count);
     }
+    let outcomes: Vec<Option<String>> =
+        sqlx::query_scalar("SELECT outcome FROM pipeline.batches ORDER BY batch_id")
+            .fetch_all(&fleet.pool)
+            .await?;
+    let must = [Some(allowed.outcome.to_owned()), Some("complete".to_owned())];
+    judgement.check("outcomes", outcomes == must, format!("{outcomes:?}, must be {must:?}"));
     told_once(arena, allowed, &mut judgement).await?;
     queues(arena, allowed, &mut judgement).await?;
     requests(arena, allowed, &mut judgement).await?;

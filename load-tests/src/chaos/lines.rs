@@ -3,8 +3,11 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use clap::ValueEnum;
+
 use super::link::{Side, Trigger};
 use super::wire::{Moment, Server, Target, Work};
+use crate::api;
 
 /// Whose step it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,8 +149,8 @@ pub(super) enum Fault {
     DiskFull,
     Jobs(Tamper),
     Reports(Tamper),
-    /// Options of `exchange-sim serve`, with a name.
-    Exchange(&'static str, &'static str),
+    /// Some requests in a row get a faulty answer of the exchange.
+    Exchange(api::Fault),
 }
 
 impl fmt::Display for Fault {
@@ -169,7 +172,7 @@ impl fmt::Display for Fault {
             Self::DiskFull => "disk full".to_owned(),
             Self::Jobs(tamper) => format!("jobs {}", tamper.name()),
             Self::Reports(tamper) => format!("reports {}", tamper.name()),
-            Self::Exchange(name, _) => format!("exchange {name}"),
+            Self::Exchange(kind) => format!("exchange {}", name_of(*kind)),
         };
         f.write_str(&text)
     }
@@ -187,8 +190,29 @@ impl Tamper {
     }
 }
 
-/// Faults of the exchange, each a line: name and options of `exchange-sim serve`.
-const EXCHANGE_FAULTS: [(&str, &str); 1] = [("errors", "--fault-per-mille 60")];
+fn name_of(kind: api::Fault) -> String {
+    kind.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+/// The first request with a faulty answer: discovery is over, and pages with ads are being read.
+const FIRST_FAULTY: u32 = 100;
+/// How many follow. Few where the worker gives up only after its timeout or pauses for long.
+const FAULTY: u32 = 10;
+const FAULTY_AND_LONG: u32 = 3;
+
+/// Options of `exchange-sim serve` for a kind of fault.
+pub(super) fn exchange_options(kind: api::Fault) -> String {
+    use api::Fault::{Drip, Endless, Hang, Http403, Http429, Http429Html};
+    let is_long = matches!(kind, Drip | Endless | Hang | Http403 | Http429 | Http429Html);
+    let until = FIRST_FAULTY + if is_long { FAULTY_AND_LONG } else { FAULTY };
+    format!("--fault {}:1000 --fault-requests {FIRST_FAULTY}..{until}", name_of(kind))
+}
+
+/// Whether pages are lost to the kind: the exchange said no for good, or what is there is no answer.
+fn loses_pages(kind: api::Fault) -> bool {
+    use api::Fault::{Code000002, Code000002Http400, Code083932, Http404, Http451, Redirect};
+    matches!(kind, Http404 | Http451 | Code000002 | Code000002Http400 | Code083932 | Redirect)
+}
 
 /// A line of the suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,6 +244,8 @@ pub(super) struct Allowed {
     /// Notifications of the database for it.
     pub(super) notifications: RangeInclusive<usize>,
     pub(super) dead_letters: u32,
+    /// Outcome of the disturbed batch.
+    pub(super) outcome: &'static str,
     /// With which exit codes a leader may end that went on after it was replaced.
     pub(super) late_leader: &'static [i32],
 }
@@ -251,6 +277,8 @@ impl Line {
         let leader_publishes =
             [DISCOVERING, PLANNED, PUBLISHING, CONFIRMED, EXTENDING].into_iter().any(is);
         let beyond = match self.fault {
+            // What was held on its way when the process stopped is counted and was not seen.
+            Fault::Stop | Fault::Pause if is(REQUEST) => -IN_FLIGHT..=IN_FLIGHT,
             Fault::Kill | Fault::Stop if leader_publishes => all,
             Fault::Kill | Fault::Stop | Fault::Pause
                 if self.step.is_some_and(|step| step.role == Coordinator) =>
@@ -276,20 +304,27 @@ impl Line {
             | Fault::Reports(_) => all,
             _ => 0..=0,
         };
-        // Told once; not at all if the process that closed did not live to tell, or could not.
-        let may_be_untold = is(CLOSED) || is(ANNOUNCING);
-        let broker_is_away =
-            matches!(self.fault, Fault::Restart(Server::Rabbitmq) | Fault::Crash(Server::Rabbitmq))
-                && is(CLOSING);
+        // Told at least once; again if nobody noted that the broker took it.
+        let may_be_told_again = is(ANNOUNCING)
+            || is(ANNOUNCED)
+            || is(CLOSING)
+                && matches!(
+                    self.fault,
+                    Fault::Restart(_) | Fault::Crash(_) | Fault::EndSessions | Fault::Stop
+                );
         let database_is_away = matches!(
             self.fault,
             Fault::Restart(Server::Postgres) | Fault::Crash(Server::Postgres) | Fault::EndSessions
         );
         Allowed {
             beyond,
-            events: usize::from(!may_be_untold && !broker_is_away)..=1,
+            events: 1..=1 + usize::from(may_be_told_again),
             notifications: usize::from(!database_is_away)..=1,
             dead_letters: u32::from(self.fault == Fault::Jobs(Tamper::Forge)),
+            outcome: match self.fault {
+                Fault::Exchange(kind) if loses_pages(kind) => "partial",
+                _ => "complete",
+            },
             late_leader: if [CLOSED, ANNOUNCING, ANNOUNCED].into_iter().any(is) {
                 &[0, CLOSED_NOTHING]
             } else {
@@ -349,9 +384,11 @@ pub(super) fn all() -> Vec<Line> {
     }
     let always = |fault, is_short| Line { fault, step: None, is_short };
     lines.insert(0, always(Fault::None, false));
-    lines.extend(
-        EXCHANGE_FAULTS.map(|(name, options)| always(Fault::Exchange(name, options), true)),
-    );
+    let kinds = api::Fault::value_variants().iter();
+    lines.extend(kinds.map(|kind| {
+        let is_short = matches!(kind, api::Fault::Http429Seconds | api::Fault::CutJson);
+        always(Fault::Exchange(*kind), is_short)
+    }));
     for line in &mut lines {
         line.is_short |= line.fault == Fault::Jobs(Tamper::Duplicate);
     }

@@ -12,15 +12,17 @@ use serde_json::Value;
 use super::arena::{Arena, Deadline, Member};
 use super::disk::Disk;
 use super::judge::{Judgement, judge};
-use super::lines::{Fault, Line, Role, Tamper};
+use super::lines::{Fault, Line, Role, Tamper, exchange_options};
 use super::link::Hit;
 use super::stack::Stack;
 use super::wire::Server;
 use crate::fleet::Servers;
 
-/// A small market that moves while it is read: about 250 requests, 6 seconds.
+/// A small market that moves while it is read: about 250 requests, 6 seconds. It is three times as
+/// lively as a real one; more, and an ad is too often swapped for another at a constant total, which
+/// no certificate sees.
 const MARKET: &str =
-    "--fiats 4 --ads 1500 --churn-per-minute 60 --change-per-minute 200 --latency-ms 5";
+    "--fiats 4 --ads 1500 --churn-per-minute 10 --change-per-minute 200 --latency-ms 5";
 /// For a step to come. The latest is the end of a batch, 6 s after its begin.
 const STEP_PATIENCE: Duration = Duration::from_mins(1);
 /// For a disturbed batch to close. Its deadline is at 180 s, so it closes in time if at all.
@@ -44,7 +46,6 @@ const LEADING: &str = "\"leading\"";
 
 const PLANNED: &str = "SELECT count(*) FROM pipeline.batches WHERE planned_at IS NOT NULL";
 const OPENED: &str = "SELECT count(*) FROM pipeline.batches";
-const ASKED_AGAIN: &str = "SELECT count(*) FROM pipeline.jobs WHERE attempts > 1 OR issue > 1";
 const UNPUBLISHED: &str = "SELECT count(*) FROM pipeline.jobs WHERE state = 'planned'";
 
 /// What all lines share.
@@ -120,7 +121,7 @@ async fn try_run(
     }
     let tablespace = disk.as_ref().map(|disk| disk.tablespace.as_str());
     let market = match line.fault {
-        Fault::Exchange(_, options) => format!("{MARKET} {options}"),
+        Fault::Exchange(kind) => format!("{MARKET} {}", exchange_options(kind)),
         _ => MARKET.to_owned(),
     };
     let arena = Arena::start(&setting.servers, directory, tablespace, &market).await?;
@@ -194,8 +195,9 @@ impl Play<'_> {
         self.arena.wait_closed(1, CLOSE_PATIENCE).await?;
         let recovery = since.elapsed();
         if matches!(self.line.fault, Fault::Exchange(..)) {
-            let again = self.arena.fleet.number(ASKED_AGAIN).await?;
-            ensure!(again > 0, "not hit: no request was made again");
+            let requests = self.arena.fleet.requests()?;
+            let is_hit = requests.iter().any(|request| request["fault"].is_string());
+            ensure!(is_hit, "not hit: no answer was faulty");
         }
         Ok(recovery)
     }
