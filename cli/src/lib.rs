@@ -12,13 +12,25 @@ pub mod summary;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use shared::domain::MarketError;
 use shared::settings::{BadSettings, Database, EXIT_BAD_SETTINGS, Vars};
 use sqlx::PgPool;
 
-/// The exit code that tells what kind of error it is: 64 bad settings, 1 anything else.
+/// Something is not as it should be: refused ads, gaps.
+pub const EXIT_TROUBLE: u8 = 3;
+/// An argument that is not allowed (`EX_USAGE`), as for settings.
+pub const EXIT_USAGE: u8 = EXIT_BAD_SETTINGS;
+/// What was asked for is not there: a file, a batch, a fiat (`EX_NOINPUT`).
+pub const EXIT_NOT_FOUND: u8 = 66;
+
+/// The exit code that tells what kind of error it is: 64 bad settings or arguments, 1 anything else.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.is::<BadSettings>() { ExitCode::from(EXIT_BAD_SETTINGS) } else { ExitCode::FAILURE }
+    if error.is::<BadSettings>() || error.is::<MarketError>() {
+        ExitCode::from(EXIT_USAGE)
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// A connection by `DATABASE_URL`.

@@ -51,7 +51,16 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     shared::service::install_tls_provider();
-    let result = match Cli::parse().command {
+    let arguments = match Cli::try_parse() {
+        Ok(arguments) => arguments,
+        Err(answer) => {
+            // Help and version come this way too. Where nobody reads it, there is nobody to tell.
+            answer.print().ok();
+            let is_error = answer.use_stderr();
+            return ExitCode::from(if is_error { cli::EXIT_USAGE } else { 0 });
+        }
+    };
+    let result = match arguments.command {
         Command::Migrate => cli::migrate::run().await,
         Command::Parse { exchange, fiat, asset, side, files } => {
             cli::parse::run(exchange, &fiat, &asset, side, &files)
