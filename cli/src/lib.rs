@@ -3,8 +3,11 @@
 //! - [`migrate`]: the schema.
 //! - [`parse`]: captured answers as the worker would read them; [`capture`] knows their forms.
 //! - [`summary`]: the last batches in figures.
+//!
+//! [`format`] makes figures readable.
 
 pub mod capture;
+pub mod format;
 pub mod migrate;
 pub mod parse;
 pub mod summary;
