@@ -86,6 +86,9 @@ fn a_file_that_is_not_there_is_named() {
 fn an_argument_that_is_not_allowed_is_named() {
     for (args, named) in [
         (&["parse", "--fiat", "A B", "--asset", "C", "--side", "BUY", "-"][..], "A B"),
+        (&["gaps", "--since", "1x"][..], "90m, 24h or 7d"),
+        (&["batches", "--last", "0"][..], "--last"),
+        (&["batch", "show", "x"][..], "latest"),
         (&["frobnicate"][..], "frobnicate"),
     ] {
         let output = p2p(args, b"");
