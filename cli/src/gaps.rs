@@ -349,6 +349,9 @@ async fn list_markets(
     fiat: Option<&str>,
     limit: u32,
 ) -> anyhow::Result<(Vec<MarketGap>, MarketTotals)> {
+    // The planner takes what the statement makes on its way for a handful of rows, and would look for
+    // each in all the others.
+    sqlx::query("SET LOCAL enable_nestloop = off").execute(&mut *db).await?;
     let rows: Vec<MarketRow> = sqlx::query_as(include_str!("gaps_markets.sql"))
         .bind(crate::EXCHANGE.id())
         .bind(from)

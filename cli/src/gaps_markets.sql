@@ -30,10 +30,17 @@ WITH closed AS MATERIALIZED (
       FROM books b
      WHERE market_id IN (SELECT market_id FROM books WHERE is_bad)
        AND market_id IN (SELECT market_id FROM markets)
+), islands AS (
+    -- Each begins with the good reading of its number, but the one of number 0.
+    SELECT market_id, readings, count(*) FILTER (WHERE is_bad) AS batches,
+           sum(pages_lost + pages_shed) FILTER (WHERE is_bad) AS pages,
+           min(batch_id) FILTER (WHERE is_bad) AS first_batch_id,
+           max(batch_id) FILTER (WHERE is_bad) AS last_batch_id,
+           max(read_at) FILTER (WHERE is_good) AS read_at,
+           lead(max(read_at) FILTER (WHERE is_good)) OVER (PARTITION BY market_id ORDER BY readings) AS next_read_at
+      FROM numbered GROUP BY market_id, readings
 ), gaps AS MATERIALIZED (
-    SELECT market_id, readings, count(*) AS batches, sum(pages_lost + pages_shed) AS pages,
-           min(batch_id) AS first_batch_id, max(batch_id) AS last_batch_id
-      FROM numbered WHERE is_bad GROUP BY market_id, readings
+    SELECT * FROM islands WHERE batches > 0
 ), earlier AS MATERIALIZED (
     SELECT b.market_id, max(coalesce(b.last_fetched_at, c.closed_at)) AS read_at
       FROM warehouse.books b JOIN closed c USING (batch_id)
@@ -42,18 +49,14 @@ WITH closed AS MATERIALIZED (
        AND b.market_id IN (SELECT market_id FROM gaps WHERE readings = 0)
      GROUP BY b.market_id
 ), dated AS (
-    SELECT g.*, m.market, m.first_seen_at,
-           CASE WHEN g.readings > 0 THEN before.read_at
+    SELECT g.*, m.market, m.first_seen_at, l.market_id IS NULL AS has_no_latest,
+           CASE WHEN g.readings > 0 THEN g.read_at
                 ELSE coalesce(CASE WHEN l.batch_id < g.first_batch_id THEN l.read_at END, e.read_at) END AS since,
-           coalesce(after.read_at, m.delisted_at) AS until,
-           CASE WHEN after.read_at IS NOT NULL THEN 'read'
+           coalesce(g.next_read_at, m.delisted_at) AS until,
+           CASE WHEN g.next_read_at IS NOT NULL THEN 'read'
                 WHEN m.delisted_at IS NOT NULL THEN 'delisted' ELSE 'open' END AS ended
       FROM gaps g
       JOIN markets m USING (market_id)
-      LEFT JOIN numbered before
-             ON before.market_id = g.market_id AND before.readings = g.readings AND before.is_good
-      LEFT JOIN numbered after
-             ON after.market_id = g.market_id AND after.readings = g.readings + 1 AND after.is_good
       LEFT JOIN warehouse.latest_books l ON l.market_id = g.market_id
       LEFT JOIN earlier e ON e.market_id = g.market_id
 ), shown AS MATERIALIZED (
@@ -88,20 +91,22 @@ WITH closed AS MATERIALIZED (
      CROSS JOIN LATERAL generate_series(b.pages_planned - (b.pages_lost - k.lost) + 1, b.pages_planned) AS p (page)
 ), reasons AS (
     -- A book of which no page is known (its jobs were dropped) tells its verdict.
-    SELECT b.market_id, b.readings, coalesce(m.reason, b.verdict) AS reason,
-           count(DISTINCT b.batch_id) AS batches, count(m.page) AS pages_missed,
+    SELECT market_id, readings, coalesce(m.reason, b.verdict) AS reason,
+           count(DISTINCT batch_id) AS batches, count(m.page) AS pages_missed,
            coalesce(array_agg(DISTINCT m.page ORDER BY m.page) FILTER (WHERE m.page IS NOT NULL), '{}') AS pages
       FROM bad b LEFT JOIN missed m USING (market_id, readings, batch_id)
-     GROUP BY b.market_id, b.readings, coalesce(m.reason, b.verdict)
+     GROUP BY market_id, readings, coalesce(m.reason, b.verdict)
+), told AS (
+    SELECT market_id, readings,
+           jsonb_agg(jsonb_build_object('reason', reason, 'batches', batches,
+                                        'pages_missed', pages_missed, 'pages', pages)
+                     ORDER BY batches DESC, reason) AS reasons
+      FROM reasons GROUP BY market_id, readings
 )
 SELECT s.market, s.market_id, s.batches, s.pages::bigint AS pages_missed, s.first_batch_id, s.last_batch_id,
        s.since, s.until, s.ended, extract(epoch FROM s.span)::bigint AS seconds,
        -- Nothing was read before, or not as far back as was looked.
-       s.since IS NULL AND (s.ended <> 'read' AND l.market_id IS NULL OR s.first_seen_at >= $5) AS is_never_read,
-       (SELECT jsonb_agg(jsonb_build_object('reason', r.reason, 'batches', r.batches,
-                                            'pages_missed', r.pages_missed, 'pages', r.pages)
-                         ORDER BY r.batches DESC, r.reason)
-          FROM reasons r WHERE r.market_id = s.market_id AND r.readings = s.readings) AS reasons,
-       s.total_gaps, s.total_open, s.total_pages::bigint AS total_pages
-  FROM shown s LEFT JOIN warehouse.latest_books l USING (market_id)
+       s.since IS NULL AND (s.ended <> 'read' AND s.has_no_latest OR s.first_seen_at >= $5) AS is_never_read,
+       t.reasons, s.total_gaps, s.total_open, s.total_pages::bigint AS total_pages
+  FROM shown s JOIN told t USING (market_id, readings)
  ORDER BY s.ended <> 'open', s.span DESC NULLS FIRST, s.market, s.readings

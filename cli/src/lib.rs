@@ -79,10 +79,13 @@ async fn connect_checked() -> anyhow::Result<PgPool> {
     Ok(pool)
 }
 
-/// One state of the database for several statements, in which sorts of a day's books fit in memory.
+/// One state of the database for several statements, in which sorts of a day's books fit in memory,
+/// and which does not go on for long after nobody waits for it any more.
 async fn snapshot(pool: &PgPool) -> anyhow::Result<PgTransaction<'static>> {
     let mut snapshot = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
-    sqlx::query("SET LOCAL work_mem = '128MB'").execute(&mut *snapshot).await?;
+    for setting in ["SET LOCAL work_mem = '128MB'", "SET LOCAL statement_timeout = '2min'"] {
+        sqlx::query(setting).execute(&mut *snapshot).await?;
+    }
     Ok(snapshot)
 }
 
