@@ -3,22 +3,65 @@
 //! - [`migrate`]: the schema.
 //! - [`parse`]: captured answers as the worker would read them; [`capture`] knows their forms.
 //! - [`summary`]: the last batches in figures.
+//! - [`batches`]: what became of each slot, a line each; [`batch`]: everything about one batch.
+//! - [`gaps`]: what should have been read and was not.
+//!
+//! [`timeline`] reads batches and slots for the last three. [`format`] makes figures readable.
 
+pub mod batch;
+pub mod batches;
 pub mod capture;
+pub mod format;
+pub mod gaps;
 pub mod migrate;
 pub mod parse;
 pub mod summary;
+pub mod timeline;
+pub mod window;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use serde::Serialize;
+use shared::domain::MarketError;
+use shared::exchange::Exchange;
 use shared::settings::{BadSettings, Database, EXIT_BAD_SETTINGS, Vars};
-use sqlx::PgPool;
+use sqlx::{PgPool, PgTransaction};
 
-/// The exit code that tells what kind of error it is: 64 bad settings, 1 anything else.
+/// Something is not as it should be: refused ads, gaps.
+pub const EXIT_TROUBLE: u8 = 3;
+/// An argument that is not allowed (`EX_USAGE`), as for settings.
+pub const EXIT_USAGE: u8 = EXIT_BAD_SETTINGS;
+/// What was asked for is not there: a file, a batch, a fiat (`EX_NOINPUT`).
+pub const EXIT_NOT_FOUND: u8 = 66;
+
+/// The exchange that is looked at: the only one there is.
+const EXCHANGE: Exchange = Exchange::Binance;
+
+/// What was asked for is not there; says what is.
+#[derive(Debug)]
+pub struct NotFound(String);
+
+impl std::error::Error for NotFound {}
+
+impl std::fmt::Display for NotFound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The exit code that tells what kind of error it is: 64 bad settings or arguments, 66 not found, 1
+/// anything else.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.is::<BadSettings>() { ExitCode::from(EXIT_BAD_SETTINGS) } else { ExitCode::FAILURE }
+    if error.is::<BadSettings>() || error.is::<MarketError>() {
+        ExitCode::from(EXIT_USAGE)
+    } else if error.is::<NotFound>() {
+        ExitCode::from(EXIT_NOT_FOUND)
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// A connection by `DATABASE_URL`.
@@ -34,4 +77,27 @@ async fn connect_checked() -> anyhow::Result<PgPool> {
     let pool = connect().await?;
     shared::store::check_schema(&pool).await.context("the database can't be used")?;
     Ok(pool)
+}
+
+/// One state of the database for several statements, in which sorts of a day's books fit in memory,
+/// and which does not go on for long after nobody waits for it any more.
+async fn snapshot(pool: &PgPool) -> anyhow::Result<PgTransaction<'static>> {
+    let mut snapshot = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
+    for setting in ["SET LOCAL work_mem = '128MB'", "SET LOCAL statement_timeout = '2min'"] {
+        sqlx::query(setting).execute(&mut *snapshot).await?;
+    }
+    Ok(snapshot)
+}
+
+/// Prints an answer. A reader that has seen enough and closes the pipe is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }

@@ -2,10 +2,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use cli::batch::Wanted;
+use cli::window::Since;
 use shared::domain::Side;
 use shared::exchange::Exchange;
 
 /// The operator's tool.
+///
+/// Exit codes of all commands: 0 done, 1 an error, 3 something is not as it should be, 64 a setting
+/// or an argument is not allowed, 66 what was asked for is not there.
 #[derive(Parser)]
 #[command(name = "p2p", version)]
 struct Cli {
@@ -37,6 +42,58 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// What became of each slot: one line per batch, and per slot that no batch took.
+    ///
+    /// Newest last. A slot that no batch took is `skipped`, or `unrecorded`: due by the interval that
+    /// the last leader kept, and nobody led to take it or to record it as skipped. A slot counts as
+    /// unrecorded two minutes after it was due; until then a leader may still take it. Sums are those
+    /// of the close; `-` where none were recorded. `again` are readings beyond the first of a page,
+    /// `missed` is an estimate.
+    Batches {
+        /// Lines to show, 1 to 10000. The default holds without --since.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000), default_value = "20", default_value_if("since", clap::builder::ArgPredicate::IsPresent, "10000"))]
+        last: u32,
+        /// Only slots since then: 90m, 24h, 7d.
+        #[arg(long)]
+        since: Option<Since>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// One batch.
+    #[command(subcommand)]
+    Batch(BatchCommand),
+    /// What should have been read and was not: slots, markets, pages and lists, with reasons.
+    ///
+    /// Slots: skipped ones, those that nobody took and nobody recorded (`unrecorded`), batches that
+    /// read nothing (`failed`) or were never planned (`unplanned`: no market was read), and batches
+    /// open past their deadline (`overdue`). Runs of one kind and reason are one line.
+    ///
+    /// Markets: a gap is batches in a row without a good reading, which is one of which no page was
+    /// lost or left out. It runs from the last good reading to the next one, or to the market's
+    /// delisting, or is still open. Batches that had no book of the market are no gap by themselves:
+    /// markets without ads are probed ever more rarely. Pages missed and batches are counted within
+    /// --since; the last good reading before is looked for one day further back, and for open gaps
+    /// however long ago it was.
+    ///
+    /// Lists of fiats, assets and payment methods that were not read. Books that drifted while they
+    /// were read and ads in quarantine are no gaps; their figures are at the end.
+    ///
+    /// Exit codes: 0 no gaps, 3 gaps, 64 an argument is not allowed, 66 the fiat is not known.
+    Gaps {
+        /// How far to look back: 90m, 24h, 7d.
+        #[arg(long, default_value = "24h")]
+        since: Since,
+        /// Only markets and lists of this fiat, for example VES. Slots are of all markets.
+        #[arg(long)]
+        fiat: Option<String>,
+        /// Gaps of markets to show, open and long ones first. Default: 50, with --json all.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: Option<u32>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// The last batches in figures, and the best prices of the largest markets.
     Summary {
         /// Batches to show, the latest last.
@@ -48,13 +105,47 @@ enum Command {
     },
 }
 
+#[derive(Subcommand)]
+enum BatchCommand {
+    /// Everything about one batch: times, jobs, workers, books, what was lost and why.
+    ///
+    /// What was kept by day (jobs and books) goes when the day is dropped; the batch itself stays.
+    /// Exit codes: 0 shown, 64 an argument is not allowed, 66 there is no such batch.
+    Show {
+        /// Number of the batch as `p2p batches` shows it, or `latest`.
+        id: Wanted,
+        /// Books that are not whole, and jobs that failed or expired, to show of each, 1 to 100000.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000), default_value_t = 20)]
+        limit: u32,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     shared::service::install_tls_provider();
-    let result = match Cli::parse().command {
+    let arguments = match Cli::try_parse() {
+        Ok(arguments) => arguments,
+        Err(answer) => {
+            // Help and version come this way too. Where nobody reads it, there is nobody to tell.
+            answer.print().ok();
+            let is_error = answer.use_stderr();
+            return ExitCode::from(if is_error { cli::EXIT_USAGE } else { 0 });
+        }
+    };
+    let result = match arguments.command {
         Command::Migrate => cli::migrate::run().await,
         Command::Parse { exchange, fiat, asset, side, files } => {
             cli::parse::run(exchange, &fiat, &asset, side, &files)
+        }
+        Command::Batches { last, since, json } => cli::batches::run(last, since, json).await,
+        Command::Batch(BatchCommand::Show { id, limit, json }) => {
+            cli::batch::show(id, limit, json).await
+        }
+        Command::Gaps { since, fiat, limit, json } => {
+            cli::gaps::run(since, fiat.as_deref(), limit, json).await
         }
         Command::Summary { batches, json } => cli::summary::run(batches, json).await,
     };

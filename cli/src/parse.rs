@@ -9,12 +9,8 @@ use shared::domain::{Market, Side};
 use shared::exchange::Exchange;
 use shared::exchange::binance::parse_search;
 
-use crate::capture;
-
-/// Something was refused.
-const EXIT_REFUSED: u8 = 3;
-/// A file can't be read (`EX_NOINPUT`).
-const EXIT_NO_INPUT: u8 = 66;
+use crate::capture::{self, Answer};
+use crate::{EXIT_NOT_FOUND, EXIT_TROUBLE};
 
 /// Reads all files; ads go to stdout, refusals to stderr. A reader that has seen enough and closes
 /// the pipe is no error.
@@ -25,25 +21,15 @@ pub fn run(
     side: Side,
     files: &[PathBuf],
 ) -> anyhow::Result<ExitCode> {
-    let is_closed = |error: &anyhow::Error| {
-        let io = error.downcast_ref::<std::io::Error>();
-        io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
-    };
-    match parse_all(exchange, fiat, asset, side, files) {
-        Err(error) if is_closed(&error) => Ok(ExitCode::SUCCESS),
-        other => other,
+    let Exchange::Binance = exchange;
+    let market = Market::new(fiat, asset, side)?;
+    match parse_all(&market, files) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        other => Ok(other?),
     }
 }
 
-fn parse_all(
-    exchange: Exchange,
-    fiat: &str,
-    asset: &str,
-    side: Side,
-    files: &[PathBuf],
-) -> anyhow::Result<ExitCode> {
-    let Exchange::Binance = exchange;
-    let market = Market::new(fiat, asset, side)?;
+fn parse_all(market: &Market, files: &[PathBuf]) -> std::io::Result<ExitCode> {
     let (mut unreadable, mut refused) = (false, false);
     let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
     for file in files {
@@ -56,13 +42,13 @@ fn parse_all(
             }
         };
         for answer in capture::answers(&bytes) {
-            refused |= !parse_one(&market, file, &answer, &mut out, &mut err)?;
+            refused |= !parse_one(market, file, &answer, &mut out, &mut err)?;
         }
     }
     out.flush()?;
     Ok(match (unreadable, refused) {
-        (true, _) => ExitCode::from(EXIT_NO_INPUT),
-        (_, true) => ExitCode::from(EXIT_REFUSED),
+        (true, _) => ExitCode::from(EXIT_NOT_FOUND),
+        (_, true) => ExitCode::from(EXIT_TROUBLE),
         _ => ExitCode::SUCCESS,
     })
 }
@@ -71,16 +57,21 @@ fn parse_all(
 fn parse_one(
     market: &Market,
     file: &Path,
-    answer: &[u8],
+    answer: &Answer<'_>,
     out: &mut impl Write,
     err: &mut impl Write,
-) -> anyhow::Result<bool> {
-    let file = file.display().to_string();
-    let page = match parse_search(market, answer) {
+) -> std::io::Result<bool> {
+    let place = match answer.line {
+        Some(line) => json!({ "file": file.display().to_string(), "line": line }),
+        None => json!({ "file": file.display().to_string() }),
+    };
+    let page = match parse_search(market, &answer.bytes) {
         Ok(page) => page,
         Err(error) => {
-            let refusal = json!({ "file": file, "reason": error.failure().as_str(), "detail": error.to_string() });
-            writeln!(err, "{refusal}")?;
+            let mut object = place;
+            let why = json!({ "reason": error.failure().as_str(), "detail": error.to_string() });
+            merge(&mut object, why);
+            writeln!(err, "{object}")?;
             return Ok(false);
         }
     };
@@ -91,7 +82,7 @@ fn parse_one(
         writeln!(out, "{object}")?;
     }
     for refusal in &page.refusals {
-        let mut object = json!({ "file": file });
+        let mut object = place.clone();
         merge(&mut object, serde_json::to_value(refusal)?);
         writeln!(err, "{object}")?;
     }

@@ -7,6 +7,8 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use sqlx::PgPool;
 
+use crate::format::{count, percent};
+
 /// Largest markets whose best prices are shown.
 const PRICED_MARKETS: i64 = 8;
 
@@ -181,38 +183,4 @@ fn spread(market: &Prices) -> Option<String> {
     let (buy, sell) = (market.best_buy?, market.best_sell?);
     let share = (buy - sell).checked_div(buy)? * Decimal::ONE_HUNDRED;
     Some(format!("{}%", share.round_dp(2)))
-}
-
-/// With thousands apart.
-fn count(number: i64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-fn percent(part: i64, whole: i64) -> String {
-    let share = Decimal::from(part * 100).checked_div(Decimal::from(whole));
-    share.map_or_else(|| "-".to_owned(), |share| format!("{}%", share.round_dp(2)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counts_have_their_thousands_apart() {
-        assert_eq!([7, 999, 1000, 1_234_567].map(count), ["7", "999", "1,000", "1,234,567"]);
-    }
-
-    #[test]
-    fn nothing_of_nothing_has_no_share() {
-        assert_eq!(percent(0, 0), "-");
-        assert_eq!(percent(995, 1000), "99.50%");
-    }
 }

@@ -62,7 +62,7 @@ fn every_ad_is_taken_or_refused() {
         let bytes = std::fs::read(&file).unwrap();
         let (mut taken, mut refused, mut reasons) = (0, 0, Vec::new());
         for answer in capture::answers(&bytes) {
-            let page = parse_search(&market(&name), &answer)
+            let page = parse_search(&market(&name), &answer.bytes)
                 .unwrap_or_else(|error| panic!("{name}: {error}"));
             taken += page.ads.len();
             refused += page.refusals.len();

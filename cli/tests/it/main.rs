@@ -6,4 +6,6 @@
 )]
 
 mod captures;
+mod database;
+mod ledger;
 mod parse;

@@ -64,10 +64,38 @@ fn what_is_no_answer_is_refused_as_a_whole() {
 }
 
 #[test]
+fn a_line_that_was_cut_is_named_and_costs_itself_only() {
+    let line = std::fs::read_to_string(CAPTURE).unwrap().replace(['\n', '\r'], "");
+    let lines_of_file = format!("{line}\n{}\n{line}\n", &line[..line.len() / 2]);
+    let output = p2p(&[&MARKET[..], &["-"]].concat(), lines_of_file.as_bytes());
+    assert_eq!((output.status.code(), lines(&output.stdout).len()), (Some(3), 20));
+    let refusals = lines(&output.stderr);
+    assert_eq!(refusals.len(), 1);
+    assert_eq!(refusals[0]["line"], 2);
+    assert_eq!(refusals[0]["reason"], "unparsable");
+}
+
+#[test]
 fn a_file_that_is_not_there_is_named() {
     let output = p2p(&[&MARKET[..], &["nowhere.json"]].concat(), b"");
     assert_eq!(output.status.code(), Some(66));
     assert!(String::from_utf8_lossy(&output.stderr).contains("nowhere.json"));
+}
+
+#[test]
+fn an_argument_that_is_not_allowed_is_named() {
+    for (args, named) in [
+        (&["parse", "--fiat", "A B", "--asset", "C", "--side", "BUY", "-"][..], "A B"),
+        (&["gaps", "--since", "1x"][..], "90m, 24h or 7d"),
+        (&["batches", "--last", "0"][..], "--last"),
+        (&["batch", "show", "x"][..], "latest"),
+        (&["frobnicate"][..], "frobnicate"),
+    ] {
+        let output = p2p(args, b"");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{args:?}: {error}");
+        assert!(error.contains(named), "{args:?}: {error}");
+    }
 }
 
 #[test]
