@@ -64,6 +64,7 @@ COMMENT ON COLUMN pipeline.batches.books_complete IS 'Books certified complete o
 UPDATE pipeline.batches SET announced_at = closed_at;
 
 ALTER TABLE pipeline.catalog ADD COLUMN changes_per_hour integer;
+COMMENT ON COLUMN pipeline.catalog.is_listed IS 'Whether the list of assets of its fiat names it for the side. Whether the fiat is listed at all, fiat_catalog says.';
 COMMENT ON COLUMN pipeline.catalog.changes_per_hour IS 'Ads that came or changed per hour, smoothed over the readings: what a fresh reading is worth. NULL: read fewer than two times.';
 
 ALTER TABLE warehouse.books ADD COLUMN is_listed boolean NOT NULL DEFAULT true;
