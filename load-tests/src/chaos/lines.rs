@@ -210,8 +210,8 @@ pub(super) fn exchange_options(kind: api::Fault) -> String {
 
 /// Whether pages are lost to the kind: the exchange said no for good, or what is there is no answer.
 fn loses_pages(kind: api::Fault) -> bool {
-    use api::Fault::{Code000002, Code000002Http400, Code083932, Http404, Http451, Redirect};
-    matches!(kind, Http404 | Http451 | Code000002 | Code000002Http400 | Code083932 | Redirect)
+    use api::Fault::{Code000002, Code000002Http400, Http404, Http451, Redirect};
+    matches!(kind, Http404 | Http451 | Code000002 | Code000002Http400 | Redirect)
 }
 
 /// A line of the suite.

@@ -44,6 +44,9 @@ const WORTH_TAMPERING: u32 = 5;
 /// What a coordinator logs when it begins to lead.
 const LEADING: &str = "\"leading\"";
 
+/// Exit code of a coordinator whose one batch was partial.
+const PARTIAL: i32 = 3;
+
 const PLANNED: &str = "SELECT count(*) FROM pipeline.batches WHERE planned_at IS NOT NULL";
 const OPENED: &str = "SELECT count(*) FROM pipeline.batches";
 const UNPUBLISHED: &str = "SELECT count(*) FROM pipeline.jobs WHERE state = 'planned'";
@@ -207,7 +210,8 @@ impl Play<'_> {
         for link in self.arena.members.iter().flat_map(Member::links) {
             link.heal();
         }
-        self.arena.end(Role::Coordinator).await?;
+        let outcome = self.line.allowed(self.size.workers).outcome;
+        self.arena.end(Role::Coordinator, if outcome == "partial" { PARTIAL } else { 0 }).await?;
         while self.arena.running(Role::Worker) < self.size.workers {
             self.arena.add(Role::Worker, false, None).await?;
         }
@@ -223,7 +227,7 @@ impl Play<'_> {
                 deadline.pulse().await?;
             }
         }
-        self.arena.end(Role::Worker).await
+        self.arena.end(Role::Worker, 0).await
     }
 
     fn away(&mut self) -> Duration {
