@@ -127,7 +127,7 @@ impl BatchRunner<'_> {
     async fn run_to_close(&mut self, batch: OpenBatch, progress: bool) -> anyhow::Result<Ended> {
         let percent = self.settings.reread_percent;
         let (ledger, ended) = jobs::load(&self.store.pool, batch.id, percent).await?;
-        let left = (batch.deadline_at - self.clock.now()).to_std().unwrap_or_default();
+        let left = self.time_left(&batch);
         let mut running = Running {
             progress: Progress::new(progress, batch.id),
             batch,
@@ -146,6 +146,12 @@ impl BatchRunner<'_> {
             return Ok(Ended::Stopped);
         }
         self.close(&running, settled).await
+    }
+
+    /// Time until the deadline; never more than a batch has, whatever a clock says that was set back.
+    fn time_left(&self, batch: &OpenBatch) -> Duration {
+        let left = (batch.deadline_at - self.clock.now()).to_std().unwrap_or_default();
+        left.min(self.settings.batch_deadline)
     }
 
     /// Discovery, plan, reading; each is skipped as far as it was done before.
@@ -227,7 +233,7 @@ impl BatchRunner<'_> {
             rates.push(self.settings.rate_per_minute);
         }
         let now = self.clock.now();
-        let left = (running.batch.deadline_at - now).to_std().unwrap_or_default();
+        let left = self.time_left(&running.batch);
         let budget = planner::budget(rates.iter().copied(), left);
         let (slot, interval) = (running.batch.slot_at, self.settings.interval);
         let books = planner::plan(&markets, slot, interval, budget);

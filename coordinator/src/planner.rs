@@ -343,7 +343,7 @@ mod tests {
         let one = (0u32..2000, 0u32..10, any::<bool>(), prop::option::of(0u32..500));
         prop::collection::vec(one, 0..most).prop_map(|all| {
             let state = |(id, (total, consecutive_shed, is_priority, changes_per_hour))| {
-                MarketState { consecutive_shed, is_priority, changes_per_hour, ..market(id, total) }
+                MarketState { changes_per_hour, consecutive_shed, is_priority, ..market(id, total) }
             };
             (1..).zip(all).map(state).collect()
         })

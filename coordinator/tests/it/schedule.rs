@@ -51,16 +51,7 @@ async fn every_slot_ends_in_a_recorded_state(pool: PgPool) {
     let run =
         coordinator::run(settings(&pool), Mode::Schedule, false, clock.clone(), shutdown.clone());
     let run = tokio::spawn(run);
-    let opened = "SELECT count(*) FROM pipeline.batches";
-    let wait_opened = |count: i64| {
-        let pool = pool.clone();
-        async move {
-            while sqlx::query_scalar::<_, i64>(opened).fetch_one(&pool).await.unwrap() < count {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-    };
-    wait_opened(1).await;
+    wait_opened(&pool, 1).await;
     // No worker: the batch is cut at its deadline, a second after its slot.
     clock.set(start + TimeDelta::seconds(2));
     wait_closed(&pool, 1).await;
@@ -89,4 +80,46 @@ async fn every_slot_ends_in_a_recorded_state(pool: PgPool) {
             .unwrap();
     assert_eq!(outcomes[0].0, "failed", "nothing was read");
     assert!(outcomes[0].1.contains("no page was read"), "{outcomes:?}");
+}
+
+/// Waits until `count` batches are there.
+async fn wait_opened(pool: &PgPool, count: i64) {
+    let opened = "SELECT count(*) FROM pipeline.batches";
+    let wait = async {
+        while sqlx::query_scalar::<_, i64>(opened).fetch_one(pool).await.unwrap() < count {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), wait).await.expect("the batch is opened");
+}
+
+/// Set back while a batch runs, the clock would not reach its deadline for an hour: the time that
+/// really passed cuts it. Set forward, it cuts the batch, and what it skipped comes due when it is
+/// set right again.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_clock_that_jumps_is_survived(pool: PgPool) {
+    let at = |text: &str| format!("2026-11-22T{text}Z").parse::<DateTime<Utc>>().unwrap();
+    let clock = Arc::new(MovedClock(Mutex::new(at("10:00:00"))));
+    let shutdown = CancellationToken::new();
+    let run =
+        coordinator::run(settings(&pool), Mode::Schedule, false, clock.clone(), shutdown.clone());
+    let run = tokio::spawn(run);
+    wait_opened(&pool, 1).await;
+    clock.set(at("09:59:00"));
+    wait_closed(&pool, 1).await;
+    // An hour ahead: the slots between are missed.
+    clock.set(at("11:00:00"));
+    wait_closed(&pool, 2).await;
+    // Set right.
+    clock.set(at("10:20:00"));
+    wait_closed(&pool, 3).await;
+    shutdown.cancel();
+    assert_eq!(run.await.unwrap().unwrap(), RunOutcome::Stopped);
+    let taken: Vec<DateTime<Utc>> = slots(&pool)
+        .await
+        .into_iter()
+        .filter(|(_, state, _)| state == "batch")
+        .map(|(slot, ..)| slot)
+        .collect();
+    assert_eq!(taken, ["10:00:00", "10:20:00", "11:00:00"].map(at));
 }
