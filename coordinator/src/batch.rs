@@ -309,7 +309,7 @@ impl BatchRunner<'_> {
                 self.sync(running).await;
             }
             if stall.is_over(running.ledger.counts().ended > before)
-                && (stall.limit > LONG_STALL || self.queues_are_empty().await)
+                && (self.messages_seem_lost().await || stall.limit > LONG_STALL)
             {
                 tracing::warn!(
                     open = running.ledger.open().len(),
@@ -322,19 +322,36 @@ impl BatchRunner<'_> {
         }
     }
 
-    /// Whether no job waits for a worker, as far as the broker can tell.
-    async fn queues_are_empty(&self) -> bool {
-        for queue in [Queue::UrgentJobs, Queue::NormalJobs] {
+    /// Whether the messages of jobs seem lost: none waits for a worker, or a queue had to be made anew.
+    ///
+    /// A broker that crashes just after it made a queue may come back with one that answers nothing
+    /// more, for good. All that is in a queue can be published again, so such a queue is deleted; but
+    /// only if others answer, for else it is the broker that is slow.
+    async fn messages_seem_lost(&self) -> bool {
+        let (mut waiting, mut answers, mut broken) = (0, 0, Vec::new());
+        for queue in Queue::ALL {
             match self.publisher.ready(queue).await {
-                Ok(0) => {}
-                Ok(_) => return false,
+                Ok(ready) => {
+                    answers += 1;
+                    let has_jobs = matches!(queue, Queue::UrgentJobs | Queue::NormalJobs);
+                    waiting += if has_jobs { ready } else { 0 };
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "the broker can't be asked for its queues");
-                    return false;
+                    tracing::warn!(%error, ?queue, "a queue can't be asked for its length");
+                    broken.push(queue);
                 }
             }
         }
-        true
+        if answers == 0 {
+            return false;
+        }
+        for queue in &broken {
+            tracing::error!(?queue, "a queue does not answer while others do, making it anew");
+            if let Err(error) = self.publisher.delete(*queue).await {
+                tracing::error!(%error, ?queue, "the queue can't be deleted");
+            }
+        }
+        !broken.is_empty() || waiting == 0
     }
 
     /// Plans to read again the pages at which books moved that were just read to their end.

@@ -81,6 +81,8 @@ const PLANNING: Step = step("planning", Coordinator, Moment::Commit(Work::Plan),
 const PLANNED: Step = step("planned", Coordinator, Moment::Committed(Work::Plan), Before, 1);
 const PUBLISHING: Step =
     step("publishing", Coordinator, Moment::Publish(Target::Normal), Before, 40);
+/// More than the workers hold in their hands, so that messages wait in the queue.
+const PUBLISHED_MANY: Step = Step { name: "published many", first: 80, last: 100, ..PUBLISHING };
 const CONFIRMED: Step = step("confirmed", Coordinator, Moment::Confirm(Target::Normal), Before, 1);
 const FOLDING: Step = step("folding", Coordinator, Moment::Deliver(Target::Reports), After, 40);
 /// Past discovery, without which no page is read and nothing more is reported.
@@ -355,7 +357,7 @@ pub(super) fn all() -> Vec<Line> {
     add(Fault::EndSessions, &batch_steps, &[]);
     add(Fault::Restart(Server::Rabbitmq), &batch_steps, &[]);
     add(Fault::Crash(Server::Rabbitmq), &batch_steps, &[COMMIT]);
-    add(Fault::PurgeQueues, &[PUBLISHING, COMMIT], &[]);
+    add(Fault::PurgeQueues, &[PUBLISHED_MANY, COMMIT], &[]);
     add(Fault::DeleteQueues, &[PUBLISHING, COMMIT], &[]);
     add(Fault::Restart(Server::Redis), &[PERMIT, REQUEST], &[]);
     add(Fault::Crash(Server::Redis), &[PERMIT, REQUEST], &[REQUEST]);

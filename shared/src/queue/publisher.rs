@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use deadpool_lapin::{Config, Pool, PoolConfig, Runtime, Timeouts};
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeleteOptions};
 use lapin::{BasicProperties, Channel, Confirmation, ConnectionProperties, PublisherConfirm};
 
 use super::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, Queue, QueueError, Topology, answer, trace};
@@ -76,20 +76,35 @@ impl Publisher {
         }
         let connection = self.pool.get().await.map_err(PublishError::NoConnection)?;
         let result = self.publish_on(&connection, messages).await;
-        if result.is_err() {
-            // Whatever went wrong, the next call begins with a new connection.
-            drop(deadpool_lapin::Object::take(connection));
-        }
-        result
+        give_back(connection, result)
     }
 
     /// Messages of a queue that wait for a consumer; those in some consumer's hands are not counted.
     pub async fn ready(&self, queue: Queue) -> Result<u32, PublishError> {
         let connection = self.pool.get().await.map_err(PublishError::NoConnection)?;
-        let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
-        let ready = self.topology.ready(&channel, queue).await?;
-        answer(ANSWER_TIMEOUT, channel.close(REPLY_SUCCESS, "done".into())).await?;
-        Ok(ready)
+        let ready = async {
+            let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
+            let ready = self.topology.ready(&channel, queue).await?;
+            answer(ANSWER_TIMEOUT, channel.close(REPLY_SUCCESS, "done".into())).await?;
+            Ok(ready)
+        };
+        let ready = ready.await;
+        give_back(connection, ready)
+    }
+
+    /// Deletes a queue with all that is in it; it is declared again when it is next used.
+    pub async fn delete(&self, queue: Queue) -> Result<(), PublishError> {
+        let connection = self.pool.get().await.map_err(PublishError::NoConnection)?;
+        let deleted = async {
+            let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
+            let name = self.topology.queue(queue).into();
+            answer(DELETE_TIMEOUT, channel.queue_delete(name, QueueDeleteOptions::default()))
+                .await?;
+            answer(ANSWER_TIMEOUT, channel.close(REPLY_SUCCESS, "done".into())).await?;
+            Ok(())
+        };
+        let deleted = deleted.await;
+        give_back(connection, deleted)
     }
 
     async fn publish_on(
@@ -139,6 +154,19 @@ impl Publisher {
     }
 }
 
+/// Gives a connection back to the pool; whatever went wrong, the next call begins with a new one.
+fn give_back<T>(
+    connection: deadpool_lapin::Object,
+    result: Result<T, PublishError>,
+) -> Result<T, PublishError> {
+    if result.is_err() {
+        drop(deadpool_lapin::Object::take(connection));
+    }
+    result
+}
+
+/// A queue that is broken is deleted only after the broker has waited for its members in vain.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(20);
 /// AMQP's `reply-success`.
 const REPLY_SUCCESS: u16 = 200;
 /// A broker under memory pressure stops reading for a while; that is not yet an error.

@@ -26,6 +26,10 @@ pub enum Queue {
     Dead,
 }
 
+impl Queue {
+    pub const ALL: [Self; 4] = [Self::Dead, Self::UrgentJobs, Self::NormalJobs, Self::Reports];
+}
+
 /// Deliveries of one message before it is poison. Every killed worker costs its jobs one, so there
 /// is room for many restarts; a job that kills its worker is found all the same.
 const DELIVERY_LIMIT: i32 = 20;
@@ -65,7 +69,7 @@ impl Topology {
 
     /// Declares everything.
     pub(super) async fn declare(&self, channel: &Channel) -> Result<(), QueueError> {
-        for queue in [Queue::Dead, Queue::UrgentJobs, Queue::NormalJobs, Queue::Reports] {
+        for queue in Queue::ALL {
             self.ready(channel, queue).await?;
         }
         let declared = channel.exchange_declare(
