@@ -11,6 +11,7 @@ use shared::domain::BatchId;
 use shared::exchange::Exchange;
 use shared::job::{Job, JobEnd, MESSAGE_VERSION, Report, Work};
 use shared::queue::{Delivery, Message, Publisher, Queue};
+use shared::store::{ANSWER_LIMIT, within};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,9 +22,10 @@ use crate::planner::{self, PlannedBook};
 use crate::progress::Progress;
 use crate::schedule::Clock;
 use crate::settings::Settings;
-use crate::store::batches::{self, OpenBatch};
+use crate::store::batches::{self, Found, OpenBatch};
 use crate::store::catalog::{self, FiatList};
 use crate::store::close::{self, BatchOutcome};
+use crate::store::jobs::Loaded;
 use crate::store::{Store, drift, jobs, workers};
 
 /// Jobs published before they are noted as published: a coordinator that dies publishes at most so
@@ -42,6 +44,11 @@ const FIRST_STALL: Duration = Duration::from_secs(10);
 const LONG_STALL: Duration = Duration::from_secs(40);
 /// Pause after the database or the broker failed.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// One request of so many is kept for lists of payment methods while some are due.
+const LISTS_SHARE: u32 = 100;
+/// Longest wait for the transaction that closes a batch: a hundred times what it takes on a full market.
+const CLOSE_LIMIT: Duration = Duration::from_mins(1);
+
 /// How the run of a batch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -77,6 +84,7 @@ struct Running {
     new: Vec<LedgerJob>,
     again: Vec<LedgerJob>,
     trimmed: Vec<u32>,
+    stall: Stall,
     /// When the batch is cut, should the clock be set back meanwhile.
     cut_at: Instant,
 }
@@ -126,7 +134,8 @@ impl BatchRunner<'_> {
 
     async fn run_to_close(&mut self, batch: OpenBatch, progress: bool) -> anyhow::Result<Ended> {
         let percent = self.settings.reread_percent;
-        let (ledger, ended) = jobs::load(&self.store.pool, batch.id, percent).await?;
+        let loaded = jobs::load(&self.store.pool, batch.id, percent);
+        let Loaded { ledger, ended, quiet_for } = within(ANSWER_LIMIT, loaded).await?;
         let left = self.time_left(&batch);
         let mut running = Running {
             progress: Progress::new(progress, batch.id),
@@ -135,6 +144,7 @@ impl BatchRunner<'_> {
             new: Vec::new(),
             again: Vec::new(),
             trimmed: Vec::new(),
+            stall: Stall::after(quiet_for),
             cut_at: Instant::now() + left,
         };
         for end in &ended {
@@ -158,13 +168,13 @@ impl BatchRunner<'_> {
     async fn work(&mut self, running: &mut Running) -> anyhow::Result<Settled> {
         if !running.batch.is_planned {
             for discover in [Discover::FiatList, Discover::Assets] {
-                self.plan_discovery(running, discover).await?;
+                within(ANSWER_LIMIT, self.plan_discovery(running, discover)).await?;
                 match self.drive(running).await {
                     Settled::AllEnded => {}
                     other => return Ok(other),
                 }
             }
-            self.plan_pages(running).await?;
+            within(ANSWER_LIMIT, self.plan_pages(running)).await?;
         }
         let settled = self.drive(running).await;
         let is_listed_anew = running.ledger.has(&Work::FiatList);
@@ -236,7 +246,11 @@ impl BatchRunner<'_> {
         let left = self.time_left(&running.batch);
         let budget = planner::budget(rates.iter().copied(), left);
         let (slot, interval) = (running.batch.slot_at, self.settings.interval);
-        let books = planner::plan(&markets, slot, interval, budget);
+        // The lists come after the pages, and would never get a request of a budget that does not
+        // suffice. What is left over now is still due in the next batch.
+        let methods = self.due_fiats(FiatList::PaymentMethods).await?;
+        let for_lists = u32::try_from(methods.len()).unwrap_or(u32::MAX).min(budget / LISTS_SHARE);
+        let books = planner::plan(&markets, slot, interval, budget - for_lists);
         let pages: u32 = books.iter().map(|book| book.pages).sum();
         let work = |book: &PlannedBook, page| Work::Search {
             market_id: book.market_id,
@@ -249,9 +263,11 @@ impl BatchRunner<'_> {
             .flat_map(|book| (1..=book.pages).map(move |page| work(book, page)))
             .collect();
         let left = usize::try_from(budget - pages).unwrap_or(usize::MAX);
-        let methods = self.due_fiats(FiatList::PaymentMethods).await?.into_iter().take(left);
         works.extend(
-            methods.map(|fiat| Work::PaymentMethods { fiat_id: fiat.fiat_id, fiat: fiat.code }),
+            methods
+                .into_iter()
+                .take(left)
+                .map(|fiat| Work::PaymentMethods { fiat_id: fiat.fiat_id, fiat: fiat.code }),
         );
         let planned = running.plan(false, works)?;
         let beyond = |book: &PlannedBook| book.pages + 1..=book.pages + book.shed;
@@ -277,7 +293,6 @@ impl BatchRunner<'_> {
     /// Publishes what is planned and folds what ends, until all has ended or the time is over.
     /// Neither database nor broker is needed without interruption: what failed is done again.
     async fn drive(&mut self, running: &mut Running) -> Settled {
-        let mut stall = Stall::new();
         let mut next_sync = Instant::now() + SYNC_INTERVAL;
         loop {
             if self.shutdown.is_cancelled() {
@@ -308,8 +323,8 @@ impl BatchRunner<'_> {
                 next_sync = Instant::now() + SYNC_INTERVAL;
                 self.sync(running).await;
             }
-            if stall.is_over(running.ledger.counts().ended > before)
-                && (self.messages_seem_lost().await || stall.limit > LONG_STALL)
+            if running.stall.is_over(running.ledger.counts().ended > before)
+                && (self.messages_seem_lost().await || running.stall.limit > LONG_STALL)
             {
                 tracing::warn!(
                     open = running.ledger.open().len(),
@@ -360,7 +375,8 @@ impl BatchRunner<'_> {
         if markets.is_empty() {
             return;
         }
-        match drift::list_moved_pages(&self.store.pool, running.batch.id, &markets).await {
+        let moved = drift::list_moved_pages(&self.store.pool, running.batch.id, &markets);
+        match within(ANSWER_LIMIT, moved).await {
             Ok(moved) => {
                 let again = running.ledger.reread(&markets, &moved);
                 if !again.is_empty() {
@@ -381,11 +397,7 @@ impl BatchRunner<'_> {
     async fn push(&self, running: &mut Running) -> anyhow::Result<()> {
         let has_followed = [running.new.len(), running.again.len(), running.trimmed.len()];
         if has_followed != [0; 3] {
-            let mut tx = self.store.begin().await?;
-            jobs::insert(&mut tx, &running.batch, &running.new).await?;
-            jobs::reissue(&mut tx, running.batch.id, &running.again).await?;
-            jobs::trim(&mut tx, running.batch.id, &running.trimmed).await?;
-            tx.commit().await?;
+            within(ANSWER_LIMIT, self.write_follow_ups(running)).await?;
             running.new.clear();
             running.again.clear();
             running.trimmed.clear();
@@ -401,14 +413,26 @@ impl BatchRunner<'_> {
                 .collect::<anyhow::Result<_>>()?;
             self.publisher.publish(&messages).await?;
             let ordinals: Vec<u32> = chunk.iter().map(|job| job.ordinal).collect();
-            jobs::mark_published(self.store, running.batch.id, &ordinals).await?;
+            let marked = jobs::mark_published(self.store, running.batch.id, &ordinals);
+            within(ANSWER_LIMIT, marked).await?;
             running.ledger.mark_published(&ordinals);
         }
     }
 
+    async fn write_follow_ups(&self, running: &Running) -> anyhow::Result<()> {
+        let mut tx = self.store.begin().await?;
+        jobs::insert(&mut tx, &running.batch, &running.new).await?;
+        jobs::reissue(&mut tx, running.batch.id, &running.again).await?;
+        jobs::trim(&mut tx, running.batch.id, &running.trimmed).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// Finds ends whose report did not come.
     async fn sync(&self, running: &mut Running) {
-        match jobs::list_ended(&self.store.pool, running.batch.id, &running.ledger.open()).await {
+        let open = running.ledger.open();
+        let ended = jobs::list_ended(&self.store.pool, running.batch.id, &open);
+        match within(ANSWER_LIMIT, ended).await {
             Ok(ended) => ended.iter().for_each(|end| running.fold(end)),
             Err(error) => {
                 tracing::warn!(
@@ -425,10 +449,11 @@ impl BatchRunner<'_> {
         }
         let id = running.batch.id;
         let closed_by = &self.settings.coordinator_id;
-        let Some(closed) = close::close(self.store, id, closed_by).await? else {
+        let closed = within(CLOSE_LIMIT, close::close(self.store, id, closed_by)).await?;
+        let Some(closed) = closed else {
             // The answer to our own commit was lost, or a former leader was faster.
-            let outcome = batches::outcome(&self.store.pool, id).await?;
-            let outcome = outcome.with_context(|| format!("batch {id} is not open"))?;
+            let found = within(ANSWER_LIMIT, batches::find(&self.store.pool, id)).await?;
+            let Found::Closed(outcome) = found else { anyhow::bail!("batch {id} is not closed") };
             tracing::info!(outcome = outcome.as_str(), "the batch was closed before");
             return Ok(Ended::Closed(outcome));
         };
@@ -461,7 +486,7 @@ pub async fn announce(
     let event =
         Message::Event { routing_key: "batch.closed", body: event.to_string().into_bytes() };
     publisher.publish(&[event]).await?;
-    batches::mark_announced(store, batch).await
+    within(ANSWER_LIMIT, batches::mark_announced(store, batch)).await
 }
 
 /// What is discovered before pages are planned, one after the other.
@@ -478,14 +503,16 @@ struct Stall {
 }
 
 impl Stall {
-    fn new() -> Self {
-        Self { since: Instant::now(), limit: FIRST_STALL }
+    /// Nothing had ended for so long before: under a former leader, perhaps.
+    fn after(quiet_for: Duration) -> Self {
+        let now = Instant::now();
+        Self { since: now.checked_sub(quiet_for).unwrap_or(now), limit: FIRST_STALL }
     }
 
     /// Whether the time is over once more; twice as much is given then.
     fn is_over(&mut self, has_moved: bool) -> bool {
         if has_moved {
-            *self = Self::new();
+            *self = Self::after(Duration::ZERO);
         } else if self.since.elapsed() >= self.limit {
             *self = Self { since: Instant::now(), limit: self.limit * 2 };
             return true;

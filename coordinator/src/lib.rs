@@ -21,12 +21,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
 use shared::domain::BatchId;
 use shared::exchange::Exchange;
 use shared::queue::{Consumer, Delivery, Publisher, Queue};
 use shared::service;
+use shared::store::{ANSWER_LIMIT, within};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -37,7 +37,7 @@ use crate::leader::{Candidate, Leadership, Term};
 use crate::schedule::{Clock, Schedule, SystemClock};
 use crate::settings::Settings;
 use crate::store::Store;
-use crate::store::batches::{self, OpenBatch, Trigger};
+use crate::store::batches::{self, Found, OpenBatch, Trigger};
 use crate::store::close::BatchOutcome;
 
 /// The exchange that this coordinator reads.
@@ -141,7 +141,7 @@ struct Coordinator {
     progress: bool,
     shutdown: CancellationToken,
     /// [`Mode::Once`]: its batch, once it is open.
-    own: Option<OpenBatch>,
+    own: Option<BatchId>,
 }
 
 impl Coordinator {
@@ -222,44 +222,59 @@ impl Leader<'_> {
         }
     }
 
-    /// Opens a batch, if that was not done under an earlier lead, and runs it to its close. What fails,
-    /// for want of the database mostly, is done again from what is recorded.
+    /// Opens a batch, if that was not done before, and runs it to its close. What fails, for want of
+    /// the database mostly, is done again from what is recorded.
     async fn run_once(&mut self) -> anyhow::Result<RunOutcome> {
-        if self.coordinator.own.is_none() {
-            if self.resume(None).await? == Resumed::Stopped {
-                return Ok(RunOutcome::Stopped);
-            }
-            let now = self.coordinator.clock.now();
-            self.coordinator.own = Some(self.open(Trigger::Once, now).await?);
-        }
-        let batch = self.coordinator.own.clone().context("the batch was opened")?;
+        let began = self.coordinator.clock.now();
         loop {
-            let ended = match batches::outcome(&self.store.pool, batch.id).await {
-                // Under an earlier lead: another closed it.
-                Ok(Some(outcome)) => return Ok(RunOutcome::Closed(outcome)),
-                Ok(None) => self.run_batch(batch.clone()).await,
-                Err(error) => Err(error),
-            };
-            let error = match ended {
-                Ok(Ended::Stopped) => return Ok(RunOutcome::Stopped),
-                Ok(Ended::Closed(outcome)) => return Ok(RunOutcome::Closed(outcome)),
+            let error = match self.try_once().await {
+                Ok(outcome) => return Ok(outcome),
                 Err(error) => error,
             };
-            if self.coordinator.clock.now() > batch.deadline_at + ONCE_PATIENCE {
+            let deadline = began + TimeDelta::from_std(self.coordinator.settings.batch_deadline)?;
+            if self.coordinator.clock.now() > deadline + ONCE_PATIENCE {
                 return Err(error);
             }
             tracing::error!(
                 error = format!("{error:#}"),
                 "the batch stumbled, going on from what is recorded"
             );
-            tokio::time::sleep(FAILURE_PAUSE).await;
+            tokio::select! {
+                () = tokio::time::sleep(FAILURE_PAUSE) => {}
+                () = self.coordinator.shutdown.cancelled() => return Ok(RunOutcome::Stopped),
+            }
         }
+    }
+
+    async fn try_once(&mut self) -> anyhow::Result<RunOutcome> {
+        let id = if let Some(id) = self.coordinator.own {
+            id
+        } else {
+            if self.resume(None).await? == Resumed::Stopped {
+                return Ok(RunOutcome::Stopped);
+            }
+            let now = self.coordinator.clock.now();
+            let id = self.open(Trigger::Once, now).await?.id;
+            self.coordinator.own = Some(id);
+            id
+        };
+        let ended = match within(ANSWER_LIMIT, batches::find(&self.store.pool, id)).await? {
+            // Under an earlier lead: another closed it.
+            Found::Closed(outcome) => Ended::Closed(outcome),
+            Found::Open(batch) => self.run_batch(batch).await?,
+        };
+        Ok(match ended {
+            Ended::Stopped => RunOutcome::Stopped,
+            Ended::Closed(outcome) => RunOutcome::Closed(outcome),
+        })
     }
 
     /// Runs every slot until told to stop. What fails is done again from what is recorded.
     async fn run_schedule(&mut self) -> anyhow::Result<RunOutcome> {
         let settings = &self.coordinator.settings;
-        let schedule = Schedule::new(settings.interval, settings.misfire_grace);
+        // A slot that is found when its batch would be over is late, whatever the grace.
+        let grace = settings.misfire_grace.min(settings.batch_deadline);
+        let schedule = Schedule::new(settings.interval, grace);
         let shutdown = self.coordinator.shutdown.clone();
         let mut is_resumed = false;
         while !shutdown.is_cancelled() {
@@ -286,8 +301,8 @@ impl Leader<'_> {
     /// Runs what a former leader, or a former try, left open: one batch at a time, and none into the
     /// next slot of the schedule.
     async fn resume(&mut self, schedule: Option<&Schedule>) -> anyhow::Result<Resumed> {
-        self.announce_all().await?;
-        for mut open in batches::list_open(&self.store.pool, EXCHANGE).await? {
+        let open = batches::list_open(&self.store.pool, EXCHANGE);
+        for mut open in within(ANSWER_LIMIT, open).await? {
             tracing::info!(batch = %open.id, slot = %open.slot_at, "resuming an open batch");
             if let Some(schedule) = schedule {
                 let next_slot = schedule.next(schedule.slot(self.coordinator.clock.now()));
@@ -297,21 +312,25 @@ impl Leader<'_> {
                 return Ok(Resumed::Stopped);
             }
         }
+        self.announce_all().await?;
         Ok(Resumed::All)
     }
 
     async fn run_due(&mut self, schedule: &Schedule) -> anyhow::Result<()> {
         let now = self.coordinator.clock.now();
-        let recorded = batches::recorded(&self.store.pool, EXCHANGE, schedule.slot(now)).await?;
+        let recorded = batches::recorded(&self.store.pool, EXCHANGE, schedule.slot(now));
+        let recorded = within(ANSWER_LIMIT, recorded).await?;
         let due = schedule.due(now, recorded);
         if let Some((slot, reason)) = due.skipped.last() {
             tracing::warn!(slots = due.skipped.len(), last = %slot, reason = reason.as_str(), "slots skipped");
-            batches::record_skipped(&self.store, EXCHANGE, &due.skipped).await?;
+            let record = batches::record_skipped(&self.store, EXCHANGE, &due.skipped);
+            within(ANSWER_LIMIT, record).await?;
         }
         if let Some(slot) = due.run {
-            self.announce_all().await?;
             let open = self.open(Trigger::Slot, slot).await?;
-            self.run_batch(open).await?;
+            if self.run_batch(open).await? != Ended::Stopped {
+                self.announce_all().await?;
+            }
         }
         Ok(())
     }
@@ -320,7 +339,8 @@ impl Leader<'_> {
         let settings = &self.coordinator.settings;
         let deadline = slot + TimeDelta::from_std(settings.batch_deadline)?;
         let id = &settings.coordinator_id;
-        let open = batches::open(&self.store, EXCHANGE, trigger, slot, deadline, id).await?;
+        let open = batches::open(&self.store, EXCHANGE, trigger, slot, deadline, id);
+        let open = within(ANSWER_LIMIT, open).await?;
         tracing::info!(batch = %open.id, %slot, %deadline, "batch opened");
         Ok(open)
     }
@@ -345,21 +365,26 @@ impl Leader<'_> {
 
     /// Tells of batches whose event a dead leader, or a broker that was away, did not take.
     async fn announce_all(&self) -> anyhow::Result<()> {
-        for (batch, outcome) in batches::list_unannounced(&self.store.pool, EXCHANGE).await? {
-            self.announce(batch, outcome).await;
+        let unannounced = batches::list_unannounced(&self.store.pool, EXCHANGE);
+        for (batch, outcome) in within(ANSWER_LIMIT, unannounced).await? {
+            if !self.announce(batch, outcome).await {
+                break;
+            }
         }
         Ok(())
     }
 
     /// An event that can't be published now is published later; the database tells the same.
-    async fn announce(&self, batch: BatchId, outcome: BatchOutcome) {
+    async fn announce(&self, batch: BatchId, outcome: BatchOutcome) -> bool {
         let publisher = &self.coordinator.publisher;
-        if let Err(error) = batch::announce(&self.store, publisher, batch, outcome).await {
+        let announced = batch::announce(&self.store, publisher, batch, outcome).await;
+        if let Err(error) = &announced {
             tracing::warn!(
                 error = format!("{error:#}"),
                 %batch,
                 "the close of a batch could not be announced yet"
             );
         }
+        announced.is_ok()
     }
 }

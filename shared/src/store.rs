@@ -20,6 +20,22 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// paused or cut off, and its locks must not stop others.
 pub const IDLE_IN_TRANSACTION_LIMIT: Duration = Duration::from_secs(3);
 
+/// Longest wait for a piece of work with the database that takes moments. A connection may be dropped on
+/// its way without either end being told: then the answer never comes, and the work is to be done again
+/// on another one.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+
+/// Work with the database, given up after `limit` with an I/O error: whether it was done is unknown.
+pub async fn within<T, E: From<sqlx::Error>>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done,
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()),
+    }
+}
+
 /// Why the database can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -10,6 +10,7 @@ use shared::job::{
     EMPTY_BEYOND_LAST_PAGE, EMPTY_NO_ADS, EXPIRED_DEADLINE, EndState, Failure, Job, JobEnd, Report,
     Work,
 };
+use shared::store::{ANSWER_LIMIT, within};
 use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -228,7 +229,7 @@ impl Handler {
     async fn look_up(&self, job: &Job) -> Option<Result<JobRow, &'static str>> {
         let mut backoff = backoff(usize::MAX);
         loop {
-            match jobs::find(&self.pool, job).await {
+            match within(ANSWER_LIMIT, jobs::find(&self.pool, job)).await {
                 Ok(Some(row)) => return Some(Ok(row)),
                 Ok(None) => return Some(Err("the ledger does not know the job")),
                 Err(error) => {

@@ -129,24 +129,36 @@ pub async fn recorded(
     Ok(Recorded { before, current: current.as_deref().map(state) })
 }
 
-/// How a batch was closed, perhaps by another coordinator; `None`: it is open.
-pub async fn outcome(pool: &PgPool, batch: BatchId) -> anyhow::Result<Option<BatchOutcome>> {
-    let outcome: Option<String> =
-        sqlx::query_scalar("SELECT outcome FROM pipeline.batches WHERE batch_id = $1")
-            .bind(batch.raw())
-            .fetch_one(pool)
-            .await?;
-    Ok(outcome.as_deref().and_then(BatchOutcome::from_column))
+/// A batch as it stands.
+pub enum Found {
+    Open(OpenBatch),
+    Closed(BatchOutcome),
 }
 
-/// Closed batches of which nobody was told yet, oldest first: those of a leader that died meanwhile.
+/// What became of a batch, perhaps under another leader.
+pub async fn find(pool: &PgPool, batch: BatchId) -> anyhow::Result<Found> {
+    let (outcome, slot_at, deadline_at, is_planned): (Option<String>, _, _, bool) = sqlx::query_as(
+        "SELECT outcome, slot_at, deadline_at, planned_at IS NOT NULL FROM pipeline.batches
+          WHERE batch_id = $1",
+    )
+    .bind(batch.raw())
+    .fetch_one(pool)
+    .await?;
+    Ok(match outcome.as_deref().and_then(BatchOutcome::from_column) {
+        Some(outcome) => Found::Closed(outcome),
+        None => Found::Open(OpenBatch { id: batch, slot_at, deadline_at, is_planned }),
+    })
+}
+
+/// Closed batches of which nobody was told yet, the oldest hundred: those of a leader that died
+/// meanwhile, or while the broker was away.
 pub async fn list_unannounced(
     pool: &PgPool,
     exchange: Exchange,
 ) -> anyhow::Result<Vec<(BatchId, BatchOutcome)>> {
     let rows: Vec<(i32, String)> = sqlx::query_as(
         "SELECT batch_id, outcome FROM pipeline.batches
-          WHERE exchange_id = $1 AND state = 'closed' AND announced_at IS NULL ORDER BY batch_id",
+          WHERE exchange_id = $1 AND state = 'closed' AND announced_at IS NULL ORDER BY batch_id LIMIT 100",
     )
     .bind(exchange.id())
     .fetch_all(pool)

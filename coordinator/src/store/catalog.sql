@@ -14,10 +14,14 @@ WITH changes AS (
       JOIN pipeline.batches t USING (batch_id)
       LEFT JOIN changes c USING (market_id)
      WHERE k.day = $1 AND k.batch_id = $2
+), expired AS (
+    SELECT DISTINCT market_id FROM pipeline.jobs
+     WHERE day = $1 AND batch_id = $2 AND kind = 'search' AND state = 'expired'
 ), rates AS (
     -- The first reading of a day stores every ad anew, so it tells nothing of changes.
     SELECT b.market_id,
-           (b.changes * 3600 / extract(epoch FROM b.slot_at - c.last_read_at))::int AS per_hour
+           -- A bound far above any market: two batches may be moments apart.
+           least(b.changes * 3600 / extract(epoch FROM b.slot_at - c.last_read_at), 1000000)::int AS per_hour
       FROM books b JOIN pipeline.catalog c USING (market_id)
      WHERE b.is_good AND c.last_read_at < b.slot_at
        AND (c.last_read_at AT TIME ZONE 'UTC')::date = $1
@@ -32,6 +36,8 @@ UPDATE pipeline.catalog c
        changes_per_hour = coalesce((3 * c.changes_per_hour + r.per_hour) / 4, r.per_hour, c.changes_per_hour),
        consecutive_empty = CASE WHEN b.verdict = 'empty' THEN c.consecutive_empty + 1
                                 WHEN b.is_good THEN 0 ELSE c.consecutive_empty END,
-       consecutive_shed = CASE WHEN b.verdict = 'shed' THEN c.consecutive_shed + 1 ELSE 0 END
-  FROM books b LEFT JOIN rates r USING (market_id)
+       -- What the deadline kept from being read waits like what was left out, and goes first likewise.
+       consecutive_shed = CASE WHEN b.verdict = 'shed' OR b.pages_read = 0 AND e.market_id IS NOT NULL
+                               THEN c.consecutive_shed + 1 ELSE 0 END
+  FROM books b LEFT JOIN rates r USING (market_id) LEFT JOIN expired e USING (market_id)
  WHERE c.market_id = b.market_id

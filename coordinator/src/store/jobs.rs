@@ -1,6 +1,8 @@
 //! The ledger's rows.
 
-use anyhow::{Context, bail};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
 use chrono::{DateTime, Utc};
 use shared::domain::BatchId;
 use shared::job::{EMPTY_BEYOND_LAST_PAGE, EndState, JobEnd, SHED_BUDGET, Work};
@@ -239,12 +241,17 @@ impl JobRow {
     }
 }
 
-/// The ledger of a batch that was begun before, and what of it has ended.
-pub async fn load(
-    pool: &PgPool,
-    batch: BatchId,
-    reread_percent: u32,
-) -> anyhow::Result<(Ledger, Vec<JobEnd>)> {
+/// A batch that was begun before.
+pub struct Loaded {
+    pub ledger: Ledger,
+    /// What of it has ended.
+    pub ended: Vec<JobEnd>,
+    /// Time since a job was last published or ended.
+    pub quiet_for: Duration,
+}
+
+/// The ledger of a batch that was begun before.
+pub async fn load(pool: &PgPool, batch: BatchId, reread_percent: u32) -> anyhow::Result<Loaded> {
     let rows: Vec<JobRow> = sqlx::query_as(
         "SELECT j.ordinal, j.issue::int AS issue, j.urgent, j.kind, j.state, j.market_id, j.fiat_id,
                 j.page::int AS page, j.ads_expected, f.currency_code AS fiat, a.symbol AS asset,
@@ -274,7 +281,16 @@ pub async fn load(
         }
     }
     let ended = list_ended(pool, batch, &ledger.open()).await?;
-    Ok((ledger, ended))
+    let quiet_ms: Option<i64> = sqlx::query_scalar(
+        "SELECT (extract(epoch FROM now() - max(greatest(published_at, ended_at))) * 1000)::bigint
+           FROM pipeline.jobs WHERE day = $1 AND batch_id = $2",
+    )
+    .bind(batch.day())
+    .bind(batch.raw())
+    .fetch_one(pool)
+    .await?;
+    let quiet_for = Duration::from_millis(quiet_ms.unwrap_or(0).max(0).cast_unsigned());
+    Ok(Loaded { ledger, ended, quiet_for })
 }
 
 /// Notes that the pages of the batch are planned, with the budget they were planned for and the
@@ -286,8 +302,9 @@ pub async fn mark_planned(
     egresses: usize,
     at: DateTime<Utc>,
 ) -> anyhow::Result<()> {
-    sqlx::query(
-        "UPDATE pipeline.batches SET planned_at = $2, request_budget = $3, egresses = $4 WHERE batch_id = $1",
+    let marked = sqlx::query(
+        "UPDATE pipeline.batches SET planned_at = $2, request_budget = $3, egresses = $4
+          WHERE batch_id = $1 AND planned_at IS NULL",
     )
     .bind(batch.raw())
     .bind(at)
@@ -295,5 +312,7 @@ pub async fn mark_planned(
     .bind(i32::try_from(egresses).unwrap_or(i32::MAX))
     .execute(connection)
     .await?;
+    // Planned twice, a batch would read everything twice.
+    ensure!(marked.rows_affected() == 1, "batch {batch} is planned already");
     Ok(())
 }

@@ -288,8 +288,8 @@ impl Arena {
     }
 
     /// Tells the processes of a role to end, and wants to hear from each that all is done. A coordinator
-    /// may have ended by itself, with the outcome of its batch.
-    pub(super) async fn end(&mut self, role: Role, outcome: i32) -> Result<()> {
+    /// may have ended by itself: `codes` are those that are right.
+    pub(super) async fn end(&mut self, role: Role, codes: &[i32]) -> Result<()> {
         let running = |member: &&mut Member| member.role == role && !member.is_out;
         for member in self.members.iter_mut().filter(running) {
             if member.process.try_wait()?.is_none() {
@@ -298,7 +298,7 @@ impl Arena {
         }
         for member in self.members.iter_mut().filter(running) {
             let code = member.end().await?;
-            if code != 0 && code != outcome {
+            if !codes.contains(&code) {
                 bail!("{} was told to end and ended with {code}", member.name);
             }
         }

@@ -147,6 +147,8 @@ pub(super) enum Fault {
     Silence(Server),
     /// The same link: slow to the end of the batch.
     Slow(Server),
+    /// The connection whose step it is passes nothing more, for good, and nobody is told.
+    DeadConnection,
     /// The disk of the database is full for some seconds.
     DiskFull,
     Jobs(Tamper),
@@ -171,6 +173,7 @@ impl fmt::Display for Fault {
             Self::Cut(server) => format!("link to {} cut", server.name()),
             Self::Silence(server) => format!("link to {} silent", server.name()),
             Self::Slow(server) => format!("link to {} slow", server.name()),
+            Self::DeadConnection => "connection dead".to_owned(),
             Self::DiskFull => "disk full".to_owned(),
             Self::Jobs(tamper) => format!("jobs {}", tamper.name()),
             Self::Reports(tamper) => format!("reports {}", tamper.name()),
@@ -198,6 +201,8 @@ fn name_of(kind: api::Fault) -> String {
 
 /// The first request with a faulty answer: discovery is over, and pages with ads are being read.
 const FIRST_FAULTY: u32 = 100;
+/// The same in the batch after it: of a market that was never read, an empty answer says nothing odd.
+const FIRST_FAULTY_AGAIN: u32 = 330;
 /// How many follow. Few where the worker gives up only after its timeout or pauses for long.
 const FAULTY: u32 = 10;
 const FAULTY_AND_LONG: u32 = 3;
@@ -206,8 +211,10 @@ const FAULTY_AND_LONG: u32 = 3;
 pub(super) fn exchange_options(kind: api::Fault) -> String {
     use api::Fault::{Drip, Endless, Hang, Http403, Http429, Http429Html};
     let is_long = matches!(kind, Drip | Endless | Hang | Http403 | Http429 | Http429Html);
-    let until = FIRST_FAULTY + if is_long { FAULTY_AND_LONG } else { FAULTY };
-    format!("--fault {}:1000 --fault-requests {FIRST_FAULTY}..{until}", name_of(kind))
+    let is_later = matches!(kind, api::Fault::EmptyBook);
+    let first = if is_later { FIRST_FAULTY_AGAIN } else { FIRST_FAULTY };
+    let until = first + if is_long { FAULTY_AND_LONG } else { FAULTY };
+    format!("--fault {}:1000 --fault-requests {first}..{until}", name_of(kind))
 }
 
 /// Whether pages are lost to the kind: the exchange said no for good, or what is there is no answer.
@@ -246,6 +253,9 @@ pub(super) struct Allowed {
     /// Notifications of the database for it.
     pub(super) notifications: RangeInclusive<usize>,
     pub(super) dead_letters: u32,
+    /// Whether messages that came twice may wait when all workers have ended: one of them may have been
+    /// about to find that it has nothing to do.
+    pub(super) leftovers: bool,
     /// Outcome of the disturbed batch.
     pub(super) outcome: &'static str,
     /// With which exit codes a leader may end that went on after it was replaced.
@@ -300,6 +310,7 @@ impl Line {
             | Fault::Silence(Server::Postgres | Server::Rabbitmq)
             | Fault::EndSessions
             | Fault::DiskFull
+            | Fault::DeadConnection
             | Fault::PurgeQueues
             | Fault::DeleteQueues
             | Fault::Jobs(_)
@@ -323,6 +334,7 @@ impl Line {
             events: 1..=1 + usize::from(may_be_told_again),
             notifications: usize::from(!database_is_away)..=1,
             dead_letters: u32::from(self.fault == Fault::Jobs(Tamper::Forge)),
+            leftovers: self.fault == Fault::DeadConnection,
             outcome: match self.fault {
                 Fault::Exchange(kind) if loses_pages(kind) => "partial",
                 _ => "complete",
@@ -377,6 +389,7 @@ pub(super) fn all() -> Vec<Line> {
         add(Fault::Silence(server), &[leader_step], &[]);
         add(Fault::Slow(server), &[leader_step], &[]);
     }
+    add(Fault::DeadConnection, &[COMMITTED, PLANNED, EXTENDING, CLOSING], &[]);
     add(Fault::DiskFull, &[COMMIT, PLANNING], &[COMMIT]);
     for tamper in [Tamper::Duplicate, Tamper::Delay, Tamper::Reorder, Tamper::Lose, Tamper::Forge] {
         add(Fault::Jobs(tamper), &[CONFIRMED], &[]);

@@ -46,6 +46,8 @@ const LEADING: &str = "\"leading\"";
 
 /// Exit code of a coordinator whose one batch was partial.
 const PARTIAL: i32 = 3;
+/// Exit code of one that another replaced.
+const REPLACED: i32 = 75;
 
 const PLANNED: &str = "SELECT count(*) FROM pipeline.batches WHERE planned_at IS NOT NULL";
 const OPENED: &str = "SELECT count(*) FROM pipeline.batches";
@@ -128,7 +130,8 @@ async fn try_run(
         _ => MARKET.to_owned(),
     };
     let arena = Arena::start(&setting.servers, directory, tablespace, &market).await?;
-    let mut play = Play { setting, line, size, random, arena, disk, broken: Vec::new() };
+    let mut play =
+        Play { setting, line, size, random, arena, disk, broken: Vec::new(), dead: Vec::new() };
     let outcome = play.play().await;
     let Play { arena, disk, .. } = play;
     let removed = arena.remove().await;
@@ -150,12 +153,19 @@ struct Play<'a> {
     disk: Option<Disk>,
     /// What did not hold before the judgement.
     broken: Vec<String>,
+    /// Messages that never get further.
+    dead: Vec<Hit>,
 }
 
 impl Play<'_> {
     async fn play(&mut self) -> Result<Outcome> {
         let recovery = self.disturbed_batch().await.context("the disturbed batch")?;
         self.next_batch().await.context("the batch after it")?;
+        if matches!(self.line.fault, Fault::Exchange(..)) {
+            let requests = self.arena.fleet.requests()?;
+            let is_hit = requests.iter().any(|request| request["fault"].is_string());
+            ensure!(is_hit, "not hit: no answer was faulty");
+        }
         let mut judgement = judge(&self.arena, &self.line.allowed(self.size.workers)).await?;
         self.broken.append(&mut judgement.violations);
         let broken = std::mem::take(&mut self.broken);
@@ -197,11 +207,6 @@ impl Play<'_> {
         }
         self.arena.wait_closed(1, CLOSE_PATIENCE).await?;
         let recovery = since.elapsed();
-        if matches!(self.line.fault, Fault::Exchange(..)) {
-            let requests = self.arena.fleet.requests()?;
-            let is_hit = requests.iter().any(|request| request["fault"].is_string());
-            ensure!(is_hit, "not hit: no answer was faulty");
-        }
         Ok(recovery)
     }
 
@@ -211,7 +216,9 @@ impl Play<'_> {
             link.heal();
         }
         let outcome = self.line.allowed(self.size.workers).outcome;
-        self.arena.end(Role::Coordinator, if outcome == "partial" { PARTIAL } else { 0 }).await?;
+        let outcome = if outcome == "partial" { PARTIAL } else { 0 };
+        // Without its database the leader may have been replaced.
+        self.arena.end(Role::Coordinator, &[0, outcome, REPLACED]).await?;
         while self.arena.running(Role::Worker) < self.size.workers {
             self.arena.add(Role::Worker, false, None).await?;
         }
@@ -227,7 +234,7 @@ impl Play<'_> {
                 deadline.pulse().await?;
             }
         }
-        self.arena.end(Role::Worker, 0).await
+        self.arena.end(Role::Worker, &[0]).await
     }
 
     fn away(&mut self) -> Duration {
@@ -302,6 +309,7 @@ impl Play<'_> {
                     link.heal();
                 }
             }
+            Fault::DeadConnection => self.dead.push(hit),
             Fault::DiskFull => self.fill_disk(hit, away).await?,
             Fault::Jobs(tamper) => {
                 self.tamper("jobs.normal", Role::Worker, tamper, hit, away).await?;

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use deadpool_lapin::{Config, Pool, PoolConfig, Runtime, Timeouts};
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeleteOptions};
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeleteOptions,
+};
 use lapin::{BasicProperties, Channel, Confirmation, ConnectionProperties, PublisherConfirm};
 
 use super::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, Queue, QueueError, Topology, answer, trace};
@@ -79,12 +81,20 @@ impl Publisher {
         give_back(connection, result)
     }
 
-    /// Messages of a queue that wait for a consumer; those in some consumer's hands are not counted.
+    /// Messages of a queue that wait for a consumer; those in some consumer's hands are not counted. A
+    /// queue that a crash left broken tells that it is empty and answers nothing more, so an empty one
+    /// is asked for a message as well: that is an error then.
     pub async fn ready(&self, queue: Queue) -> Result<u32, PublishError> {
         let connection = self.pool.get().await.map_err(PublishError::NoConnection)?;
         let ready = async {
             let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
             let ready = self.topology.ready(&channel, queue).await?;
+            if ready == 0 {
+                let name = self.topology.queue(queue).into();
+                let got = channel.basic_get(name, BasicGetOptions::default());
+                // One that came meanwhile goes back to the queue with the end of the channel.
+                drop(answer(ANSWER_TIMEOUT, got).await?);
+            }
             answer(ANSWER_TIMEOUT, channel.close(REPLY_SUCCESS, "done".into())).await?;
             Ok(ready)
         };

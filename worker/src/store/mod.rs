@@ -14,9 +14,11 @@ mod versions;
 pub mod workers;
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use shared::domain::BatchId;
 use shared::job::{Job, Report};
+use shared::store::{ANSWER_LIMIT, within};
 use sqlx::PgPool;
 
 use self::advertisers::Advertisers;
@@ -25,6 +27,9 @@ use self::payment_methods::PaymentMethods;
 use self::versions::VersionCache;
 use crate::handler::{Ending, Facts, Requests};
 use crate::settings::Settings;
+
+/// Longest wait for the transaction of a group: far above what 64 pages take on a slow disk.
+const STORE_LIMIT: Duration = Duration::from_secs(30);
 
 /// A job and how it ended.
 #[derive(Debug)]
@@ -135,7 +140,7 @@ impl Store {
             .filter(|(index, _)| is_chosen(*index))
             .map(|(_, one)| one)
             .collect();
-        let stored = self.store_unique(&unique).await;
+        let stored = within(STORE_LIMIT, self.store_unique(&unique)).await;
         if stored.is_err() {
             // Who knows which commits survived: a cold cache costs rows, a wrong id would dangle.
             self.forget();
@@ -161,7 +166,8 @@ impl Store {
     pub async fn note_requests(&self, spent: &[(Job, Requests)]) -> Result<(), StoreError> {
         let spent: Vec<(&Job, Requests)> =
             spent.iter().map(|(job, requests)| (job, *requests)).collect();
-        jobs::add_requests(&self.pool, &spent, &self.worker_id).await
+        let noted = jobs::add_requests(&self.pool, &spent, &self.worker_id);
+        within(ANSWER_LIMIT, noted).await
     }
 
     /// Stores jobs, each there once, in one transaction; those that it ended.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shared::exchange::Exchange;
+use shared::store::{ANSWER_LIMIT, within};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,7 @@ const SIGN_INTERVAL: Duration = Duration::from_secs(10);
 /// Gives signs of life until `shutdown`, then takes leave.
 pub async fn keep_alive(pool: PgPool, settings: Settings, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
-        if let Err(error) = sign(&pool, &settings).await {
+        if let Err(error) = within(ANSWER_LIMIT, sign(&pool, &settings)).await {
             tracing::warn!(%error, "no sign of life could be given");
         }
         tokio::select! {
@@ -23,7 +24,7 @@ pub async fn keep_alive(pool: PgPool, settings: Settings, shutdown: Cancellation
             () = shutdown.cancelled() => {}
         }
     }
-    if let Err(error) = leave(&pool, &settings).await {
+    if let Err(error) = within(ANSWER_LIMIT, leave(&pool, &settings)).await {
         tracing::debug!(%error, "no leave could be taken");
     }
 }
