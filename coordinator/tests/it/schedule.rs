@@ -45,7 +45,7 @@ async fn wait_closed(pool: &PgPool, count: i64) {
 #[sqlx::test(migrations = "../migrations")]
 async fn every_slot_ends_in_a_recorded_state(pool: PgPool) {
     // With a fraction, as a real clock has it.
-    let start: DateTime<Utc> = "2026-11-22T23:20:01.123456789Z".parse().unwrap();
+    let start: DateTime<Utc> = "2026-11-22T23:20:00.123456789Z".parse().unwrap();
     let clock = Arc::new(MovedClock(Mutex::new(start)));
     let shutdown = CancellationToken::new();
     let run =
@@ -56,7 +56,7 @@ async fn every_slot_ends_in_a_recorded_state(pool: PgPool) {
     clock.set(start + TimeDelta::seconds(2));
     wait_closed(&pool, 1).await;
     // Away over two slots and midnight.
-    let back: DateTime<Utc> = "2026-11-23T00:00:30Z".parse().unwrap();
+    let back: DateTime<Utc> = "2026-11-23T00:00:00.500Z".parse().unwrap();
     clock.set(back);
     wait_closed(&pool, 2).await;
     shutdown.cancel();
