@@ -86,14 +86,21 @@ async fn a_killed_coordinator_is_followed() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn moved_pages_are_read_again() -> Result<()> {
     let still = "--churn-per-minute 0 --change-per-minute 0 --month-change-per-minute 0";
-    let market = "--fiats 3 --ads 1500 --tie-shuffle-per-mille 200";
+    let market = "--fiats 3 --ads 3000 --tie-shuffle-per-mille 200";
     let fleet = Fleet::start(&format!("{market} {still}")).await?;
     let _worker = fleet.worker("a", &[])?;
-    assert_eq!(fleet.batch(&[]).await?, 0);
+    assert_eq!(fleet.batch(&[("REREAD_PERCENT", "0")]).await?, 0);
+    let missed = "SELECT sum(estimated_missed) FROM warehouse.books";
+    let missed_by_reading_once = fleet.number(missed).await?;
+    assert_eq!(fleet.number("SELECT sum(pages_reread) FROM warehouse.books").await?, 0);
+    assert_eq!(fleet.batch(&[("REREAD_PERCENT", "100")]).await?, 0);
+    let missed = fleet.number(missed).await? - missed_by_reading_once;
     assert!(fleet.number("SELECT sum(pages_reread) FROM warehouse.books").await? > 0);
-    // Every total stayed, so a book lacks an ad only if both rounds were unlucky.
-    let missed = fleet.number("SELECT sum(estimated_missed) FROM warehouse.books").await?;
-    assert!(missed <= 2, "{missed} of 1,500 ads are missed");
+    // Pages read again may be in another order again, so some ads stay out of sight.
+    assert!(
+        missed * 3 < missed_by_reading_once * 2,
+        "{missed} missed, {missed_by_reading_once} without reading again"
+    );
     assert_eq!(fleet.number(LISTED_TWICE).await?, 0);
     fleet.must_equal_truth().await?;
     fleet.remove().await
