@@ -4,6 +4,7 @@
 //! - [`api`]: the HTTP answers, byte for byte in the shape of the captures in `fixtures/binance`.
 //! - [`truth`]: the log of every state that a request could have seen.
 //! - [`limit`]: the strict rate limit.
+//! - [`respond`]: an answer onto the wire, broken ones too.
 //! - [`serve`]: the server that joins these.
 //! - [`verify`]: compares a collector's database with the truth log.
 //!
@@ -13,6 +14,7 @@
 pub mod api;
 pub mod limit;
 pub mod market;
+pub mod respond;
 pub mod serve;
 pub mod truth;
 pub mod verify;

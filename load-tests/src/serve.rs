@@ -1,37 +1,43 @@
-//! The server: options, the clock that moves the world, and HTTP.
+//! The server: options, the clock that moves the world, faults, logs, and the admin calls.
+//!
+//! With `--admin` a test tells the running exchange what to do, by POST; the answer is 204, or 400
+//! with the reason. These calls are no requests: neither counted, logged, limited nor faulty.
+//!
+//! - `/sim/faults` with `{"http500": 200, "hang": 50}`: from now on these faults, per 1,000 requests,
+//!   and no others. `{}`: none.
+//! - `/sim/delist?fiat=VES`: the fiat leaves the list of fiats and its markets answer empty.
+//! - `/sim/advance?ms=500`: moves the clock of `--manual-clock`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{ConnectInfo, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::serve::ListenerExt;
 use clap::{Args, ValueEnum, value_parser};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use rand::RngExt;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::api::{self, Answer, Behaviour, Renderer, Seen, Template};
+use crate::api::{self, Answer, Behaviour, Fault, Faults, Renderer, Seen, Share, Template};
 use crate::limit::RateLimit;
 use crate::market::{Event, Rates, Spec, TICK_MS, World, rng_for};
+use crate::respond::{accepts_gzip, respond};
 use crate::truth::{AdEvent, AdvertiserEvent, Header, Record, TruthLog, unix_us};
 
-/// The admin call that moves a manual clock.
-const ADVANCE_PATH: &str = "/sim/advance";
 /// The longest step of a manual clock: a day. Longer ones are surely a mistake of units.
 const MAX_ADVANCE_MS: u64 = 86_400_000;
 
@@ -97,21 +103,45 @@ pub struct Options {
     /// between pages repeats and hides ads; the real exchange repeats about one in ten.
     #[arg(long, default_value_t = 100, value_parser = value_parser!(u32).range(0..=1_000))]
     pub tie_shuffle_per_mille: u32,
-    /// Answers that are HTTP 500, HTML with 200, or empty, per 1,000.
+    /// A fault and how many of 1,000 requests get it, such as http500:20; may be repeated.
+    #[arg(long, value_name = "KIND:PER_MILLE", long_help = Share::help())]
+    pub fault: Vec<Share>,
+    /// Short for `--fault mix:N`: all passing kinds in equal parts.
     #[arg(long, default_value_t = 0, value_parser = value_parser!(u32).range(0..=1_000))]
     pub fault_per_mille: u32,
+    /// Numbers of the requests that faults are for, from 0, such as 0..200; the others get none.
+    #[arg(long, value_name = "FROM..UNTIL", value_parser = parse_stretch)]
+    pub fault_requests: Option<Range<u64>>,
     /// File for the truth log (JSON lines); replaced at start.
     #[arg(long)]
     pub truth: Option<PathBuf>,
-    /// File for the request log (JSON lines); replaced at start.
+    /// File for the request log (JSON lines), `fault` of each null if it had none; replaced at start.
     #[arg(long)]
     pub request_log: Option<PathBuf>,
-    /// Time stands still but for `POST /sim/advance?ms=N`.
+    /// Obey `POST /sim/faults`, `/sim/delist` and `/sim/advance`.
     #[arg(long)]
+    pub admin: bool,
+    /// Time stands still but for `POST /sim/advance?ms=N`.
+    #[arg(long, requires = "admin")]
     pub manual_clock: bool,
 }
 
+/// `FROM..UNTIL`
+fn parse_stretch(text: &str) -> Result<Range<u64>, String> {
+    let ends = text.split_once("..").and_then(|(from, until)| {
+        Some(Range { start: from.parse().ok()?, end: until.parse().ok()? })
+    });
+    ends.ok_or_else(|| "allowed is FROM..UNTIL, such as 0..200".to_owned())
+}
+
 impl Options {
+    /// The faults to begin with.
+    fn faults(&self) -> Result<Faults, String> {
+        let mut shares = self.fault.clone();
+        shares.push(Share::mix(self.fault_per_mille));
+        Faults::new(&shares, self.fault_requests.clone().unwrap_or(0..u64::MAX))
+    }
+
     fn spec(&self, templates: &[Template]) -> Spec {
         let small = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
         Spec {
@@ -191,6 +221,14 @@ impl Live {
         }
     }
 
+    /// Takes a fiat from the list, and its ads with it. The caller holds requests off meanwhile.
+    fn delist(&mut self, fiat: usize) -> io::Result<()> {
+        for ad in self.world.delist(fiat) {
+            self.log(Event::Delisted(ad))?;
+        }
+        self.truth.as_mut().map_or(Ok(()), TruthLog::flush)
+    }
+
     fn log(&mut self, event: Event) -> io::Result<()> {
         let Some(truth) = &mut self.truth else {
             return Ok(());
@@ -235,6 +273,7 @@ struct Exchange {
     behaviour: Behaviour,
     started: Instant,
     requests: AtomicU64,
+    faults: RwLock<Faults>,
     live: RwLock<Live>,
     limit: Mutex<RateLimit>,
     request_log: Option<Mutex<File>>,
@@ -249,7 +288,9 @@ struct LogLine<'a> {
     path: &'a str,
     #[serde(flatten)]
     seen: &'a Seen,
-    status: u16,
+    /// `None`: no answer was sent.
+    status: Option<u16>,
+    fault: Option<Fault>,
 }
 
 impl Exchange {
@@ -278,9 +319,6 @@ impl Exchange {
 
     fn answer(&self, client: SocketAddr, number: u64, parts: &Parts, body: &[u8]) -> Answer {
         let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
-        if self.options.manual_clock && path == ADVANCE_PATH && parts.method == "POST" {
-            return self.manual_advance(query);
-        }
         let now = Duration::from_millis(self.elapsed_ms());
         let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
         let granted = limit.check(client.ip(), now);
@@ -291,29 +329,73 @@ impl Exchange {
         let method = parts.method.as_str();
         let request = api::Request { number, method, path, query, body };
         let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
-        api::answer(&live.world, &live.renderer, &self.behaviour, &request)
+        let right = api::answer(&live.world, &live.renderer, &self.behaviour, &request);
+        drop(live);
+        let faults = self.faults.read().unwrap_or_else(PoisonError::into_inner);
+        match faults.draw(self.options.seed, number) {
+            Some(fault) => fault.spoil(right, path),
+            None => right,
+        }
     }
 
-    fn manual_advance(&self, query: &str) -> Answer {
-        let ms = query.strip_prefix("ms=").and_then(|text| text.parse::<u64>().ok());
-        match ms.filter(|&ms| ms <= MAX_ADVANCE_MS) {
-            Some(ms) => {
-                self.advance(self.elapsed_ms() + ms);
-                Answer { status: 204, ..Answer::default() }
-            }
-            None => Answer {
-                status: 400,
-                body: format!("query is {query:?}, allowed is ms=0 to ms={MAX_ADVANCE_MS}").into(),
-                ..Answer::default()
-            },
+    /// The answer to an admin call; `None` if it is none, or nobody may call.
+    fn admin(&self, parts: &Parts, body: &[u8]) -> Option<Answer> {
+        if !self.options.admin || parts.method != "POST" {
+            return None;
         }
+        let query = parts.uri.query().unwrap_or_default();
+        let done = match parts.uri.path() {
+            "/sim/advance" => self.manual_advance(query),
+            "/sim/delist" => self.delist(query),
+            "/sim/faults" => self.replace_faults(body),
+            _ => return None,
+        };
+        Some(Answer::of_admin(done))
+    }
+
+    fn manual_advance(&self, query: &str) -> Result<(), String> {
+        if !self.options.manual_clock {
+            return Err("the clock runs by itself: start with --manual-clock".to_owned());
+        }
+        let ms = query.strip_prefix("ms=").and_then(|text| text.parse::<u64>().ok());
+        let ms = ms
+            .filter(|&ms| ms <= MAX_ADVANCE_MS)
+            .ok_or_else(|| format!("query is {query:?}, allowed is ms=0 to ms={MAX_ADVANCE_MS}"))?;
+        self.advance(self.elapsed_ms() + ms);
+        Ok(())
+    }
+
+    fn delist(&self, query: &str) -> Result<(), String> {
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        let code = query.strip_prefix("fiat=").unwrap_or_default();
+        let Some((fiat, _)) = live.world.catalog.fiat(code) else {
+            return Err(format!("query is {query:?}, allowed is fiat= with a listed fiat"));
+        };
+        if let Err(error) = live.delist(fiat) {
+            self.fail(error);
+        }
+        Ok(())
+    }
+
+    fn replace_faults(&self, body: &[u8]) -> Result<(), String> {
+        let told: BTreeMap<String, u32> = serde_json::from_slice(body)
+            .map_err(|error| format!("allowed is an object such as {{\"hang\": 50}}: {error}"))?;
+        let shares: Vec<Share> = told
+            .iter()
+            .map(|(kind, &per_mille)| Share::new(kind, per_mille))
+            .collect::<Result<_, _>>()?;
+        *self.faults.write().unwrap_or_else(PoisonError::into_inner) =
+            Faults::new(&shares, 0..u64::MAX)?;
+        Ok(())
     }
 
     fn log_request(&self, path: &str, answer: &Answer) {
         let Some(file) = &self.request_log else {
             return;
         };
-        let line = LogLine { at_us: unix_us(), path, seen: &answer.seen, status: answer.status };
+        let (seen, fault) = (&answer.seen, answer.fault);
+        let status = (!fault.is_some_and(Fault::is_silent)).then_some(answer.status);
+        let line = LogLine { at_us: unix_us(), path, seen, status, fault };
         let written = serde_json::to_vec(&line).map_err(io::Error::from).and_then(|mut text| {
             text.push(b'\n');
             file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text)
@@ -337,6 +419,9 @@ async fn handle(
     parts: Parts,
     body: Bytes,
 ) -> Response {
+    if let Some(done) = exchange.admin(&parts, &body) {
+        return respond(done, false).await;
+    }
     let number = exchange.requests.fetch_add(1, Ordering::Relaxed);
     // Half of the way there, half of the way back: the book moves on both.
     let half = exchange.latency(number) / 2;
@@ -348,38 +433,12 @@ async fn handle(
     if !half.is_zero() {
         tokio::time::sleep(half).await;
     }
-    respond(answer, accepts_gzip(&parts.headers))
-}
-
-fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let accepted = headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
-    accepted.is_some_and(|list| list.split(',').any(|coding| coding.trim().starts_with("gzip")))
-}
-
-fn respond(answer: Answer, gzip: bool) -> Response {
-    let mut body = answer.body;
-    let mut headers = HeaderMap::new();
-    let kind = if answer.html { "text/html" } else { "application/json;charset=UTF-8" };
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    if let Some(seconds) = answer.retry_after {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    if gzip && !body.is_empty() {
-        let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::fast());
-        if let Ok(packed) = encoder.write_all(&body).and_then(|()| encoder.finish()) {
-            body = packed;
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        }
-    }
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() =
-        StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    *response.headers_mut() = headers;
-    response
+    respond(answer, accepts_gzip(&parts.headers)).await
 }
 
 /// Serves until SIGINT or SIGTERM, or until a log cannot be written.
 pub async fn run(options: Options) -> Result<()> {
+    let faults = options.faults().map_err(Error::msg)?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let listener = TcpListener::bind(options.listen)
         .await
@@ -396,11 +455,11 @@ pub async fn run(options: Options) -> Result<()> {
             seed: options.seed,
             promoted_once: options.promoted == Promoted::Once,
             tie_shuffle_per_mille: options.tie_shuffle_per_mille,
-            fault_per_mille: options.fault_per_mille,
         },
         limit: Mutex::new(RateLimit::new(usize::try_from(options.rate_limit)?)),
         started: Instant::now(),
         requests: AtomicU64::new(0),
+        faults: RwLock::new(faults),
         live: RwLock::new(live),
         request_log,
         failed,

@@ -1,19 +1,20 @@
 //! The answers of the exchange: requests in, bytes out, no network.
 //!
 //! Shapes and codes are those of the captures; where nothing was captured (429, 500, the WAF's
-//! page) they are invented and say so.
+//! page) they are invented and say so. What is wrong on purpose is a [`Fault`].
 
+mod fault;
 mod reference;
 mod render;
 mod search;
 
 use std::io::Write;
 
-use rand::RngExt;
 use serde::Serialize;
 
+pub use self::fault::{Fault, Faults, Share};
 pub use self::render::{Renderer, Template};
-use crate::market::{World, rng_for};
+use crate::market::World;
 
 /// How the answers behave, apart from the world.
 #[derive(Debug, Clone, Copy)]
@@ -24,8 +25,6 @@ pub struct Behaviour {
     pub promoted_once: bool,
     /// Requests that see another order among equal prices, per 1,000.
     pub tie_shuffle_per_mille: u32,
-    /// Answers that are a fault, per 1,000.
-    pub fault_per_mille: u32,
 }
 
 /// A request as far as the exchange looks at it.
@@ -44,16 +43,18 @@ pub struct Request<'a> {
 }
 
 /// An answer, and what the request log says of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
-    /// Whether the body is HTML instead of JSON.
-    pub html: bool,
-    /// Seconds of the `Retry-After` header.
-    pub retry_after: Option<u64>,
+    /// What the body is declared to be.
+    pub content_type: &'static str,
+    /// Another header: `retry-after` or `location`.
+    pub header: Option<(&'static str, String)>,
     /// Body.
     pub body: Vec<u8>,
+    /// What is wrong with it.
+    pub fault: Option<Fault>,
     /// What was asked for and given.
     pub seen: Seen,
 }
@@ -71,9 +72,27 @@ pub struct Seen {
 }
 
 impl Answer {
+    /// HTTP 200 with a body of that type.
+    fn new(content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
+        let (header, fault, seen) = (None, None, Seen::default());
+        Self { status: 200, content_type, header, body: body.into(), fault, seen }
+    }
+
     /// HTTP 200 with JSON.
     fn json(body: impl Into<Vec<u8>>) -> Self {
-        Self { status: 200, body: body.into(), ..Self::default() }
+        Self::new("application/json;charset=UTF-8", body)
+    }
+
+    /// HTTP 200 with HTML.
+    fn html(body: &str) -> Self {
+        Self::new("text/html", body)
+    }
+
+    /// What an admin call did: HTTP 204, or 400 with the reason.
+    #[must_use]
+    pub fn of_admin(done: Result<(), String>) -> Self {
+        let status = if done.is_ok() { 204 } else { 400 };
+        Self { status, ..Self::new("text/plain", done.err().unwrap_or_default()) }
     }
 
     /// The wrapper around `data`.
@@ -91,12 +110,19 @@ impl Answer {
         )
     }
 
-    /// HTTP 429; the body is invented.
+    /// What a search gets that names a payment method which no market has.
+    fn unsupported_payment_method() -> Self {
+        Self::json(
+            r#"{"code":"083932","message":"Dear User, this payment method is unsupported on Binance P2P. Please choose another one.","messageDetail":{"code":null,"message":null,"params":null},"data":null,"success":false}"#,
+        )
+    }
+
+    /// HTTP 429 with the seconds to wait; the body is invented.
     #[must_use]
     pub fn too_many_requests(retry_after: u64) -> Self {
         Self {
             status: 429,
-            retry_after: Some(retry_after),
+            header: Some(("retry-after", retry_after.to_string())),
             ..Self::json(
                 r#"{"code":"000429","message":"Too many requests","messageDetail":null,"data":null,"success":false}"#,
             )
@@ -113,7 +139,7 @@ impl Answer {
     }
 }
 
-/// Answers a request from the world as it stands.
+/// The right answer to a request from the world as it stands.
 #[must_use]
 pub fn answer(
     world: &World,
@@ -121,18 +147,6 @@ pub fn answer(
     behaviour: &Behaviour,
     request: &Request<'_>,
 ) -> Answer {
-    const FAULT: u64 = 3;
-    let mut rng = rng_for(behaviour.seed, FAULT, request.number);
-    if rng.random_ratio(behaviour.fault_per_mille, 1000) {
-        return match rng.random_range(0..3) {
-            0 => Answer::error(500, "Internal Server Error", request.path),
-            1 => Answer {
-                html: true,
-                ..Answer::json("<html><body>Human Verification</body></html>")
-            },
-            _ => Answer::json(""),
-        };
-    }
     match (request.method, request.path) {
         ("POST", "/bapi/c2c/v2/friendly/c2c/adv/search") => {
             search::search(world, renderer, behaviour, request)

@@ -43,7 +43,8 @@ pub(super) fn fiat_list(world: &World) -> Answer {
             description: None,
         })
     };
-    let items: Vec<_> = world.catalog.fiats.iter().filter_map(|fiat| item(fiat).ok()).collect();
+    let listed = world.catalog.fiats.iter().filter(|fiat| fiat.listed);
+    let items: Vec<_> = listed.filter_map(|fiat| item(fiat).ok()).collect();
     Answer::data(&items)
 }
 
@@ -97,7 +98,8 @@ pub(super) fn portal_config(world: &World, body: &[u8]) -> Answer {
         return Answer::illegal_parameter();
     };
     let listed = world.catalog.fiat(&code);
-    let known = listed.is_some() || world.catalog.delisted.contains(&code);
+    let known = world.catalog.fiats.iter().any(|fiat| fiat.code == code)
+        || world.catalog.delisted.contains(&code);
     let side = |(at, side): (usize, Side), most: usize| {
         let count = listed.map_or(2, |(fiat, _)| world.catalog.offered_assets(fiat, at));
         let methods = listed.map(|(_, fiat)| fiat.methods.as_slice()).unwrap_or_default();

@@ -72,7 +72,7 @@ pub(super) fn search(
     };
     let known = |id: &String| world.catalog.methods.iter().any(|method| method.identifier == *id);
     if !query.filter.pay_types.iter().all(known) {
-        return Answer { seen, ..unsupported_payment_method() };
+        return Answer { seen, ..Answer::unsupported_payment_method() };
     }
     let page = match world.market(&query.fiat, &query.asset, query.side) {
         Some(market) => Page::cut(world, renderer, behaviour, market, &query, request.number),
@@ -81,12 +81,6 @@ pub(super) fn search(
     seen.ads = Some(page.items.len());
     seen.total = Some(page.total);
     Answer { seen, ..Answer::json(page.render(world, renderer)) }
-}
-
-fn unsupported_payment_method() -> Answer {
-    Answer::json(
-        r#"{"code":"083932","message":"Dear User, this payment method is unsupported on Binance P2P. Please choose another one.","messageDetail":{"code":null,"message":null,"params":null},"data":null,"success":false}"#,
-    )
 }
 
 impl Query {

@@ -76,6 +76,8 @@ const SYMBOLS: &str = "BOB Bs. VES Bs. USD $ ARS ARS$ UAH ₴ TRY ₺ KZT 〒 LK
 /// A currency that ads are priced in.
 #[derive(Debug, Clone)]
 pub struct Fiat {
+    /// Whether it is in the list. Once gone it answers like one of [`Catalog::delisted`].
+    pub listed: bool,
     /// Code, mostly but not always ISO 4217.
     pub code: String,
     /// Sign shown beside amounts.
@@ -116,9 +118,9 @@ pub struct Method {
 /// Everything that is offered.
 #[derive(Debug, Clone)]
 pub struct Catalog {
-    /// Fiats of fiat-list, largest first.
+    /// Fiats of fiat-list at the start, largest first.
     pub fiats: Vec<Fiat>,
-    /// Fiats that are gone from the list but still answer, without ads.
+    /// Fiats that were gone from the list before the start but still answer, without ads.
     pub delisted: Vec<String>,
     /// Assets, USDT first.
     pub assets: Vec<Asset>,
@@ -168,7 +170,7 @@ impl Catalog {
     /// The fiat of that code, if it is listed.
     #[must_use]
     pub fn fiat(&self, code: &str) -> Option<(usize, &Fiat)> {
-        self.fiats.iter().enumerate().find(|(_, fiat)| fiat.code == code)
+        self.fiats.iter().enumerate().find(|(_, fiat)| fiat.listed && fiat.code == code)
     }
 
     /// How many of the assets a fiat offers on a side (0 BUY, 1 SELL). The two may differ.
@@ -218,6 +220,7 @@ fn new_fiat(code: &str, levels: [Decimal; 2], weights: [u64; 2]) -> Fiat {
     let symbol = symbols.find(|word| *word == code).and_then(|_| symbols.next()).unwrap_or(code);
     let scale = if matches!(code, "BND" | "JOD" | "KWD" | "BHD" | "OMR") { 3 } else { 2 };
     Fiat {
+        listed: true,
         code: code.to_owned(),
         symbol: symbol.to_owned(),
         scale,

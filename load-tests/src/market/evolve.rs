@@ -15,6 +15,8 @@ use super::{Ad, World, cut, names, shift_ppm};
 pub const TICK_MS: u64 = 100;
 /// Of the ads that come, how many come back with their old number, per cent.
 const RETURNING_PERCENT: u32 = 40;
+/// Draws for an ad that fits before an event is left out.
+const MAX_DRAWS: u32 = 32;
 /// An ad below this worth in USD is filled up again instead of sold out.
 const SMALLEST_WORTH: u32 = 4;
 
@@ -123,11 +125,27 @@ impl World {
         (known > 0).then(|| self.rng.random_range(0..known))
     }
 
+    /// Takes a fiat from the list for good: its ads go, and none come. The ads that went.
+    pub fn delist(&mut self, fiat: usize) -> Vec<usize> {
+        self.catalog.fiats[fiat].listed = false;
+        let of_fiat = self.markets.iter().filter(|market| market.fiat == fiat);
+        let ads: Vec<usize> = of_fiat.flat_map(|market| market.book.iter().copied()).collect();
+        for &at in &ads {
+            self.leave(at);
+            self.gone.push_back(at);
+        }
+        ads
+    }
+
+    fn is_served(&self, market: usize) -> bool {
+        self.catalog.fiats[self.markets[market].fiat].listed
+    }
+
     /// A listed ad. Few are gone, so that a handful of draws finds one.
     fn any_listed(&mut self) -> Option<usize> {
         let known = self.ads.len();
         let mut draw = || (known > 0).then(|| self.rng.random_range(0..known));
-        (0..32).find_map(|_| draw().filter(|&at| self.ads[at].listed))
+        (0..MAX_DRAWS).find_map(|_| draw().filter(|&at| self.ads[at].listed))
     }
 
     fn go(&mut self) -> Option<Event> {
@@ -140,13 +158,18 @@ impl World {
     fn come(&mut self) -> Option<Event> {
         if !self.gone.is_empty() && self.rng.random_ratio(RETURNING_PERCENT, 100) {
             let place = self.rng.random_range(0..self.gone.len());
-            let at = self.gone.remove(place)?;
-            self.enter(at);
-            return Some(Event::Listed(at));
+            if self.is_served(self.ads[self.gone[place]].market) {
+                let at = self.gone.remove(place)?;
+                self.enter(at);
+                return Some(Event::Listed(at));
+            }
         }
         // New ads come where ads are; also where the last one has just gone.
-        let model = self.rng.random_range(0..self.ads.len().max(1));
-        let market = self.ads.get(model)?.market;
+        let known = self.ads.len().max(1);
+        let market = (0..MAX_DRAWS).find_map(|_| {
+            let model = self.rng.random_range(0..known);
+            self.ads.get(model).map(|model| model.market).filter(|&at| self.is_served(at))
+        })?;
         let advertisers = self.advertisers.len();
         let ad = self.new_ad(market);
         let at = self.place(ad);
@@ -321,6 +344,17 @@ mod tests {
             }
         }
         assert!(returned > 20 && first.len() == 1_000, "{returned}");
+    }
+
+    #[test]
+    fn a_delisted_fiat_stays_empty() {
+        let mut world = world();
+        let gone = world.delist(0);
+        assert!(gone.len() > 100 && gone.iter().all(|&at| !world.ads[at].listed));
+        let events = run(&mut world, 6_000);
+        assert!(world.markets.iter().all(|market| market.fiat != 0 || market.book.is_empty()));
+        let came = events.iter().filter(|event| event.contains(" Listed")).count();
+        assert!(came > 500, "{came}: the others live on");
     }
 
     #[test]

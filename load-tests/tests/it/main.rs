@@ -5,6 +5,7 @@
     reason = "clippy.toml allows it in test functions; these are their helpers"
 )]
 
+mod faults;
 mod fleet;
 mod served;
 mod sim;

@@ -238,15 +238,30 @@ fn the_rate_limit_refuses_and_says_when() {
     assert_eq!(ask().status, 200);
 }
 
+/// Goal: a fiat that is no longer served is empty, not an error, and the truth log says that its ads
+/// went.
 #[test]
-fn faults_are_of_three_kinds() {
-    let sim = Sim::start(&format!("{SMALL} --fault-per-mille 1000"));
-    let mut kinds = HashSet::new();
-    for _ in 0..40 {
-        let reply = sim.post(FIATS, &json!({}));
-        kinds.insert((reply.status, reply.headers["content-type"].clone(), reply.body.is_empty()));
+fn a_delisted_fiat_answers_empty() {
+    let sim = Sim::start(BUSY);
+    let before = sim.markets();
+    let market = before.iter().find(|market| market.fiat == "VES").unwrap();
+    assert!(sim.page(market, 1)["total"].as_u64().unwrap() > 0);
+    sim.admin("delist?fiat=VES", &Value::Null);
+    let after = sim.markets();
+    assert!(after.len() < before.len() && after.iter().all(|market| market.fiat != "VES"));
+    for _ in 0..3 {
+        let page = sim.page(market, 1);
+        assert_eq!(
+            (&page["code"], &page["data"], &page["total"]),
+            (&json!("000000"), &json!([]), &json!(0))
+        );
+        assert!(read_all(&sim, false) == sim.listed());
+        sim.advance(60_000);
     }
-    assert_eq!(kinds.len(), 3, "{kinds:?}");
+    for wrong in ["fiat=VES", "fiat=XXX", ""] {
+        let reply = sim.post(&format!("/sim/delist?{wrong}"), &Value::Null);
+        assert_eq!(reply.status, 400, "{wrong}");
+    }
 }
 
 #[test]

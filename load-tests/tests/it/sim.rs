@@ -27,9 +27,40 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    /// Takes what a connection yielded until it was closed.
+    pub(crate) fn parse(answer: &[u8]) -> Self {
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+        let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+        let mut lines = head.lines();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let header = |line: &str| {
+            let (name, value) = line.split_once(": ").unwrap();
+            (name.to_lowercase(), value.to_owned())
+        };
+        Self { status, headers: lines.map(header).collect(), body: answer[end + 4..].to_vec() }
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("a JSON body")
     }
+}
+
+/// Sends a request to an address; the caller reads.
+pub(crate) fn send(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: sim\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    stream
 }
 
 impl Sim {
@@ -39,7 +70,7 @@ impl Sim {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let truth = std::env::temp_dir().join(format!("sim-{}-{number}.jsonl", std::process::id()));
         let mut child = Command::new(env!("CARGO_BIN_EXE_exchange-sim"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--manual-clock", "--truth"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "--manual-clock", "--truth"])
             .arg(&truth)
             .args(args.split_whitespace())
             .stdout(Stdio::piped())
@@ -51,25 +82,15 @@ impl Sim {
         Self { address: address.to_owned(), child, truth }
     }
 
+    /// Sends a request; what the connection then yields is the caller's.
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> TcpStream {
+        send(&self.address, method, path, headers, body)
+    }
+
     pub(crate) fn call(&self, method: &str, path: &str, headers: &str, body: &str) -> Reply {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let length = body.len();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nhost: sim\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n{body}"
-        )
-        .unwrap();
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
-        let head = String::from_utf8(answer[..end].to_vec()).unwrap();
-        let mut lines = head.lines();
-        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-        let header = |line: &str| {
-            let (name, value) = line.split_once(": ").unwrap();
-            (name.to_lowercase(), value.to_owned())
-        };
-        Reply { status, headers: lines.map(header).collect(), body: answer[end + 4..].to_vec() }
+        self.send(method, path, headers, body).read_to_end(&mut answer).unwrap();
+        Reply::parse(&answer)
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> Reply {
@@ -89,7 +110,12 @@ impl Sim {
     }
 
     pub(crate) fn advance(&self, ms: u64) {
-        assert_eq!(self.call("POST", &format!("/sim/advance?ms={ms}"), "", "").status, 204);
+        self.admin(&format!("advance?ms={ms}"), &Value::Null);
+    }
+
+    pub(crate) fn admin(&self, call: &str, body: &Value) {
+        let reply = self.post(&format!("/sim/{call}"), body);
+        assert_eq!(reply.status, 204, "{}", String::from_utf8_lossy(&reply.body));
     }
 
     /// The markets that the exchange itself names.
