@@ -5,17 +5,27 @@ use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use tokio_util::sync::CancellationToken;
-use worker::rate_limit::{Limiter, NoPermit};
+use worker::rate_limit::{Class, Limiter, NoPermit, Outcome};
 use worker::settings::Settings;
 
 use crate::proxy::Proxy;
 use crate::{settings, unique, variable};
 
 async fn acquire(limiter: &Limiter, within: TimeDelta) -> Result<Instant, NoPermit> {
-    limiter
-        .acquire(Utc::now() + within, &CancellationToken::new())
-        .await
-        .map(|_permit| Instant::now())
+    limiter.acquire(Class::Normal, Utc::now() + within, &CancellationToken::new()).await.map(
+        |permit| {
+            // Used, or it would be given back.
+            drop(permit.begin());
+            Instant::now()
+        },
+    )
+}
+
+/// A request that is refused.
+async fn refuse(limiter: &Limiter, pause: Duration) {
+    let deadline = Utc::now() + TimeDelta::seconds(10);
+    let permit = limiter.acquire(Class::Normal, deadline, &CancellationToken::new()).await.unwrap();
+    permit.begin().unwrap().finish(Outcome::Refused(Some(pause))).await;
 }
 
 /// Permits of all workers together, in the order in which they were given.
@@ -43,7 +53,7 @@ async fn permits_of(workers: usize, each: usize, settings: &Settings) -> Vec<Ins
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_share_one_rate() {
     // 1,200 a minute: one in 50 ms.
-    let settings = settings(&[("INITIAL_RATE_LIMIT", "1200")]);
+    let settings = settings(&[("INITIAL_RATE_LIMIT", "1200"), ("MAX_IN_FLIGHT", "100")]);
     let began = Instant::now();
     let permits = permits_of(6, 8, &settings).await;
     for (n, permit) in (0u32..).zip(&permits) {
@@ -72,9 +82,8 @@ async fn a_burst_is_given_once() {
 async fn a_pause_holds_for_everybody() {
     let settings = settings(&[]);
     let (one, other) = (Limiter::new(&settings).unwrap(), Limiter::new(&settings).unwrap());
-    one.pause(Duration::from_secs(2)).await;
+    refuse(&one, Duration::from_secs(2)).await;
     let paused = Instant::now();
-    one.pause(Duration::from_millis(1)).await;
     let permit = acquire(&other, TimeDelta::seconds(10)).await.unwrap();
     assert!(permit - paused >= Duration::from_millis(1900), "{:?}", permit - paused);
 }
@@ -83,7 +92,7 @@ async fn a_pause_holds_for_everybody() {
 #[tokio::test]
 async fn another_egress_is_not_paused() {
     let paused = Limiter::new(&settings(&[])).unwrap();
-    paused.pause(Duration::from_mins(1)).await;
+    refuse(&paused, Duration::from_mins(1)).await;
     let free = Limiter::new(&settings(&[])).unwrap();
     acquire(&free, TimeDelta::seconds(5)).await.unwrap();
 }
@@ -122,6 +131,7 @@ async fn a_shutdown_ends_the_wait() {
     acquire(&limiter, TimeDelta::seconds(5)).await.unwrap();
     let shutdown = CancellationToken::new();
     shutdown.cancel();
-    let refused = limiter.acquire(Utc::now() + TimeDelta::seconds(60), &shutdown).await;
+    let refused =
+        limiter.acquire(Class::Normal, Utc::now() + TimeDelta::seconds(60), &shutdown).await;
     assert_eq!(refused.map(|_| ()), Err(NoPermit::Shutdown));
 }
