@@ -23,7 +23,7 @@ use crate::schedule::Clock;
 use crate::settings::Settings;
 use crate::store::batches::{self, OpenBatch};
 use crate::store::catalog::{self, FiatList};
-use crate::store::close::{self, BatchOutcome};
+use crate::store::close::{self, BatchOutcome, Cut};
 use crate::store::{Store, drift, jobs, workers};
 
 /// Jobs published before they are noted as published: a coordinator that dies publishes at most so
@@ -55,6 +55,8 @@ pub enum Ended {
 enum Settled {
     AllEnded,
     Deadline,
+    /// No egress can be used.
+    BreakerOpen,
     Stopped,
 }
 
@@ -301,6 +303,9 @@ impl BatchRunner<'_> {
             if Instant::now() >= next_sync {
                 next_sync = Instant::now() + SYNC_INTERVAL;
                 self.sync(running).await;
+                if !running.ledger.is_settled() && self.all_breakers_are_open().await {
+                    return Settled::BreakerOpen;
+                }
             }
             if stall.is_over(running.ledger.counts().ended > before)
                 && (stall.limit > LONG_STALL || self.queues_are_empty().await)
@@ -383,6 +388,15 @@ impl BatchRunner<'_> {
         }
     }
 
+    /// Whether it is of no use to wait for the workers.
+    async fn all_breakers_are_open(&self) -> bool {
+        let open = workers::all_breakers_are_open(&self.store.pool, Exchange::Binance).await;
+        open.unwrap_or_else(|error| {
+            tracing::warn!(error = format!("{error:#}"), "the breakers can't be looked at");
+            false
+        })
+    }
+
     /// Finds ends whose report did not come.
     async fn sync(&self, running: &mut Running) {
         match jobs::list_ended(&self.store.pool, running.batch.id, &running.ledger.open()).await {
@@ -397,12 +411,21 @@ impl BatchRunner<'_> {
     }
 
     async fn close(&self, running: &Running, settled: Settled) -> anyhow::Result<Ended> {
-        if settled == Settled::Deadline {
-            tracing::warn!(open = running.ledger.open().len(), "the batch is cut at its deadline");
-        }
+        let open = running.ledger.open().len();
+        let cut = match settled {
+            Settled::BreakerOpen => {
+                tracing::error!(open, "no egress can be used, the batch is cut short");
+                Cut::BreakerOpen
+            }
+            Settled::Deadline => {
+                tracing::warn!(open, "the batch is cut at its deadline");
+                Cut::Deadline
+            }
+            Settled::AllEnded | Settled::Stopped => Cut::Deadline,
+        };
         let id = running.batch.id;
         let closed_by = &self.settings.coordinator_id;
-        let Some(closed) = close::close(self.store, id, closed_by).await? else {
+        let Some(closed) = close::close(self.store, id, closed_by, cut).await? else {
             // The answer to our own commit was lost, or a former leader was faster.
             let outcome = batches::outcome(&self.store.pool, id).await?;
             let outcome = outcome.with_context(|| format!("batch {id} is not open"))?;
