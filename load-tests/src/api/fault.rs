@@ -16,8 +16,10 @@ use crate::market::rng_for;
 
 /// `Retry-After` of refusals that name it, in seconds. Short, for tests wait for it.
 const RETRY_AFTER_SECS: u64 = 1;
-/// What an untrue total adds to the true one. Far above any book.
-const UNTRUE_ADS: usize = 100_000;
+/// What an untrue total adds to the true one: 50 pages that don't exist, in a book that could be.
+const UNTRUE_ADS: usize = 1_000;
+/// What an absurd total adds. Far above any book.
+const ABSURD_ADS: usize = 100_000;
 /// The name that stands for all passing kinds in equal parts.
 const MIX: &str = "mix";
 
@@ -92,8 +94,10 @@ pub enum Fault {
     EmptyBook,
     /// A page of ads without `total`.
     NoTotal,
-    /// A page of ads whose `total` is 100,000 too high.
+    /// A page of ads whose `total` is 1,000 too high.
     UntrueTotal,
+    /// A page of ads whose `total` is 100,000 too high.
+    AbsurdTotal,
 }
 
 impl Fault {
@@ -115,22 +119,23 @@ impl Fault {
             | Self::CutJson
             | Self::CutGzip
             | Self::BrokenGzip
-            | Self::Endless
             | Self::Drip
             | Self::Hang
             | Self::Reset => true,
-            // Statements that a collector has to believe, or can't see through; and what is right
-            // but for its label.
+            // What a collector may take for lasting: that the path is gone, that an answer is too
+            // large. What it may believe: lies about a book. And what is right but for its label.
             Self::Http404
             | Self::Http451
             | Self::Code000002
             | Self::Code000002Http400
             | Self::Code083932
             | Self::Text200
+            | Self::Endless
             | Self::Redirect
             | Self::EmptyBook
             | Self::NoTotal
-            | Self::UntrueTotal => false,
+            | Self::UntrueTotal
+            | Self::AbsurdTotal => false,
         }
     }
 
@@ -157,7 +162,12 @@ impl Fault {
             (Self::UntrueTotal, Some(1..), Some(total)) => {
                 Seen { total: Some(total + UNTRUE_ADS), ..right.seen.clone() }
             }
-            (Self::EmptyBook | Self::NoTotal | Self::UntrueTotal, ..) => return right,
+            (Self::AbsurdTotal, Some(1..), Some(total)) => {
+                Seen { total: Some(total + ABSURD_ADS), ..right.seen.clone() }
+            }
+            (Self::EmptyBook | Self::NoTotal | Self::UntrueTotal | Self::AbsurdTotal, ..) => {
+                return right;
+            }
             _ => Seen { ads: None, total: None, ..right.seen.clone() },
         };
         let sent = match self {
@@ -198,7 +208,7 @@ impl Fault {
             },
             Self::EmptyBook => Answer::json(EMPTY_BOOK),
             Self::NoTotal => with_total(right, ""),
-            Self::UntrueTotal => {
+            Self::UntrueTotal | Self::AbsurdTotal => {
                 let total = seen.total.unwrap_or_default();
                 with_total(right, &format!(r#","total":{total}"#))
             }
@@ -249,17 +259,18 @@ impl Share {
     /// What `--fault` is, with all kinds.
     #[must_use]
     pub fn help() -> String {
-        let mut text = format!(
-            "A fault and how many of 1,000 requests get it, such as http500:20; may be repeated.\n\n\
-             The kinds, `*` marks the passing ones, of which {MIX} takes equal parts:"
-        );
-        for fault in Fault::value_variants() {
+        let line = |fault: &Fault| {
             let value = fault.to_possible_value().unwrap_or_default();
             let mark = if fault.is_passing() { '*' } else { ' ' };
             let help = value.get_help().map(ToString::to_string).unwrap_or_default();
-            text += &format!("\n{mark} {:<20}{help}", value.get_name());
-        }
-        text
+            format!("{mark} {:<20}{help}", value.get_name())
+        };
+        let kinds: Vec<_> = Fault::value_variants().iter().map(line).collect();
+        format!(
+            "A fault and how many of 1,000 requests get it, such as http500:20; may be repeated.\n\n\
+             The kinds, `*` marks the passing ones, of which {MIX} takes equal parts:\n{}",
+            kinds.join("\n")
+        )
     }
 }
 
@@ -357,8 +368,8 @@ mod tests {
     #[test]
     fn only_the_stretch_is_faulty() {
         let faults = Faults::new(&[Share::mix(1_000)], 5..8).unwrap();
-        let faulty: Vec<_> = (0..20).filter(|&number| faults.draw(1, number).is_some()).collect();
-        assert_eq!(faulty, [5, 6, 7]);
+        let given: Vec<_> = (0..20).filter(|&number| faults.draw(1, number).is_some()).collect();
+        assert_eq!(given, [5, 6, 7]);
     }
 
     #[test]

@@ -110,8 +110,9 @@ fn lies_about_a_book() {
         page
     };
     assert!(ask(&sim, Some("no-total")).json() == with(None));
-    assert!(ask(&sim, Some("untrue-total")).json() == with(Some(total + 100_000)));
-    for fault in ["empty-book", "no-total", "untrue-total"] {
+    assert!(ask(&sim, Some("untrue-total")).json() == with(Some(total + 1_000)));
+    assert!(ask(&sim, Some("absurd-total")).json() == with(Some(total + 100_000)));
+    for fault in ["empty-book", "no-total", "untrue-total", "absurd-total"] {
         set(&sim, Some(fault));
         let fiats = sim.post(FIATS, &json!({})).json();
         assert_eq!(fiats["data"].as_array().unwrap().len(), 4, "{fault}");

@@ -1,14 +1,17 @@
 //! A whole fleet of real processes on the real servers, against the simulated exchange: a database
 //! and queues of its own, thrown away at the end.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions};
+
+use crate::sim::{Reply, send};
 
 /// Longest wait for anything that a test waits for. Generous: it bounds a hang, not a speed.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -54,6 +57,7 @@ pub(crate) struct Fleet {
     database_url: String,
     sim_url: String,
     truth: PathBuf,
+    request_log: PathBuf,
     _sim: Process,
 }
 
@@ -88,9 +92,12 @@ impl Fleet {
         let database_url = options.to_url_lossy().to_string();
         let pool = PgPoolOptions::new().max_connections(2).connect_with(options).await.unwrap();
         let truth = std::env::temp_dir().join(format!("{name}.jsonl"));
+        let request_log = std::env::temp_dir().join(format!("{name}.requests.jsonl"));
         let mut sim = Command::new(env!("CARGO_BIN_EXE_exchange-sim"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--truth"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "--truth"])
             .arg(&truth)
+            .arg("--request-log")
+            .arg(&request_log)
             .args(sim_args.split_whitespace())
             .stdout(Stdio::piped())
             .spawn()
@@ -98,7 +105,16 @@ impl Fleet {
         let mut line = String::new();
         BufReader::new(sim.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let sim_url = line.trim().strip_prefix("listening on ").expect("the first line").to_owned();
-        let fleet = Self { pool, admin, name, database_url, sim_url, truth, _sim: Process(sim) };
+        let fleet = Self {
+            pool,
+            admin,
+            name,
+            database_url,
+            sim_url,
+            truth,
+            request_log,
+            _sim: Process(sim),
+        };
         let migrated = fleet.command("p2p", &["migrate"]).output().unwrap();
         assert!(migrated.status.success(), "{migrated:?}");
         fleet
@@ -133,6 +149,23 @@ impl Fleet {
     /// Runs one batch; the exit code.
     pub(crate) fn batch(&self, settings: &[(&str, &str)]) -> i32 {
         self.coordinator(settings).wait().code().unwrap()
+    }
+
+    /// An admin call to the exchange.
+    pub(crate) fn admin(&self, call: &str, body: &Value) {
+        let address = self.sim_url.strip_prefix("http://").unwrap();
+        let path = format!("/sim/{call}");
+        let mut answer = Vec::new();
+        let mut connection = send(address, "POST", &path, "", &body.to_string());
+        connection.read_to_end(&mut answer).unwrap();
+        let reply = Reply::parse(&answer);
+        assert_eq!(reply.status, 204, "{}", String::from_utf8_lossy(&reply.body));
+    }
+
+    /// The requests that the exchange got, as it logged them.
+    pub(crate) fn requests(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(&self.request_log).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Compares the database with what the exchange showed.
@@ -173,6 +206,7 @@ impl Fleet {
         sqlx::query(AssertSqlSafe(drop)).execute(&self.admin).await.unwrap();
         remove_queues(&self.name).await;
         std::fs::remove_file(&self.truth).ok();
+        std::fs::remove_file(&self.request_log).ok();
     }
 }
 
