@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -55,6 +56,7 @@ struct Inner {
     /// without polling.
     turns: [tokio::sync::Mutex<()>; 3],
     known: Mutex<Known>,
+    round_trips: AtomicU64,
 }
 
 /// What is known without Redis.
@@ -166,6 +168,7 @@ impl Limiter {
             worker_id: settings.worker_id.clone(),
             turns: Default::default(),
             known: Mutex::default(),
+            round_trips: AtomicU64::new(0),
         })))
     }
 
@@ -216,6 +219,7 @@ impl Limiter {
         let inner = &self.0;
         let rate = inner.known().rate;
         let since = Instant::now();
+        inner.round_trips.fetch_add(1, Ordering::Relaxed);
         match inner.redis.acquire(&inner.settings, rate, &inner.worker_id, class).await {
             Ok(answer) => {
                 inner.known().heard(answer.workers, answer.rate_milli);
@@ -249,6 +253,7 @@ impl Limiter {
         let told = match number {
             Some(number) => {
                 let rate = inner.known().rate;
+                inner.round_trips.fetch_add(1, Ordering::Relaxed);
                 inner.redis.finish(&inner.settings, rate, number, outcome).await
             }
             None => Ok(()),
@@ -273,9 +278,17 @@ impl Limiter {
         (!left.is_zero()).then_some(left)
     }
 
-    /// The state of the shared limiter; `None`: it was never used.
-    pub async fn status(&self) -> anyhow::Result<Option<Status>> {
-        Ok(self.0.redis.show().await?)
+    /// The state of the shared limiter.
+    pub async fn status(&self) -> anyhow::Result<Status> {
+        let inner = &self.0;
+        let rate = inner.known().rate;
+        Ok(inner.redis.show_to(&inner.settings, rate).await?)
+    }
+
+    /// Calls of Redis for permits so far.
+    #[must_use]
+    pub fn round_trips(&self) -> u64 {
+        self.0.round_trips.load(Ordering::Relaxed)
     }
 }
 

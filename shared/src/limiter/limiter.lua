@@ -36,8 +36,9 @@ local GONE = MINUTE
 -- The rate settles at this part of the limit that was found: in a window of n requests, sent at even
 -- distances, there is then room for requests that arrive late, and 98 % of the limit is used.
 local SETTLE = 0.985
--- The memory is lowered by this part if a rate below it is refused, by twice as much each further time.
-local FIRST_STEP, LAST_STEP = 0.015, 0.25
+-- The memory is lowered by this part if a rate below it is refused, by twice as much each further time
+-- within RUN windows: more seldom it is chance.
+local FIRST_STEP, LAST_STEP, RUN = 0.015, 0.25, 5
 -- Of a full window this part is added before a send counts as gone from it.
 local WINDOW_SLACK = 0.005
 local FIRST_OPENING, LAST_OPENING = 30000000, 600000000
@@ -200,17 +201,23 @@ local function acquire()
     local oldest = redis.call('ZRANGE', SENDS, -most, -most, 'WITHSCORES')
     if oldest[2] then slot = math.max(slot, tonumber(oldest[2]) + s.window * (1 + WINDOW_SLACK)) end
   end
+  local is_full = redis.call('ZCARD', FLIGHT) >= s.max_in_flight + math.floor(AHEAD / step)
+  if is_full then
+    -- The oldest should be done after the time that requests take, and then one after the other.
+    local oldest = redis.call('ZRANGE', FLIGHT, 0, 0, 'WITHSCORES')
+    slot = math.max(slot, tonumber(oldest[2]) - s.permit_life + s.latency, now + 5000)
+    step = math.max(step, s.latency / s.max_in_flight)
+  end
   slot = slot + rank * step
 
   local come
   local is_half_open = s.open_until > 0 and now >= s.open_until
   if is_half_open and s.probe_until > now then
     come = now + LOOK
+  elseif is_full then
+    come = slot
   elseif rank > 0 or slot > now + AHEAD then
     come = math.max(slot - AHEAD / 2, now + (rank > 0 and 2000 or 1000))
-  elseif redis.call('ZCARD', FLIGHT) >= s.max_in_flight + math.floor(AHEAD / step) then
-    -- A place should be free after the share of a request's time.
-    come = now + math.max(s.latency / s.max_in_flight, 5000)
   end
   local workers = redis.call('ZCARD', WORKERS)
   if come then
@@ -247,12 +254,9 @@ end
 local function cut(sent, retry_after)
   local lowered = s.rate * s.backoff
   local limit = math.max(rate_before(sent), lowered)
-  if has_memory() then
-    limit = math.min(limit, s.limit * (1 - s.limit_step))
-    s.limit_step = math.min(s.limit_step * 2, LAST_STEP)
-  else
-    s.limit_step = FIRST_STEP
-  end
+  local is_run = has_memory() and now - s.cut_at <= RUN * s.window
+  s.limit_step = is_run and math.min(s.limit_step * 2, LAST_STEP) or FIRST_STEP
+  if has_memory() then limit = math.min(limit, s.limit * (1 - s.limit_step)) end
   -- A window that was not filled yet, and an exchange that takes requests again sooner than the window
   -- could have moved: it counts otherwise, and the count proves little.
   local oldest = redis.call('ZRANGEBYSCORE', SENDS, '(' .. text(sent - s.window), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
@@ -269,17 +273,15 @@ local function refuse(sent, retry_after)
   local is_witness = sent <= s.cut_at
   if is_witness then
     -- It was on the way when another's refusal was told. Of several the first one knows best.
-    if has_memory() then s.limit = math.min(s.limit, math.max(rate_before(sent), s.rate, floor())) end
+    if has_memory() then s.limit = math.min(s.limit, math.max(rate_before(sent), s.rate / SETTLE, floor())) end
   else
     if s.refusals == 0 then cut(sent, retry_after) end
     s.refusals = s.refusals + 1
   end
-  local pause = math.max(retry_after or s.window / 6, FIRST_PAUSE)
-  if s.refusals > 1 and not is_witness then
-    -- Refused again and again without a success: whatever it says, it wants more than was given.
-    pause = math.max(pause, math.min(s.window / 6 * 2 ^ (s.refusals - 1), LAST_PAUSE))
-  end
-  s.pause_until = math.max(s.pause_until, now + pause)
+  -- Refused again and again without a success: it wants longer pauses, whatever it says.
+  local first = retry_after and FIRST_PAUSE or math.max(s.window / 6, FIRST_PAUSE)
+  local pause = math.min(first * 2 ^ math.max(s.refusals - 1, 0), LAST_PAUSE)
+  s.pause_until = math.max(s.pause_until, now + math.max(pause, retry_after or 0))
   s.raised_at = s.pause_until
   begin_after(s.pause_until)
 end
@@ -328,8 +330,12 @@ local function finish()
   return 1
 end
 
--- JSON; empty: nobody asked for a day. A pause longer than 30 days is told as 30 days.
+-- JSON, for a worker by its settings; empty: nobody asked for a day. A pause longer than 30 days is told as 30 days.
 local function show()
+  if args.settings then
+    adopt(args.settings)
+    save()
+  end
   if next(state) == nil then return '' end
   -- Bounded, so that it is written as a whole number.
   local function left(time) return math.ceil(math.max(0, math.min(time - now, 30 * DAY))) end

@@ -110,7 +110,7 @@ impl Breaker {
 }
 
 /// The state of a limiter. Times are microseconds, counted from now.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Requests per minute.
     pub rate: f64,
@@ -167,6 +167,11 @@ pub enum Control {
 struct Asking<'a> {
     worker: &'a str,
     class: Class,
+    settings: KnownSettings<'a>,
+}
+
+#[derive(Serialize)]
+struct Showing<'a> {
     settings: KnownSettings<'a>,
 }
 
@@ -267,7 +272,18 @@ impl Limiter {
         if text.is_empty() {
             return Ok(None);
         }
-        Ok(Some(serde_json::from_str(&text).map_err(unexpected)?))
+        Ok(Some(serde_json::from_str(&text).map_err(|error| unexpected(&error))?))
+    }
+
+    /// The state as it is for a worker, whose settings may be newer than the state.
+    pub async fn show_to(
+        &self,
+        settings: &Settings,
+        known_rate: u32,
+    ) -> Result<Status, RedisError> {
+        let settings = KnownSettings { settings, known_rate };
+        let text: String = self.call("show", &Showing { settings }).await?;
+        serde_json::from_str(&text).map_err(|error| unexpected(&error))
     }
 
     /// Obeys an operator; `Err` in the answer: why not.
@@ -281,7 +297,7 @@ impl Limiter {
         operation: &str,
         arguments: &impl Serialize,
     ) -> Result<T, RedisError> {
-        let arguments = serde_json::to_string(arguments).map_err(unexpected)?;
+        let arguments = serde_json::to_string(arguments).map_err(|error| unexpected(&error))?;
         let mut connection = self.connection.clone();
         self.script
             .key(&self.keys[..])
@@ -293,7 +309,7 @@ impl Limiter {
     }
 }
 
-fn unexpected(error: serde_json::Error) -> RedisError {
+fn unexpected(error: &serde_json::Error) -> RedisError {
     (ErrorKind::UnexpectedReturnType, "not what the limiter says", error.to_string()).into()
 }
 

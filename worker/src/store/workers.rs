@@ -35,14 +35,12 @@ pub async fn keep_alive(
 }
 
 async fn sign(pool: &PgPool, settings: &Settings, limiter: &Limiter) -> Result<(), StoreError> {
-    let limit = &settings.rate_limit;
     // While Redis is away the fleet shares the minimum rate.
     let (rate, open_us, openings) = match limiter.status().await {
-        Ok(Some(now)) => (now.rate, now.open, now.openings),
-        Ok(None) => (f64::from(limit.per_minute), 0, 0),
+        Ok(now) => (now.rate, now.open, now.openings),
         Err(error) => {
             tracing::debug!(%error, "the limiter can't be asked");
-            (f64::from(limit.min_per_minute), 0, 0)
+            (f64::from(settings.rate_limit.min_per_minute), 0, 0)
         }
     };
     sqlx::query(

@@ -32,8 +32,8 @@ pub(crate) fn defaults() -> Settings {
         max_in_flight: 4,
         backoff: 0.5,
         breaker_failures: 10,
-        window: Duration::from_secs(60),
-        memory: Duration::from_secs(1800),
+        window: Duration::from_mins(1),
+        memory: Duration::from_mins(30),
         permit_life: Duration::from_secs(35),
     }
 }

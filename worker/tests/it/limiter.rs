@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
+use shared::exchange::Exchange;
+use shared::limiter::Control;
 use tokio_util::sync::CancellationToken;
 use worker::rate_limit::{Class, Limiter, NoPermit, Outcome};
 use worker::settings::Settings;
@@ -121,6 +123,42 @@ async fn without_redis_there_is_no_permit() {
     let settings = settings(&[("REDIS_URL", "redis://127.0.0.1:9/0")]);
     let limiter = Limiter::new(&settings).unwrap();
     assert_eq!(acquire(&limiter, TimeDelta::seconds(2)).await, Err(NoPermit::Deadline));
+}
+
+/// A permit that comes too late, after a SIGSTOP, is not used but given back.
+#[tokio::test]
+async fn a_late_permit_is_given_back() {
+    let settings = settings(&[("INITIAL_RATE_LIMIT", "10"), ("MIN_RATE_LIMIT", "1")]);
+    let limiter = Limiter::new(&settings).unwrap();
+    let deadline = Utc::now() + TimeDelta::seconds(5);
+    let late = limiter.acquire(Class::Normal, deadline, &CancellationToken::new()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(late.begin().is_none());
+    // Another one would be due in six seconds.
+    acquire(&limiter, TimeDelta::seconds(3)).await.unwrap();
+}
+
+/// What an operator says holds within a second for workers that wait already.
+#[tokio::test]
+async fn an_operator_is_obeyed_within_a_second() {
+    let settings = settings(&[("INITIAL_RATE_LIMIT", "2"), ("MIN_RATE_LIMIT", "1")]);
+    let limiter = Limiter::new(&settings).unwrap();
+    acquire(&limiter, TimeDelta::seconds(5)).await.unwrap();
+    let operator =
+        shared::limiter::Limiter::new(&settings.redis, Exchange::Binance, &settings.egress_id)
+            .unwrap();
+    let control = async |control| operator.control(control).await.unwrap().unwrap();
+    // The next permit is due in half a minute, until the operator knows better.
+    let waits = tokio::spawn(async move { acquire(&limiter, TimeDelta::seconds(25)).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    control(Control::Pause { length: None }).await;
+    control(Control::Set { rate: Some(6000), floor: None, ceiling: None }).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(!waits.is_finished(), "paused");
+    let resumed = Instant::now();
+    control(Control::Resume).await;
+    let permit = waits.await.unwrap().unwrap();
+    assert!(permit - resumed < Duration::from_millis(1500), "{:?}", permit - resumed);
 }
 
 /// Shutting down, nobody waits for a permit.

