@@ -1,10 +1,12 @@
 //! The operator's tool: everything an operator wants without psql.
 //!
+//! - [`limiter`]: the shared limiters, looked at and set.
 //! - [`migrate`]: the schema.
 //! - [`parse`]: captured answers as the worker would read them; [`capture`] knows their forms.
 //! - [`summary`]: the last batches in figures.
 
 pub mod capture;
+pub mod limiter;
 pub mod migrate;
 pub mod parse;
 pub mod summary;

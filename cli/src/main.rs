@@ -37,6 +37,9 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// The limit that workers share: look, set, pause, resume; obeyed within a second.
+    #[command(subcommand)]
+    Limiter(cli::limiter::Command),
     /// The last batches in figures, and the best prices of the largest markets.
     Summary {
         /// Batches to show, the latest last.
@@ -56,6 +59,7 @@ async fn main() -> ExitCode {
         Command::Parse { exchange, fiat, asset, side, files } => {
             cli::parse::run(exchange, &fiat, &asset, side, &files)
         }
+        Command::Limiter(command) => cli::limiter::run(command).await,
         Command::Summary { batches, json } => cli::summary::run(batches, json).await,
     };
     result.unwrap_or_else(|error| {
