@@ -2,7 +2,7 @@
 # brings the servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint build stack stack-down
+.PHONY: help demo test limits lint build stack stack-down
 
 SCRIPTS := dev/stack dev/demo dev/lib.sh .ci/run
 
@@ -14,6 +14,10 @@ demo: ## Two batches over a simulated market, proven equal (LIVE=1: one small ba
 
 test: ## All tests, against servers of this clone that are stopped again if they were not running
 	@dev/stack run cargo test --workspace --locked
+
+limits: ## Proof that the fleet finds an exchange's limit, uses it, and is not refused: about four minutes
+	@cargo build --workspace --locked --quiet
+	@dev/stack run target/debug/limits
 
 lint: ## Formatting, clippy with warnings as errors, shellcheck if it is installed
 	cargo fmt --all --check

@@ -7,6 +7,7 @@
 
 mod faults;
 mod fleet;
+mod limits;
 mod served;
 mod sim;
 mod system;
