@@ -86,7 +86,7 @@ async fn run(short: bool) -> Result<bool> {
             workers: 4,
             limit: 200,
             window: 20,
-            backoff: "0.8",
+            backoff: "0.5",
             watched: 0,
             slack: 0
         }),

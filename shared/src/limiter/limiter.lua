@@ -36,8 +36,8 @@ local GONE = MINUTE
 -- The rate settles at this part of the limit that was found: in a window of n requests, sent at even
 -- distances, there is then room for requests that arrive late, and 98 % of the limit is used.
 local SETTLE = 0.985
--- The memory is lowered by this part if a rate below it is refused, by twice as much each further time
--- within RUN windows: more seldom it is chance.
+-- The memory is lowered by this part if a rate just below it is refused, by twice as much each further
+-- time within RUN windows: more seldom it is chance.
 local FIRST_STEP, LAST_STEP, RUN = 0.015, 0.25, 5
 -- Of a full window this part is added before a send counts as gone from it.
 local WINDOW_SLACK = 0.005
@@ -191,6 +191,10 @@ local function acquire()
   local free_from = math.min(now, tonumber(redis.call('ZSCORE', DUE, waiter) or now))
 
   local step = interval()
+  -- Should the clock of Redis be set back, nothing waits for what was the future.
+  s.arrival = math.min(s.arrival, math.max(now, s.pause_until, s.held_until, s.open_until) + s.burst * step + AHEAD)
+  redis.call('ZREMRANGEBYSCORE', SENDS, text(now + LOOK), '+inf')
+  redis.call('ZREMRANGEBYSCORE', FLIGHT, text(now + s.permit_life + LOOK), '+inf')
   local token = s.arrival - (s.burst - 1) * step
   -- The low class leaves a token to the others.
   if class == CLASSES.low then token = token + step end
@@ -254,9 +258,14 @@ end
 local function cut(sent, retry_after)
   local lowered = s.rate * s.backoff
   local limit = math.max(rate_before(sent), lowered)
-  local is_run = has_memory() and now - s.cut_at <= RUN * s.window
-  s.limit_step = is_run and math.min(s.limit_step * 2, LAST_STEP) or FIRST_STEP
-  if has_memory() then limit = math.min(limit, s.limit * (1 - s.limit_step)) end
+  if has_memory() and limit > s.limit * (1 - 2 * FIRST_STEP) then
+    -- What was counted does not explain it: another limit, or requests that came late.
+    local is_run = now - s.cut_at <= RUN * s.window
+    s.limit_step = is_run and math.min(s.limit_step * 2, LAST_STEP) or FIRST_STEP
+    limit = math.min(limit, s.limit * (1 - s.limit_step))
+  else
+    s.limit_step = FIRST_STEP
+  end
   -- A window that was not filled yet, and an exchange that takes requests again sooner than the window
   -- could have moved: it counts otherwise, and the count proves little.
   local oldest = redis.call('ZRANGEBYSCORE', SENDS, '(' .. text(sent - s.window), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)

@@ -338,3 +338,15 @@ async fn all_keys_expire() {
         assert!(left == -2 || left > 0, "{key} has no end");
     }
 }
+
+/// The clock of Redis is set back: nobody waits until it is where it was.
+#[tokio::test]
+async fn a_clock_that_is_set_back_stops_nobody() {
+    let (limiter, settings) = (limiter(), defaults());
+    for n in 0..4 {
+        permit(&limiter, &settings, START + n * SECOND).await;
+    }
+    let back = START - 300 * SECOND;
+    assert!(matches!(ask(&limiter, &settings, "w", back).await, Grant::AskAgain(_)));
+    permit(&limiter, &settings, back + SECOND).await;
+}
