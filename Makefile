@@ -2,7 +2,7 @@
 # brings the servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint build stack stack-down
+.PHONY: help demo test chaos limits lint build stack stack-down
 
 # Reads SEED, ROUNDS and ONLY, which make hands on. All programs are built first: it starts them.
 CHAOS := cargo build --workspace --locked && cargo run --quiet --locked -p load-tests --bin chaos --
@@ -20,6 +20,10 @@ test: ## All tests, against servers of this clone that are stopped again if they
 
 chaos: ## Faults at every step of a batch (SEED=7 ROUNDS=3 ONLY=redis), about 40 minutes a round
 	@dev/stack run sh -c '$(CHAOS)'
+
+limits: ## Proof that the fleet finds an exchange's limit, uses it, and is not refused: about four minutes
+	@cargo build --workspace --locked --quiet
+	@dev/stack run target/debug/limits
 
 lint: ## Formatting, clippy with warnings as errors, shellcheck if it is installed
 	cargo fmt --all --check

@@ -1,5 +1,6 @@
 //! The operator's tool: everything an operator wants without psql.
 //!
+//! - [`limiter`]: the shared limiters, looked at and set.
 //! - [`migrate`]: the schema.
 //! - [`parse`]: captured answers as the worker would read them; [`capture`] knows their forms.
 //! - [`summary`]: the last batches in figures.
@@ -13,6 +14,7 @@ pub mod batches;
 pub mod capture;
 pub mod format;
 pub mod gaps;
+pub mod limiter;
 pub mod migrate;
 pub mod parse;
 pub mod summary;

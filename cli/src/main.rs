@@ -94,6 +94,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The limit that workers share: look, set, pause, resume; obeyed within a second.
+    #[command(subcommand)]
+    Limiter(cli::limiter::Command),
     /// The last batches in figures, and the best prices of the largest markets.
     Summary {
         /// Batches to show, the latest last.
@@ -147,6 +150,7 @@ async fn main() -> ExitCode {
         Command::Gaps { since, fiat, limit, json } => {
             cli::gaps::run(since, fiat.as_deref(), limit, json).await
         }
+        Command::Limiter(command) => cli::limiter::run(command).await,
         Command::Summary { batches, json } => cli::summary::run(batches, json).await,
     };
     result.unwrap_or_else(|error| {

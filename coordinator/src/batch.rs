@@ -24,7 +24,7 @@ use crate::schedule::Clock;
 use crate::settings::Settings;
 use crate::store::batches::{self, Found, OpenBatch};
 use crate::store::catalog::{self, FiatList};
-use crate::store::close::{self, BatchOutcome};
+use crate::store::close::{self, BatchOutcome, Cut};
 use crate::store::jobs::Loaded;
 use crate::store::{Store, drift, jobs, workers};
 
@@ -62,6 +62,8 @@ pub enum Ended {
 enum Settled {
     AllEnded,
     Deadline,
+    /// No egress can be used.
+    BreakerOpen,
     Stopped,
 }
 
@@ -322,6 +324,9 @@ impl BatchRunner<'_> {
             if Instant::now() >= next_sync {
                 next_sync = Instant::now() + SYNC_INTERVAL;
                 self.sync(running).await;
+                if !running.ledger.is_settled() && self.all_breakers_are_open().await {
+                    return Settled::BreakerOpen;
+                }
             }
             if running.stall.is_over(running.ledger.counts().ended > before)
                 && (self.messages_seem_lost().await || running.stall.limit > LONG_STALL)
@@ -428,6 +433,15 @@ impl BatchRunner<'_> {
         Ok(())
     }
 
+    /// Whether it is of no use to wait for the workers.
+    async fn all_breakers_are_open(&self) -> bool {
+        let open = workers::all_breakers_are_open(&self.store.pool, Exchange::Binance).await;
+        open.unwrap_or_else(|error| {
+            tracing::warn!(error = format!("{error:#}"), "the breakers can't be looked at");
+            false
+        })
+    }
+
     /// Finds ends whose report did not come.
     async fn sync(&self, running: &mut Running) {
         let open = running.ledger.open();
@@ -444,12 +458,21 @@ impl BatchRunner<'_> {
     }
 
     async fn close(&self, running: &Running, settled: Settled) -> anyhow::Result<Ended> {
-        if settled == Settled::Deadline {
-            tracing::warn!(open = running.ledger.open().len(), "the batch is cut at its deadline");
-        }
+        let open = running.ledger.open().len();
+        let cut = match settled {
+            Settled::BreakerOpen => {
+                tracing::error!(open, "no egress can be used, the batch is cut short");
+                Cut::BreakerOpen
+            }
+            Settled::Deadline => {
+                tracing::warn!(open, "the batch is cut at its deadline");
+                Cut::Deadline
+            }
+            Settled::AllEnded | Settled::Stopped => Cut::Deadline,
+        };
         let id = running.batch.id;
         let closed_by = &self.settings.coordinator_id;
-        let closed = within(CLOSE_LIMIT, close::close(self.store, id, closed_by)).await?;
+        let closed = within(CLOSE_LIMIT, close::close(self.store, id, closed_by, cut)).await?;
         let Some(closed) = closed else {
             // The answer to our own commit was lost, or a former leader was faster.
             let found = within(ANSWER_LIMIT, batches::find(&self.store.pool, id)).await?;

@@ -16,7 +16,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve a seeded, moving P2P market over HTTP.
-    Serve(serve::Options),
+    Serve(Box<serve::Options>),
     /// Compare the database at `DATABASE_URL` with a truth log; exit 0 equal, 1 differs, 2 could not compare.
     Verify(verify::Options),
 }
@@ -24,7 +24,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(options) => match serve::run(options).await {
+        Command::Serve(options) => match serve::run(*options).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         },

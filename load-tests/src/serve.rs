@@ -5,6 +5,8 @@
 //!
 //! - `/sim/faults` with `{"http500": 200, "hang": 50}`: from now on these faults, per 1,000 requests,
 //!   and no others. `{}`: none.
+//! - `/sim/limits` with `{"per_window": 50, "per_second": 5}`: from now on these limits; 0 or left out:
+//!   none.
 //! - `/sim/delist?fiat=VES`: the fiat leaves the list of fiats and its markets answer empty.
 //! - `/sim/advance?ms=500`: moves the clock of `--manual-clock`.
 
@@ -27,13 +29,13 @@ use axum::response::Response;
 use axum::serve::ListenerExt;
 use clap::{Args, ValueEnum, value_parser};
 use rand::RngExt;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::api::{self, Answer, Behaviour, Fault, Faults, Renderer, Seen, Share, Template};
-use crate::limit::RateLimit;
+use crate::limit::{Limits, RateLimit};
 use crate::market::{Event, Rates, Spec, TICK_MS, World, rng_for};
 use crate::respond::{accepts_gzip, respond};
 use crate::truth::{AdEvent, AdvertiserEvent, Header, Record, TruthLog, unix_us};
@@ -96,6 +98,16 @@ pub struct Options {
     /// Requests per minute and client address, in a sliding window; more get 429. 0: no limit.
     #[arg(long, default_value_t = 0, value_parser = value_parser!(u32).range(0..=1_000_000))]
     pub rate_limit: u32,
+    /// Length of that window in seconds, where it is not a minute.
+    #[arg(long, default_value_t = 60, value_parser = value_parser!(u64).range(1..=3_600))]
+    pub rate_window_seconds: u64,
+    /// Requests per second and client address besides, in a sliding window. 0: no limit.
+    #[arg(long, default_value_t = 0, value_parser = value_parser!(u32).range(0..=1_000_000))]
+    pub rate_limit_per_second: u32,
+    /// Seconds for which a client is banned that asks again before the time it was told; doubled each
+    /// further time. 0: no bans.
+    #[arg(long, default_value_t = 0, value_parser = value_parser!(u64).range(0..=3_600))]
+    pub ban_seconds: u64,
     /// Where the promoted ad of a market stands.
     #[arg(long, value_enum, default_value_t = Promoted::Repeat)]
     pub promoted: Promoted,
@@ -140,6 +152,15 @@ impl Options {
         let mut shares = self.fault.clone();
         shares.push(Share::mix(self.fault_per_mille));
         Faults::new(&shares, self.fault_requests.clone().unwrap_or(0..u64::MAX))
+    }
+
+    fn limits(&self) -> Result<Limits> {
+        Ok(Limits {
+            per_window: usize::try_from(self.rate_limit)?,
+            window: Duration::from_secs(self.rate_window_seconds),
+            per_second: usize::try_from(self.rate_limit_per_second)?,
+            ban: Duration::from_secs(self.ban_seconds),
+        })
     }
 
     fn spec(&self, templates: &[Template]) -> Spec {
@@ -281,6 +302,15 @@ struct Exchange {
     failed: mpsc::Sender<io::Error>,
 }
 
+/// What `/sim/limits` takes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToldLimits {
+    per_window: usize,
+    #[serde(default)]
+    per_second: usize,
+}
+
 /// A line of the request log.
 #[derive(Serialize)]
 struct LogLine<'a> {
@@ -348,6 +378,7 @@ impl Exchange {
             "/sim/advance" => self.manual_advance(query),
             "/sim/delist" => self.delist(query),
             "/sim/faults" => self.replace_faults(body),
+            "/sim/limits" => self.replace_limits(body),
             _ => return None,
         };
         Some(Answer::of_admin(done))
@@ -374,6 +405,15 @@ impl Exchange {
         if let Err(error) = live.delist(fiat) {
             self.fail(error);
         }
+        Ok(())
+    }
+
+    fn replace_limits(&self, body: &[u8]) -> Result<(), String> {
+        let told: ToldLimits = serde_json::from_slice(body).map_err(|error| {
+            format!("allowed is an object such as {{\"per_window\": 50}}: {error}")
+        })?;
+        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        limit.set(told.per_window, told.per_second);
         Ok(())
     }
 
@@ -456,7 +496,7 @@ pub async fn run(options: Options) -> Result<()> {
             promoted_once: options.promoted == Promoted::Once,
             tie_shuffle_per_mille: options.tie_shuffle_per_mille,
         },
-        limit: Mutex::new(RateLimit::new(usize::try_from(options.rate_limit)?)),
+        limit: Mutex::new(RateLimit::new(options.limits()?)),
         started: Instant::now(),
         requests: AtomicU64::new(0),
         faults: RwLock::new(faults),

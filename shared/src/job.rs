@@ -179,8 +179,10 @@ impl Failure {
 pub const EMPTY_NO_ADS: &str = "no_ads";
 /// Reason of an empty page that was not asked for, because the book had become shorter.
 pub const EMPTY_BEYOND_LAST_PAGE: &str = "beyond_last_page";
-/// Reason of an expired job.
+/// Reason of a job that expired at its batch's deadline.
 pub const EXPIRED_DEADLINE: &str = "deadline";
+/// Reason of a job that expired because its batch was cut short: no egress could be used.
+pub const EXPIRED_BREAKER_OPEN: &str = "breaker_open";
 /// Reason of a page left out for want of requests.
 pub const SHED_BUDGET: &str = "budget";
 

@@ -3,6 +3,7 @@
 //! - [`domain`]: markets, ads and identifiers; no I/O, no async.
 //! - [`exchange`]: what an exchange's API looks like, sans I/O: a job to a request, bytes to ads.
 //! - [`job`]: the messages between coordinator and workers.
+//! - [`limiter`]: the limit that workers share, in Redis; its script and its typed calls.
 //! - [`queue`]: the broker: topology, publishing, consuming. Nothing else names `lapin`.
 //! - [`store`]: the connection to `PostgreSQL`, and the migrations.
 //! - [`settings`]: reading settings from the environment. Nothing else reads it.
@@ -13,6 +14,7 @@
 pub mod domain;
 pub mod exchange;
 pub mod job;
+pub mod limiter;
 pub mod queue;
 pub mod service;
 pub mod settings;

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER};
 use reqwest::{StatusCode, redirect};
 use shared::exchange::binance::{Call, Request};
 use shared::job::Failure;
 
-use crate::rate_limit::Permit;
+use crate::rate_limit::{Outcome, Permit};
 use crate::settings::{Binance, Settings};
 
 /// Largest body that is read, after decompression: a page of 21 ads has about 70 kB, the longest
@@ -30,6 +30,9 @@ pub struct Answer {
 /// Why there is no answer. Each is another reaction of the handler.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
+    /// Nothing was sent; the permit was given back.
+    #[error("the permit came too late to be used")]
+    LatePermit,
     #[error("no complete answer within {0:?}")]
     Timeout(Duration),
     #[error("the connection failed: {0}")]
@@ -50,7 +53,8 @@ impl FetchError {
     #[must_use]
     pub fn failure(&self) -> Failure {
         match self {
-            Self::Timeout(_) => Failure::Timeout,
+            // Never a job's end: it asks again. Were it one, the time was short.
+            Self::LatePermit | Self::Timeout(_) => Failure::Timeout,
             Self::Network(_) => Failure::Network,
             Self::RateLimited { .. } => Failure::RateLimited,
             Self::Server(_) => Failure::ServerError,
@@ -66,7 +70,17 @@ impl FetchError {
             Self::RateLimited { status, .. } | Self::Server(status) | Self::Status(status) => {
                 Some(*status)
             }
-            Self::Timeout(_) | Self::Network(_) | Self::TooLarge => None,
+            Self::LatePermit | Self::Timeout(_) | Self::Network(_) | Self::TooLarge => None,
+        }
+    }
+
+    /// What it says of limit and health of the exchange.
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::LatePermit => Outcome::Unused,
+            Self::RateLimited { retry_after, .. } => Outcome::Refused(*retry_after),
+            Self::Timeout(_) | Self::Network(_) | Self::Server(_) => Outcome::Failed,
+            Self::Status(_) | Self::TooLarge => Outcome::Neutral,
         }
     }
 }
@@ -79,21 +93,28 @@ pub struct Client {
 
 impl Client {
     pub fn new(settings: &Settings) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder()
             .user_agent(&settings.user_agent)
             .redirect(redirect::Policy::none())
-            .connect_timeout(settings.request_timeout)
-            .build()
-            .context("the HTTP client can't be made")?;
+            .connect_timeout(settings.request_timeout);
+        if let Some(proxy) = &settings.proxy {
+            // Its error would show the URL with the password.
+            let proxy = reqwest::Proxy::all(proxy.url.as_str())
+                .map_err(|error| anyhow::Error::new(error.without_url()))
+                .context("EGRESS_PROXY_URL can't be used")?;
+            http = http.proxy(proxy);
+        }
+        let http = http.build().context("the HTTP client can't be made")?;
         Ok(Self { http, endpoints: settings.binance.clone(), timeout: settings.request_timeout })
     }
 
-    /// Sends one request, which uses up the permit.
-    pub async fn fetch(&self, _permit: Permit, request: Request) -> Result<Answer, FetchError> {
-        match tokio::time::timeout(self.timeout, self.exchange(request)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(FetchError::Timeout(self.timeout)),
-        }
+    /// Sends one request, which uses up the permit, and tells the limiter what came of it.
+    pub async fn fetch(&self, permit: Permit, request: Request) -> Result<Answer, FetchError> {
+        let sending = permit.begin().ok_or(FetchError::LatePermit)?;
+        let fetched = tokio::time::timeout(self.timeout, self.exchange(request)).await;
+        let fetched = fetched.unwrap_or(Err(FetchError::Timeout(self.timeout)));
+        sending.finish(fetched.as_ref().map_or_else(FetchError::outcome, |_| Outcome::Ok)).await;
+        fetched
     }
 
     async fn exchange(&self, request: Request) -> Result<Answer, FetchError> {
@@ -113,10 +134,7 @@ impl Client {
         match status {
             StatusCode::OK => {}
             StatusCode::TOO_MANY_REQUESTS | StatusCode::IM_A_TEAPOT | StatusCode::FORBIDDEN => {
-                let retry_after =
-                    response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-                let retry_after =
-                    retry_after.and_then(|value| parse_retry_after(value, Utc::now()));
+                let retry_after = retry_after(response.headers(), Utc::now());
                 return Err(FetchError::RateLimited { status: status.as_u16(), retry_after });
             }
             _ if status.is_server_error() => return Err(FetchError::Server(status.as_u16())),
@@ -142,14 +160,17 @@ fn network(error: &reqwest::Error) -> FetchError {
     FetchError::Network(cause.to_string())
 }
 
-/// `Retry-After` in seconds or as a date.
-fn parse_retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
-    let value = value.trim();
+/// `Retry-After` in seconds or as a date. A date is counted from the answer's own `Date`: whose clock
+/// goes wrong then does not matter.
+fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+    let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
+    let date = |text: &str| httpdate::parse_http_date(text).ok().map(DateTime::<Utc>::from);
+    let value = text(RETRY_AFTER)?;
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let date = DateTime::<Utc>::from(httpdate::parse_http_date(value).ok()?);
-    Some((date - now).to_std().unwrap_or_default())
+    let now = text(DATE).and_then(date).unwrap_or(now);
+    Some((date(value)? - now).to_std().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -159,10 +180,23 @@ mod tests {
     #[test]
     fn retry_after_is_seconds_or_a_date() {
         let now = "2026-11-22T10:00:00Z".parse().unwrap();
-        let parse = |value| parse_retry_after(value, now);
+        let parse = |value: &str| {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]);
+            retry_after(&headers, now)
+        };
         assert_eq!(parse("7"), Some(Duration::from_secs(7)));
         assert_eq!(parse("Sun, 22 Nov 2026 10:01:30 GMT"), Some(Duration::from_secs(90)));
         assert_eq!(parse("Sun, 22 Nov 2026 09:00:00 GMT"), Some(Duration::ZERO));
         assert_eq!(parse("soon"), None);
+    }
+
+    #[test]
+    fn a_clock_that_differs_does_not_change_the_wait() {
+        let headers = HeaderMap::from_iter([
+            (RETRY_AFTER, "Sun, 22 Nov 2026 10:01:30 GMT".parse().unwrap()),
+            (DATE, "Sun, 22 Nov 2026 10:01:20 GMT".parse().unwrap()),
+        ]);
+        let our_clock = "2026-11-22T09:00:00Z".parse().unwrap();
+        assert_eq!(retry_after(&headers, our_clock), Some(Duration::from_secs(10)));
     }
 }

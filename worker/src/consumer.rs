@@ -41,14 +41,14 @@ pub async fn run(
             place = place => place.expect("the semaphore is never closed"),
             () = shutdown.cancelled() => break,
         };
-        let delivery = tokio::select! {
+        let (delivery, is_urgent) = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
-            Some(delivery) = urgent.recv() => delivery,
-            Some(delivery) = normal.recv() => delivery,
+            Some(delivery) = urgent.recv() => (delivery, true),
+            Some(delivery) = normal.recv() => (delivery, false),
             else => break,
         };
-        jobs.spawn(work(Arc::clone(&handler), delivery, finished.clone(), place));
+        jobs.spawn(work(Arc::clone(&handler), delivery, is_urgent, finished.clone(), place));
     }
     stop_taking();
     jobs.close();
@@ -58,6 +58,7 @@ pub async fn run(
 async fn work(
     handler: Arc<Handler>,
     delivery: Delivery,
+    is_urgent: bool,
     finished: mpsc::Sender<Finished>,
     place: OwnedSemaphorePermit,
 ) {
@@ -73,7 +74,7 @@ async fn work(
     };
     let span = tracing::info_span!("job", batch = %job.batch_id, ordinal = job.ordinal, kind = job.work.kind());
     delivery.link(&span);
-    let outcome = handler.run(&job).instrument(span).await;
+    let outcome = handler.run(&job, is_urgent).instrument(span).await;
     if finished.send(Finished { job, delivery, outcome, place }).await.is_err() {
         tracing::error!("the storer is gone; the job will be delivered again");
     }

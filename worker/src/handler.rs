@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Answer, Client, FetchError};
-use crate::rate_limit::{Limiter, NoPermit, Permit};
+use crate::rate_limit::{Class, Limiter, NoPermit, Permit};
 use crate::settings::Settings;
 use crate::store::jobs::{self, JobRow};
 
@@ -123,8 +123,6 @@ impl Ending {
 /// First pause before a request is tried again; doubled each time, with jitter, up to the last.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LAST_BACKOFF: Duration = Duration::from_secs(20);
-/// Shared pause after a refusal that does not say how long.
-const DEFAULT_PAUSE: Duration = Duration::from_secs(10);
 /// Refused so often, a job gives up its place to others. Far above what one pause causes; the real
 /// bound is the job's deadline.
 const MAX_REFUSALS: u32 = 50;
@@ -167,7 +165,12 @@ impl Handler {
     }
 
     /// Does one job. Never an error: whatever goes wrong is how the job ended.
-    pub async fn run(&self, job: &Job) -> Outcome {
+    pub async fn run(&self, job: &Job, is_urgent: bool) -> Outcome {
+        let class = match job.work {
+            Work::PaymentMethods { .. } => Class::Low,
+            _ if is_urgent => Class::High,
+            _ => Class::Normal,
+        };
         let max_retries = usize::try_from(self.max_retries).unwrap_or(usize::MAX);
         let mut patience = Patience { backoff: backoff(max_retries), refusals: 0, rereads: 0 };
         let mut requests = Requests::default();
@@ -176,7 +179,7 @@ impl Handler {
                 return outcome;
             }
             let since = Instant::now();
-            let permit = match self.limiter.acquire(job.expires_at, &self.shutdown).await {
+            let permit = match self.limiter.acquire(class, job.expires_at, &self.shutdown).await {
                 Ok(permit) => permit,
                 Err(NoPermit::Shutdown) => return Outcome::Released(requests),
                 Err(NoPermit::Deadline) => {
@@ -254,9 +257,14 @@ impl Handler {
         requests: &mut Requests,
         patience: &mut Patience,
     ) -> Next {
-        requests.attempts = requests.attempts.saturating_add(1);
-        requests.requested_at = Some(Utc::now());
+        let requested_at = Utc::now();
         let fetched = self.client.fetch(permit, binance::request(&job.work)).await;
+        if matches!(fetched, Err(FetchError::LatePermit)) {
+            tracing::debug!("the permit came too late, asking for another");
+            return Next::TryAgain(Duration::ZERO);
+        }
+        requests.attempts = requests.attempts.saturating_add(1);
+        requests.requested_at = Some(requested_at);
         requests.http_status = match &fetched {
             Ok(_) => Some(200),
             Err(error) => error.status(),
@@ -266,36 +274,29 @@ impl Handler {
                 requests.fetched_at = Some(answer.fetched_at);
                 judge_answer(job, answer, *requests, patience)
             }
-            Err(error) => self.judge_error(job, &error, *requests, patience).await,
+            Err(error) => judge_error(job, &error, *requests, patience),
         }
     }
+}
 
-    /// No answer. Refusals pause everybody and are bounded by the deadline more than by their count;
-    /// other passing errors are tried again a few times; the rest ends the job.
-    async fn judge_error(
-        &self,
-        job: &Job,
-        error: &FetchError,
-        requests: Requests,
-        patience: &mut Patience,
-    ) -> Next {
-        tracing::warn!(%error, work = ?job.work, attempts = requests.attempts, "request failed");
-        let again = match error {
-            FetchError::RateLimited { retry_after, .. } if patience.refusals < MAX_REFUSALS => {
-                patience.refusals += 1;
-                self.limiter.pause(retry_after.unwrap_or(DEFAULT_PAUSE)).await;
-                // The pause is in the limiter: the next permit comes after it.
-                Some(Duration::ZERO)
-            }
-            FetchError::RateLimited { .. } => None,
-            error if error.failure().is_transient() => patience.backoff.next(),
-            _ => None,
-        };
-        let Some(pause) = again else {
-            return Next::End(Ending::failed(requests, error.failure(), error.to_string(), None));
-        };
-        Next::TryAgain(pause)
-    }
+/// No answer. Refusals pause everybody and are bounded by the deadline more than by their count;
+/// other passing errors are tried again a few times; the rest ends the job.
+fn judge_error(job: &Job, error: &FetchError, requests: Requests, patience: &mut Patience) -> Next {
+    tracing::warn!(%error, work = ?job.work, attempts = requests.attempts, "request failed");
+    let again = match error {
+        FetchError::RateLimited { .. } if patience.refusals < MAX_REFUSALS => {
+            patience.refusals += 1;
+            // The pause is in the limiter: the next permit comes after it.
+            Some(Duration::ZERO)
+        }
+        FetchError::RateLimited { .. } => None,
+        error if error.failure().is_transient() => patience.backoff.next(),
+        _ => None,
+    };
+    let Some(pause) = again else {
+        return Next::End(Ending::failed(requests, error.failure(), error.to_string(), None));
+    };
+    Next::TryAgain(pause)
 }
 
 fn backoff(max_times: usize) -> backon::ExponentialBackoff {

@@ -53,7 +53,12 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let (broker, deliveries) =
         Consumer::start(&settings.broker, &settings.topology, "worker", queues, prefetch);
 
-    let signs = store::workers::keep_alive(pool.clone(), settings.clone(), shutdown.clone());
+    let signs = store::workers::keep_alive(
+        pool.clone(),
+        settings.clone(),
+        limiter.clone(),
+        shutdown.clone(),
+    );
     let signs = tokio::spawn(signs);
     let (finished, to_store) = mpsc::channel(in_hand);
     let storer = storer::Storer::new(

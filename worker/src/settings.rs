@@ -1,9 +1,10 @@
 //! The worker's settings.
 
+use std::fmt;
 use std::time::Duration;
 
 use shared::queue::Topology;
-use shared::settings::{BadSettings, Broker, Database, Redis, Vars};
+use shared::settings::{BadSettings, Broker, Database, Redis, Vars, redacted};
 use shared::telemetry::Telemetry;
 
 /// All that can be set, checked.
@@ -20,6 +21,8 @@ pub struct Settings {
     pub worker_id: String,
     /// The identity that the exchange sees; limits are per egress.
     pub egress_id: String,
+    /// Through which requests leave; `None`: directly, or as the system says.
+    pub proxy: Option<Proxy>,
     /// Most jobs in flight.
     pub max_workers: usize,
     /// From the first byte sent to the last received.
@@ -39,15 +42,38 @@ pub struct Binance {
     pub payment_methods: url::Url,
 }
 
-/// The shared limit, in requests per minute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The way out to the exchange.
+#[derive(Clone)]
+pub struct Proxy {
+    pub url: url::Url,
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&redacted(&self.url))
+    }
+}
+
+/// The shared limit; rates are requests per minute.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RateLimit {
+    /// To begin with.
     pub per_minute: u32,
     pub max_per_minute: u32,
-    /// What the whole fleet may use together when Redis is away.
+    /// The lowest, and what the whole fleet may use together when Redis is away.
     pub min_per_minute: u32,
     /// Requests that may follow each other without a pause.
     pub burst: u32,
+    /// Requests on the way at the same time, of all workers: the exchange refuses bursts.
+    pub max_in_flight: u32,
+    /// By what a refusal multiplies the rate.
+    pub backoff: f64,
+    /// How long a refused rate is remembered.
+    pub memory: Duration,
+    /// Length of the window by which the exchange is taken to count.
+    pub window: Duration,
+    /// Failures without a success after which no request is sent for a while.
+    pub breaker_failures: u32,
 }
 
 /// Lowest and highest rate that can be set.
@@ -67,6 +93,7 @@ impl Settings {
             rate_limit: RateLimit::read(&mut vars),
             worker_id: vars.text("WORKER_ID", &own_id),
             egress_id: vars.text("EGRESS_ID", "default"),
+            proxy: Proxy::read(&mut vars),
             max_workers,
             request_timeout: vars.seconds("REQUEST_TIMEOUT_SECONDS", 30, 1..=300),
             max_retries: vars.number("MAX_RETRIES", 3, 0..=20),
@@ -88,6 +115,18 @@ impl Settings {
     pub fn jobs_in_hand(&self) -> usize {
         let fed = (u64::from(self.rate_limit.max_per_minute) * IN_HAND_SECS).div_ceil(60).max(2);
         usize::try_from(fed).unwrap_or(usize::MAX).min(self.max_workers)
+    }
+}
+
+impl Proxy {
+    fn read(vars: &mut Vars) -> Option<Self> {
+        const NAME: &str = "EGRESS_PROXY_URL";
+        vars.optional(NAME)?;
+        let url = vars.url(NAME, None, &["http", "https", "socks5", "socks5h"]);
+        if url.scheme() != "unset" && !url.has_host() {
+            vars.problem(format!("{NAME} names no host"));
+        }
+        Some(Self { url })
     }
 }
 
@@ -136,6 +175,11 @@ impl RateLimit {
             max_per_minute,
             min_per_minute,
             burst: vars.number("RATE_LIMIT_BURST", 1, 1..=1000),
+            max_in_flight: vars.number("MAX_IN_FLIGHT", 4, 1..=1000),
+            backoff: vars.number("RATE_LIMIT_BACKOFF_FACTOR", 0.5, 0.1..=0.9),
+            memory: vars.seconds("RATE_LIMIT_MEMORY_SECONDS", 1800, 0..=86_400),
+            window: vars.seconds("RATE_LIMIT_WINDOW_SECONDS", 60, 1..=3600),
+            breaker_failures: vars.number("BREAKER_FAILURES", 10, 1..=1000),
         }
     }
 }
@@ -180,6 +224,17 @@ mod tests {
             error.contains("BINANCE_SEARCH_ENDPOINT") && error.contains("BINANCE_PAIRS_ENDPOINT"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_password_of_the_proxy_is_never_shown() {
+        let settings = read([("EGRESS_PROXY_URL", "socks5://u:geheim@h:1080")]).unwrap();
+        let shown = format!("{settings:?}");
+        assert!(shown.contains("socks5://u:***@h:1080") && !shown.contains("geheim"), "{shown}");
+        for bad in ["ftp://h", "socks5:x", "h:geheim"] {
+            let error = read([("EGRESS_PROXY_URL", bad)]).unwrap_err();
+            assert!(error.contains("EGRESS_PROXY_URL") && !error.contains("geheim"), "{error}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use anyhow::Context;
 use shared::domain::{BatchId, MAX_ADS_PER_PAGE, MAX_JOBS_PER_BATCH, offer_version_id};
+use shared::job::{EXPIRED_BREAKER_OPEN, EXPIRED_DEADLINE};
 use sqlx::PgConnection;
 
 use super::Store;
@@ -31,6 +32,32 @@ impl BatchOutcome {
             Self::Complete => "complete",
             Self::Partial => "partial",
             Self::Failed => "failed",
+        }
+    }
+}
+
+/// Why a batch is closed although jobs are open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// It has run out of time. Also of a batch without open jobs.
+    Deadline,
+    /// The exchange takes no requests from any egress.
+    BreakerOpen,
+}
+
+impl Cut {
+    fn job_reason(self) -> &'static str {
+        match self {
+            Self::Deadline => EXPIRED_DEADLINE,
+            Self::BreakerOpen => EXPIRED_BREAKER_OPEN,
+        }
+    }
+
+    /// For the batch, before what it lost; at the deadline that says enough.
+    fn batch_reason(self) -> Option<&'static str> {
+        match self {
+            Self::Deadline => None,
+            Self::BreakerOpen => Some("cut short: the circuit breakers of all egresses are open"),
         }
     }
 }
@@ -98,11 +125,12 @@ impl Sums {
 /// Channel on which a closed batch is notified, with its id.
 const NOTIFY_CHANNEL: &str = "p2p_batch_closed";
 
-/// Closes a batch. What is still open has expired. `None`: somebody else had closed it.
+/// Closes a batch. What is still open has expired, for `cut`. `None`: somebody else had closed it.
 pub async fn close(
     store: &Store,
     batch: BatchId,
     closed_by: &str,
+    cut: Cut,
 ) -> anyhow::Result<Option<Closed>> {
     let mut tx = store.begin().await?;
     let state: String =
@@ -114,12 +142,14 @@ pub async fn close(
     if state != "open" {
         return Ok(None);
     }
-    expire_open_jobs(&mut tx, batch).await?;
+    expire_open_jobs(&mut tx, batch, cut).await?;
     certify(&mut tx, batch).await?;
     move_latest(&mut tx, batch).await?;
     update_catalog(&mut tx, batch).await?;
     let sums = sum_up(&mut tx, batch).await?;
-    let (outcome, reason) = sums.outcome();
+    let (outcome, lost) = sums.outcome();
+    let reasons: Vec<&str> = cut.batch_reason().into_iter().chain(lost.as_deref()).collect();
+    let reason = (!reasons.is_empty()).then(|| reasons.join(", "));
     sqlx::query(
         "UPDATE pipeline.batches
             SET state = 'closed', outcome = $2, reason = $3, closed_at = clock_timestamp(), closed_by = $4,
@@ -156,13 +186,18 @@ pub async fn close(
 
 /// Takes the rows' locks: a worker that is just committing a page comes first, one that comes later
 /// finds its job ended and stores nothing.
-async fn expire_open_jobs(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<()> {
+async fn expire_open_jobs(
+    connection: &mut PgConnection,
+    batch: BatchId,
+    cut: Cut,
+) -> anyhow::Result<()> {
     sqlx::query(
-        "UPDATE pipeline.jobs SET state = 'expired', reason = 'deadline', ended_at = now()
+        "UPDATE pipeline.jobs SET state = 'expired', reason = $3, ended_at = now()
           WHERE day = $1 AND batch_id = $2 AND state IN ('planned', 'published')",
     )
     .bind(batch.day())
     .bind(batch.raw())
+    .bind(cut.job_reason())
     .execute(connection)
     .await?;
     Ok(())

@@ -7,7 +7,8 @@ use coordinator::leader::{Candidate, Leadership};
 use coordinator::schedule::SystemClock;
 use coordinator::settings::Settings;
 use coordinator::store::batches::{self, Trigger};
-use coordinator::store::{Replaced, Store, close};
+use coordinator::store::close::{self, Cut};
+use coordinator::store::{Replaced, Store};
 use coordinator::{Mode, RunOutcome};
 use shared::exchange::Exchange;
 use sqlx::PgPool;
@@ -95,12 +96,43 @@ async fn late_writes_take_no_effect(pool: PgPool) {
     let successor = lead(&settings).await.expect("the lock is free");
     assert_eq!(successor.term().epoch, former.term().epoch + 1);
     assert!(silent.commit().await.is_err());
-    let late = close::close(&store, batch.id, "former").await.unwrap_err();
+    let late = close::close(&store, batch.id, "former", Cut::Deadline).await.unwrap_err();
     assert!(late.is::<Replaced>(), "{late:#}");
     assert!(former.term().lost.is_cancelled());
     let open = batches::list_open(&pool, Exchange::Binance).await.unwrap();
     assert_eq!(open.len(), 1);
     let store = Store::new(pool.clone(), successor.term().clone());
-    assert!(close::close(&store, batch.id, "successor").await.unwrap().is_some());
-    assert!(close::close(&store, batch.id, "successor").await.unwrap().is_none(), "closed once");
+    assert!(close::close(&store, batch.id, "successor", Cut::Deadline).await.unwrap().is_some());
+    assert!(
+        close::close(&store, batch.id, "successor", Cut::Deadline).await.unwrap().is_none(),
+        "closed once"
+    );
+}
+
+/// With the breakers of all egresses open for the third time a batch ends at once and says why.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_batch_is_cut_when_no_egress_can_be_used(pool: PgPool) {
+    sqlx::query(
+        "INSERT INTO pipeline.workers (worker_id, exchange_id, egress_id, requests_per_minute,
+                breaker_open_until, breaker_openings, started_at, seen_at)
+         VALUES ('a', 1, 'one', 50, now() + interval '10 minutes', 3, now(), now()),
+                ('b', 1, 'two', 50, now() + interval '10 minutes', 5, now(), now())",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    let settings = Settings { batch_deadline: Duration::from_mins(5), ..settings(&pool) };
+    let (clock, shutdown) = (Arc::new(SystemClock), CancellationToken::new());
+    let once = coordinator::run(settings, Mode::Once, false, clock, shutdown);
+    let once = tokio::time::timeout(Duration::from_mins(1), once).await.expect("not hung");
+    assert_eq!(once.unwrap(), RunOutcome::Closed(close::BatchOutcome::Failed));
+    let reason: String =
+        sqlx::query_scalar("SELECT reason FROM pipeline.batches").fetch_one(&pool).await.unwrap();
+    assert!(reason.starts_with("cut short: the circuit breakers"), "{reason}");
+    let jobs: Vec<(String, Option<String>)> =
+        sqlx::query_as("SELECT state, reason FROM pipeline.jobs").fetch_all(&pool).await.unwrap();
+    assert!(!jobs.is_empty());
+    for (state, reason) in jobs {
+        assert_eq!((state.as_str(), reason.as_deref()), ("expired", Some("breaker_open")));
+    }
 }

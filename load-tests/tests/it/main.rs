@@ -6,6 +6,7 @@
 )]
 
 mod faults;
+mod limits;
 mod served;
 mod sim;
 mod system;

@@ -238,6 +238,21 @@ fn the_rate_limit_refuses_and_says_when() {
     assert_eq!(ask().status, 200);
 }
 
+#[test]
+fn limits_change_while_it_runs() {
+    let sim = Sim::start(&format!("{SMALL} --rate-limit 9 --rate-window-seconds 10"));
+    let ask = || sim.post(FIATS, &json!({})).status;
+    sim.admin("limits", &json!({"per_window": 2, "per_second": 1}));
+    assert_eq!((ask(), ask()), (200, 429));
+    sim.advance(1_000);
+    assert_eq!((ask(), ask()), (200, 429));
+    sim.advance(2_000);
+    assert_eq!(ask(), 429, "two in ten seconds");
+    sim.admin("limits", &json!({"per_window": 0}));
+    assert_eq!(ask(), 200);
+    assert_eq!(sim.post("/sim/limits", &json!({"per_minute": 1})).status, 400);
+}
+
 /// Goal: a fiat that is no longer served is empty, not an error, and the truth log says that its ads
 /// went.
 #[test]

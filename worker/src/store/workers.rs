@@ -8,15 +8,22 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::StoreError;
+use crate::rate_limit::Limiter;
 use crate::settings::Settings;
 
 /// Time between two signs of life. The planner counts on a worker for a minute after the last.
 const SIGN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Gives signs of life until `shutdown`, then takes leave.
-pub async fn keep_alive(pool: PgPool, settings: Settings, shutdown: CancellationToken) {
+pub async fn keep_alive(
+    pool: PgPool,
+    settings: Settings,
+    limiter: Limiter,
+    shutdown: CancellationToken,
+) {
     while !shutdown.is_cancelled() {
-        if let Err(error) = within(ANSWER_LIMIT, sign(&pool, &settings)).await {
+        let signed = sign(&pool, &settings, &limiter);
+        if let Err(error) = within(ANSWER_LIMIT, signed).await {
             tracing::warn!(%error, "no sign of life could be given");
         }
         tokio::select! {
@@ -29,20 +36,34 @@ pub async fn keep_alive(pool: PgPool, settings: Settings, shutdown: Cancellation
     }
 }
 
-async fn sign(pool: &PgPool, settings: &Settings) -> Result<(), StoreError> {
+async fn sign(pool: &PgPool, settings: &Settings, limiter: &Limiter) -> Result<(), StoreError> {
+    // While Redis is away the fleet shares the minimum rate.
+    let (rate, open_us, openings) = match limiter.status().await {
+        Ok(now) => (now.rate, now.open, now.openings),
+        Err(error) => {
+            tracing::debug!(%error, "the limiter can't be asked");
+            (f64::from(settings.rate_limit.min_per_minute), 0, 0)
+        }
+    };
     sqlx::query(
         "WITH forgotten AS (DELETE FROM pipeline.workers WHERE seen_at < now() - interval '1 day')
          INSERT INTO pipeline.workers
-                (worker_id, exchange_id, egress_id, requests_per_minute, started_at, seen_at)
-         VALUES ($1, $2, $3, $4, now(), now())
+                (worker_id, exchange_id, egress_id, requests_per_minute, breaker_open_until,
+                 breaker_openings, started_at, seen_at)
+         VALUES ($1, $2, $3, greatest(round($4::float8), 1)::int,
+                 CASE WHEN $5 > 0 THEN now() + $5 * interval '1 microsecond' END, $6, now(), now())
              ON CONFLICT (worker_id) DO UPDATE
             SET exchange_id = EXCLUDED.exchange_id, egress_id = EXCLUDED.egress_id,
-                requests_per_minute = EXCLUDED.requests_per_minute, seen_at = EXCLUDED.seen_at",
+                requests_per_minute = EXCLUDED.requests_per_minute,
+                breaker_open_until = EXCLUDED.breaker_open_until,
+                breaker_openings = EXCLUDED.breaker_openings, seen_at = EXCLUDED.seen_at",
     )
     .bind(&settings.worker_id)
     .bind(Exchange::Binance.id())
     .bind(&settings.egress_id)
-    .bind(settings.rate_limit.per_minute.cast_signed())
+    .bind(rate)
+    .bind(open_us.cast_signed())
+    .bind(openings.cast_signed())
     .execute(pool)
     .await?;
     Ok(())

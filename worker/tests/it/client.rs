@@ -7,7 +7,7 @@ use shared::exchange::binance::{Request, request};
 use shared::job::{Failure, Work};
 use tokio_util::sync::CancellationToken;
 use worker::client::{Answer, Client, FetchError};
-use worker::rate_limit::Limiter;
+use worker::rate_limit::{Class, Limiter};
 
 use crate::exchange::{Exchange, Script, answer};
 use crate::settings;
@@ -22,7 +22,7 @@ async fn fetch_from(url: &str) -> Result<Answer, FetchError> {
     let settings = settings(&[("BINANCE_BASE_URL", url), ("REQUEST_TIMEOUT_SECONDS", "1")]);
     let limiter = Limiter::new(&settings).unwrap();
     let deadline = Utc::now() + TimeDelta::seconds(10);
-    let permit = limiter.acquire(deadline, &CancellationToken::new()).await.unwrap();
+    let permit = limiter.acquire(Class::Normal, deadline, &CancellationToken::new()).await.unwrap();
     let request: Request = request(&Work::FiatList);
     Client::new(&settings).unwrap().fetch(permit, request).await
 }

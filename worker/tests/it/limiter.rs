@@ -4,18 +4,30 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
+use shared::exchange::Exchange;
+use shared::limiter::Control;
 use tokio_util::sync::CancellationToken;
-use worker::rate_limit::{Limiter, NoPermit};
+use worker::rate_limit::{Class, Limiter, NoPermit, Outcome};
 use worker::settings::Settings;
 
 use crate::proxy::Proxy;
 use crate::{settings, unique, variable};
 
 async fn acquire(limiter: &Limiter, within: TimeDelta) -> Result<Instant, NoPermit> {
-    limiter
-        .acquire(Utc::now() + within, &CancellationToken::new())
-        .await
-        .map(|_permit| Instant::now())
+    limiter.acquire(Class::Normal, Utc::now() + within, &CancellationToken::new()).await.map(
+        |permit| {
+            // Used, or it would be given back.
+            drop(permit.begin());
+            Instant::now()
+        },
+    )
+}
+
+/// A request that is refused.
+async fn refuse(limiter: &Limiter, pause: Duration) {
+    let deadline = Utc::now() + TimeDelta::seconds(10);
+    let permit = limiter.acquire(Class::Normal, deadline, &CancellationToken::new()).await.unwrap();
+    permit.begin().unwrap().finish(Outcome::Refused(Some(pause))).await;
 }
 
 /// Permits of all workers together, in the order in which they were given.
@@ -43,7 +55,7 @@ async fn permits_of(workers: usize, each: usize, settings: &Settings) -> Vec<Ins
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_share_one_rate() {
     // 1,200 a minute: one in 50 ms.
-    let settings = settings(&[("INITIAL_RATE_LIMIT", "1200")]);
+    let settings = settings(&[("INITIAL_RATE_LIMIT", "1200"), ("MAX_IN_FLIGHT", "100")]);
     let began = Instant::now();
     let permits = permits_of(6, 8, &settings).await;
     for (n, permit) in (0u32..).zip(&permits) {
@@ -72,9 +84,8 @@ async fn a_burst_is_given_once() {
 async fn a_pause_holds_for_everybody() {
     let settings = settings(&[]);
     let (one, other) = (Limiter::new(&settings).unwrap(), Limiter::new(&settings).unwrap());
-    one.pause(Duration::from_secs(2)).await;
+    refuse(&one, Duration::from_secs(2)).await;
     let paused = Instant::now();
-    one.pause(Duration::from_millis(1)).await;
     let permit = acquire(&other, TimeDelta::seconds(10)).await.unwrap();
     assert!(permit - paused >= Duration::from_millis(1900), "{:?}", permit - paused);
 }
@@ -83,7 +94,7 @@ async fn a_pause_holds_for_everybody() {
 #[tokio::test]
 async fn another_egress_is_not_paused() {
     let paused = Limiter::new(&settings(&[])).unwrap();
-    paused.pause(Duration::from_mins(1)).await;
+    refuse(&paused, Duration::from_mins(1)).await;
     let free = Limiter::new(&settings(&[])).unwrap();
     acquire(&free, TimeDelta::seconds(5)).await.unwrap();
 }
@@ -114,6 +125,42 @@ async fn without_redis_there_is_no_permit() {
     assert_eq!(acquire(&limiter, TimeDelta::seconds(2)).await, Err(NoPermit::Deadline));
 }
 
+/// A permit that comes too late, after a SIGSTOP, is not used but given back.
+#[tokio::test]
+async fn a_late_permit_is_given_back() {
+    let settings = settings(&[("INITIAL_RATE_LIMIT", "10"), ("MIN_RATE_LIMIT", "1")]);
+    let limiter = Limiter::new(&settings).unwrap();
+    let deadline = Utc::now() + TimeDelta::seconds(5);
+    let late = limiter.acquire(Class::Normal, deadline, &CancellationToken::new()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(late.begin().is_none());
+    // Another one would be due in six seconds.
+    acquire(&limiter, TimeDelta::seconds(3)).await.unwrap();
+}
+
+/// What an operator says holds within a second for workers that wait already.
+#[tokio::test]
+async fn an_operator_is_obeyed_within_a_second() {
+    let settings = settings(&[("INITIAL_RATE_LIMIT", "2"), ("MIN_RATE_LIMIT", "1")]);
+    let limiter = Limiter::new(&settings).unwrap();
+    acquire(&limiter, TimeDelta::seconds(5)).await.unwrap();
+    let operator =
+        shared::limiter::Limiter::new(&settings.redis, Exchange::Binance, &settings.egress_id)
+            .unwrap();
+    let control = async |control| operator.control(control).await.unwrap().unwrap();
+    // The next permit is due in half a minute, until the operator knows better.
+    let waits = tokio::spawn(async move { acquire(&limiter, TimeDelta::seconds(25)).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    control(Control::Pause { length: None }).await;
+    control(Control::Set { rate: Some(6000), floor: None, ceiling: None }).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(!waits.is_finished(), "paused");
+    let resumed = Instant::now();
+    control(Control::Resume).await;
+    let permit = waits.await.unwrap().unwrap();
+    assert!(permit - resumed < Duration::from_millis(1500), "{:?}", permit - resumed);
+}
+
 /// Shutting down, nobody waits for a permit.
 #[tokio::test]
 async fn a_shutdown_ends_the_wait() {
@@ -122,6 +169,7 @@ async fn a_shutdown_ends_the_wait() {
     acquire(&limiter, TimeDelta::seconds(5)).await.unwrap();
     let shutdown = CancellationToken::new();
     shutdown.cancel();
-    let refused = limiter.acquire(Utc::now() + TimeDelta::seconds(60), &shutdown).await;
+    let refused =
+        limiter.acquire(Class::Normal, Utc::now() + TimeDelta::seconds(60), &shutdown).await;
     assert_eq!(refused.map(|_| ()), Err(NoPermit::Shutdown));
 }

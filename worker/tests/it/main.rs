@@ -8,7 +8,9 @@
 mod binary;
 mod client;
 mod exchange;
+mod fleet;
 mod limiter;
+mod limiter_script;
 mod poison;
 mod proxy;
 

@@ -1,0 +1,10 @@
+-- What the coordinator must know of the limiters: the rate as it is now, and the breakers.
+
+ALTER TABLE pipeline.workers
+    ADD COLUMN breaker_open_until timestamptz,
+    ADD COLUMN breaker_openings integer NOT NULL DEFAULT 0;
+COMMENT ON COLUMN pipeline.workers.requests_per_minute IS 'Rate of the limit of its egress when it was last seen: it follows what the exchange takes. While Redis is away the minimum rate.';
+COMMENT ON COLUMN pipeline.workers.breaker_open_until IS 'When the open circuit breaker of its egress will let a request try. NULL: it is not open, and requests are sent.';
+COMMENT ON COLUMN pipeline.workers.breaker_openings IS 'Times that the breaker of its egress opened since a request last succeeded. With all egresses open and three each a batch is cut short.';
+
+COMMENT ON COLUMN pipeline.jobs.reason IS 'Class of the error of failed; budget of shed; no_ads or beyond_last_page of empty; deadline or breaker_open of expired. NULL: done, or not ended.';

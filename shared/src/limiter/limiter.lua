@@ -1,0 +1,408 @@
+-- The limit of one egress at one exchange, shared by all workers behind it.
+--
+-- Permits are slots at even distances (GCRA). Who asks stands in a queue, by class and then by the time
+-- of its first ask, and is told when to come again: at its slot, but after LOOK at the latest, so that
+-- whatever changed meanwhile holds for everybody. Who does not come loses its place. Nothing is granted
+-- ahead, so pauses, cuts and an operator's word need to revoke nothing.
+--
+-- Times are microseconds since 1970 by the clock of Redis, rates are requests per minute.
+--
+-- KEYS     state, workers, queue, due, flight, sends: they share a hash tag, so that a cluster keeps
+--          them on one node
+--   state    hash: settings, rate, what was learnt, pauses, breaker
+--   workers  sorted set: worker by the time it last asked
+--   queue    sorted set: waiter (worker and class) by class and time of its first ask
+--   due      sorted set: waiter by the time for which it was told to come
+--   flight   sorted set: permit by the time when it counts as lost
+--   sends    sorted set: permit by the time when it was sent, for the last window
+-- ARGV[1]  operation: acquire, finish, show, control
+-- ARGV[2]  now; 0: by the clock of Redis
+-- ARGV[3]  arguments as JSON, see the operations
+--
+-- Results are told at each operation. Times in them are relative: they stay small and exact.
+
+local MINUTE = 60000000
+local DAY = 86400000000
+-- A permit is given out at most so long before its slot, which hides the round trip; those on the way
+-- to their slot count as in flight. At 200 requests per minute that is never more than one.
+local AHEAD = 50000
+-- Longest time for which a waiter does not look again.
+local LOOK = 1000000
+-- Who comes later than this has lost its place. Up to it a slot keeps its time, or every hiccup of a
+-- worker would cost capacity.
+local LATE = 250000
+-- A worker that did not ask for so long is gone.
+local GONE = MINUTE
+-- The rate settles at this part of the limit that was found: in a window of n requests, sent at even
+-- distances, there is then room for requests that arrive late, and 98 % of the limit is used.
+local SETTLE = 0.985
+-- The memory is lowered by this part if a rate just below it is refused, by twice as much each further
+-- time within RUN windows: more seldom it is chance.
+local FIRST_STEP, LAST_STEP, RUN = 0.015, 0.25, 5
+-- Of a full window this part is added before a send counts as gone from it.
+local WINDOW_SLACK = 0.005
+local FIRST_OPENING, LAST_OPENING = 30000000, 600000000
+-- Longest pause of our own making, after refusals that do not say how long.
+local LAST_PAUSE = 600000000
+-- The least that a refusal costs, whatever it says.
+local FIRST_PAUSE = 1000000
+-- Sends that are remembered at most: above this the count is no longer exact, which only matters at
+-- rates that no exchange allows.
+local MAX_SENDS = 20000
+-- Stands for no end.
+local FOREVER = 9000000000000000
+local CLASSES = {high = 0, normal = 1, low = 2}
+-- Between two classes in the score of the queue; more than any time.
+local CLASS_STEP = 2000000000000000
+
+assert(#KEYS == 6, 'limiter.lua takes 6 keys')
+assert(#ARGV == 3, 'limiter.lua takes 3 arguments')
+local STATE, WORKERS, QUEUE, DUE, FLIGHT, SENDS = unpack(KEYS)
+local now = tonumber(ARGV[2])
+assert(now and now >= 0, 'the time must not be negative')
+if now == 0 then
+  local time = redis.call('TIME')
+  now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+local args = cjson.decode(ARGV[3])
+
+-- Numbers are written in full: the default would lose the last digits.
+local function text(number) return string.format('%.17g', number) end
+
+local function number(from, name, least, most)
+  local value = from[name]
+  assert(type(value) == 'number', name .. ' must be a number')
+  assert(value >= least and value <= most, name .. ' is out of range')
+  return value
+end
+
+-- A number that may be left out.
+local function optional(from, name, least, most)
+  if from[name] == nil or from[name] == cjson.null then return nil end
+  return number(from, name, least, most)
+end
+
+local function name(from, field)
+  local value = from[field]
+  assert(type(value) == 'string' and value ~= '', field .. ' must be a name')
+  return value
+end
+
+local state = {}
+do
+  local fields = redis.call('HGETALL', STATE)
+  for i = 1, #fields, 2 do state[fields[i]] = tonumber(fields[i + 1]) end
+end
+-- A field that was never written is 0.
+local s = setmetatable({}, {__index = function(_, field) return state[field] or 0 end, __newindex = state})
+
+local function save()
+  local fields = {}
+  for field, value in pairs(state) do
+    fields[#fields + 1] = field
+    fields[#fields + 1] = text(value)
+  end
+  redis.call('HSET', STATE, unpack(fields))
+  -- A pause must not be forgotten before its end, except one without end that nobody asks about.
+  local longest = math.max(s.pause_until, s.held_until, s.open_until) - now
+  local keep = DAY + math.min(math.max(longest, 0), 30 * DAY)
+  for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, text(math.ceil(keep / 1000))) end
+end
+
+local function floor() return s.set_floor > 0 and s.set_floor or s.floor end
+local function ceiling() return s.set_ceiling > 0 and s.set_ceiling or s.ceiling end
+local function clamp(rate) return math.max(floor(), math.min(ceiling(), rate)) end
+local function interval() return MINUTE / s.rate end
+local function has_memory() return s.limit_until > now end
+
+-- The settings of the worker that started last hold for all: while a fleet is replaced, old and new
+-- ones do not set them to and fro. Another initial rate is a new start.
+local function adopt(settings)
+  local started = number(settings, 'started', 1, FOREVER)
+  local known = number(settings, 'known_rate', 0, 1000000)
+  if started > s.started then
+    local initial = number(settings, 'initial', 1, 1000000)
+    s.floor = number(settings, 'floor', 1, 1000000)
+    s.ceiling = number(settings, 'ceiling', s.floor, 1000000)
+    s.burst = number(settings, 'burst', 1, 1000)
+    s.max_in_flight = number(settings, 'max_in_flight', 1, 10000)
+    s.window = number(settings, 'window', 1000000, DAY)
+    s.backoff = number(settings, 'backoff', 0.01, 0.99)
+    s.memory = number(settings, 'memory', 0, 30 * DAY)
+    s.permit_life = number(settings, 'permit_life', 1000000, DAY)
+    s.breaker_failures = number(settings, 'breaker_failures', 1, 10000)
+    if s.initial > 0 and s.initial ~= initial then s.rate = initial end
+    s.initial, s.started = initial, started
+    s.raised_at = math.max(s.raised_at, now)
+  end
+  -- After Redis lost everything the fleet goes on at the rate that it knew.
+  if s.rate == 0 then s.rate = known > 0 and known or s.initial end
+  if has_memory() then s.rate = math.min(s.rate, s.limit * SETTLE) end
+  s.rate = clamp(s.rate)
+end
+
+-- After a pause the limit begins anew: what was paused is not caught up in a burst.
+local function begin_after(time)
+  s.arrival = time + (s.burst - 1) * interval()
+end
+
+-- At a new rate, or sooner than it was to be: what was sent keeps its distance.
+local function begin_now()
+  if s.rate == 0 then return end
+  local last = redis.call('ZRANGE', SENDS, -1, -1, 'WITHSCORES')
+  begin_after(last[2] and math.max(now, tonumber(last[2]) + interval()) or now)
+end
+
+-- Quiet time raises the rate: while a limit is remembered quickly up to just below it and no further,
+-- else slowly. One step at a time, and only as requests are sent: idle time is no evidence.
+local function raise()
+  local quiet = now - s.raised_at
+  if has_memory() then
+    local target = clamp(s.limit * SETTLE)
+    local gap = target - s.rate
+    if gap > 0 and quiet >= s.window / 6 then
+      s.rate = gap < target / 100 and target or s.rate + gap / 4
+      s.raised_at = now
+    end
+  elseif quiet >= s.window / 4 then
+    s.rate = clamp(s.rate * 1.05)
+    s.raised_at = now
+  end
+end
+
+-- {1, microseconds to wait before use, workers, rate in thousandths, permit}
+-- {0, microseconds after which to ask again, workers, rate in thousandths, 0}
+local function acquire()
+  adopt(args.settings)
+  local worker, class = name(args, 'worker'), CLASSES[args.class]
+  assert(class, 'unknown class')
+  local waiter = worker .. ':' .. args.class
+  redis.call('ZADD', WORKERS, text(now), worker)
+  redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', text(now - GONE))
+  redis.call('ZREMRANGEBYSCORE', FLIGHT, '-inf', text(now))
+  redis.call('ZREMRANGEBYSCORE', SENDS, '-inf', text(now - math.max(2 * s.window, MINUTE)))
+  for _, late in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', text(now - LATE))) do
+    redis.call('ZREM', QUEUE, late)
+    redis.call('ZREM', DUE, late)
+  end
+  redis.call('ZADD', QUEUE, 'NX', text(class * CLASS_STEP + now), waiter)
+  local rank = redis.call('ZRANK', QUEUE, waiter)
+  -- A slot that was waited for keeps its time although the waiter comes a little late.
+  local free_from = math.min(now, tonumber(redis.call('ZSCORE', DUE, waiter) or now))
+
+  local step = interval()
+  -- Should the clock of Redis be set back, nothing waits for what was the future.
+  s.arrival = math.min(s.arrival, math.max(now, s.pause_until, s.held_until, s.open_until) + s.burst * step + AHEAD)
+  redis.call('ZREMRANGEBYSCORE', SENDS, text(now + LOOK), '+inf')
+  redis.call('ZREMRANGEBYSCORE', FLIGHT, text(now + s.permit_life + LOOK), '+inf')
+  local token = s.arrival - (s.burst - 1) * step
+  -- The low class leaves a token to the others.
+  if class == CLASSES.low then token = token + step end
+  local slot = math.max(token, free_from, s.pause_until, s.held_until, s.open_until)
+  if has_memory() then
+    -- Even after a cut, when the window is still full, it never holds more than the limit.
+    local most = math.max(1, math.floor(s.limit * s.window / MINUTE + 0.5))
+    local oldest = redis.call('ZRANGE', SENDS, -most, -most, 'WITHSCORES')
+    if oldest[2] then slot = math.max(slot, tonumber(oldest[2]) + s.window * (1 + WINDOW_SLACK)) end
+  end
+  local is_full = redis.call('ZCARD', FLIGHT) >= s.max_in_flight + math.floor(AHEAD / step)
+  if is_full then
+    -- The oldest should be done after the time that requests take, and then one after the other.
+    local oldest = redis.call('ZRANGE', FLIGHT, 0, 0, 'WITHSCORES')
+    slot = math.max(slot, tonumber(oldest[2]) - s.permit_life + s.latency, now + 5000)
+    step = math.max(step, s.latency / s.max_in_flight)
+  end
+  slot = slot + rank * step
+
+  local come
+  local is_half_open = s.open_until > 0 and now >= s.open_until
+  if is_half_open and s.probe_until > now then
+    come = now + LOOK
+  elseif is_full then
+    come = slot
+  elseif rank > 0 or slot > now + AHEAD then
+    come = math.max(slot - AHEAD / 2, now + (rank > 0 and 2000 or 1000))
+  end
+  local workers = redis.call('ZCARD', WORKERS)
+  if come then
+    come = math.min(come, now + LOOK)
+    redis.call('ZADD', DUE, text(come), waiter)
+    save()
+    return {0, math.ceil(come - now), workers, math.floor(s.rate * 1000), 0}
+  end
+
+  raise()
+  -- Numbers of permits begin with the time, so that none comes twice after Redis lost everything.
+  s.permit = (s.permit > 0 and s.permit or math.floor(now / 1000)) + 1
+  local permit, at = text(s.permit), math.max(slot, now)
+  s.arrival = math.max(s.arrival, slot) + interval()
+  if is_half_open then
+    s.probe, s.probe_until = s.permit, now + s.permit_life
+  end
+  redis.call('ZREM', QUEUE, waiter)
+  redis.call('ZREM', DUE, waiter)
+  redis.call('ZADD', FLIGHT, text(at + s.permit_life), permit)
+  redis.call('ZADD', SENDS, text(at), permit)
+  redis.call('ZREMRANGEBYRANK', SENDS, 0, -MAX_SENDS - 1)
+  save()
+  return {1, math.ceil(at - now), workers, math.floor(s.rate * 1000), s.permit}
+end
+
+-- Requests per minute in the window before `time`.
+local function rate_before(time)
+  local count = redis.call('ZCOUNT', SENDS, '(' .. text(time - s.window), '(' .. text(time))
+  return count * MINUTE / s.window
+end
+
+-- The first refusal after a success: the rate is cut, and what was refused is remembered.
+local function cut(sent, retry_after)
+  local lowered = s.rate * s.backoff
+  local limit = math.max(rate_before(sent), lowered)
+  if has_memory() and limit > s.limit * (1 - 2 * FIRST_STEP) then
+    -- What was counted does not explain it: another limit, or requests that came late.
+    local is_run = now - s.cut_at <= RUN * s.window
+    s.limit_step = is_run and math.min(s.limit_step * 2, LAST_STEP) or FIRST_STEP
+    limit = math.min(limit, s.limit * (1 - s.limit_step))
+  else
+    s.limit_step = FIRST_STEP
+  end
+  -- A window that was not filled yet, and an exchange that takes requests again sooner than the window
+  -- could have moved: it counts otherwise, and the count proves little.
+  local oldest = redis.call('ZRANGEBYSCORE', SENDS, '(' .. text(sent - s.window), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  local covered = oldest[2] and sent - tonumber(oldest[2]) or 0
+  local is_weak = retry_after and 2 * retry_after < s.window - covered
+  s.limit = math.max(floor(), limit)
+  s.limit_at = now
+  s.limit_until = now + s.memory * (is_weak and 0.1 or 1)
+  s.rate = clamp(lowered)
+  s.cut_at = now
+end
+
+local function refuse(sent, retry_after)
+  local is_witness = sent <= s.cut_at
+  if is_witness then
+    -- It was on the way when another's refusal was told. Of several the first one knows best.
+    if has_memory() then s.limit = math.min(s.limit, math.max(rate_before(sent), s.rate / SETTLE, floor())) end
+  else
+    if s.refusals == 0 then cut(sent, retry_after) end
+    s.refusals = s.refusals + 1
+  end
+  -- Refused again and again without a success: it wants longer pauses, whatever it says.
+  local first = retry_after and FIRST_PAUSE or math.max(s.window / 6, FIRST_PAUSE)
+  local pause = math.min(first * 2 ^ math.max(s.refusals - 1, 0), LAST_PAUSE)
+  s.pause_until = math.max(s.pause_until, now + math.max(pause, retry_after or 0))
+  s.raised_at = s.pause_until
+  begin_after(s.pause_until)
+end
+
+local function fail(is_probe)
+  s.failures = s.failures + 1
+  local is_run = s.open_until == 0 and s.failures >= s.breaker_failures
+  if is_run or is_probe then
+    s.openings = s.openings + 1
+    s.open_until = now + math.min(FIRST_OPENING * 2 ^ (s.openings - 1), LAST_OPENING)
+    begin_after(s.open_until)
+  end
+end
+
+-- 1: taken. A permit that is not known any more, after Redis lost everything, still tells its outcome.
+local function finish()
+  adopt(args.settings)
+  local permit = number(args, 'permit', 1, FOREVER)
+  local outcome = name(args, 'outcome')
+  local retry_after = optional(args, 'retry_after', 0, 30 * DAY)
+  local member = text(permit)
+  local lost_at = tonumber(redis.call('ZSCORE', FLIGHT, member) or 0)
+  local sent = lost_at > 0 and lost_at - s.permit_life or tonumber(redis.call('ZSCORE', SENDS, member) or 0)
+  redis.call('ZREM', FLIGHT, member)
+  local is_probe = s.probe == permit
+  if is_probe then s.probe, s.probe_until = 0, 0 end
+  if lost_at > 0 and (outcome == 'ok' or outcome == 'refused') then
+    s.latency = s.latency + (math.max(now - sent, 0) - s.latency) / 5
+  end
+  if outcome == 'unused' then
+    if redis.call('ZRANGE', SENDS, -1, -1)[1] == member then s.arrival = s.arrival - interval() end
+    redis.call('ZREM', SENDS, member)
+  elseif outcome == 'ok' then
+    s.failures = 0
+    if sent > s.cut_at then s.refusals = 0 end
+    if is_probe then s.openings, s.open_until = 0, 0 end
+  elseif outcome == 'refused' then
+    refuse(sent, retry_after)
+    fail(is_probe)
+  elseif outcome == 'failed' then
+    fail(is_probe)
+  else
+    assert(outcome == 'neutral', 'unknown outcome')
+  end
+  save()
+  return 1
+end
+
+-- JSON, for a worker by its settings; empty: nobody asked for a day. A pause longer than 30 days is told as 30 days.
+local function show()
+  if args.settings then
+    adopt(args.settings)
+    save()
+  end
+  if next(state) == nil then return '' end
+  -- Bounded, so that it is written as a whole number.
+  local function left(time) return math.ceil(math.max(0, math.min(time - now, 30 * DAY))) end
+  local breaker = 'closed'
+  if s.open_until > 0 then breaker = now < s.open_until and 'open' or 'half_open' end
+  return cjson.encode({
+    rate = s.rate,
+    floor = floor(),
+    ceiling = ceiling(),
+    limit = has_memory() and s.limit or cjson.null,
+    limit_age = has_memory() and left(2 * now - s.limit_at) or cjson.null,
+    pause = left(math.max(s.pause_until, s.held_until)),
+    is_held = s.held_until > now,
+    breaker = breaker,
+    open = left(s.open_until),
+    openings = s.openings,
+    failures = s.failures,
+    workers = redis.call('ZCOUNT', WORKERS, text(now - GONE), '+inf'),
+    waiting = redis.call('ZCARD', QUEUE),
+    in_flight = redis.call('ZCOUNT', FLIGHT, '(' .. text(now), '+inf'),
+    max_in_flight = s.max_in_flight,
+    -- The settings may keep a shorter window than a minute; this is what it says.
+    sent = redis.call('ZCOUNT', SENDS, '(' .. text(now - MINUTE), text(now)),
+  })
+end
+
+-- '': done; else why not. What an operator sets holds until it is set again or all is forgotten.
+local function control()
+  local what = name(args, 'what')
+  if what == 'pause' then
+    s.held_until = now + (optional(args, 'length', 0, 365 * DAY) or FOREVER - now)
+  elseif what == 'resume' then
+    s.held_until, s.pause_until, s.refusals = 0, 0, 0
+    s.failures, s.openings, s.open_until, s.probe, s.probe_until = 0, 0, 0, 0, 0
+    begin_now()
+  else
+    assert(what == 'set', 'unknown control')
+    local rate = optional(args, 'rate', 1, 1000000)
+    local low = optional(args, 'floor', 1, 1000000) or floor()
+    local high = optional(args, 'ceiling', 1, 1000000) or ceiling()
+    if high > 0 and low > high then
+      return string.format('the floor %g would be above the ceiling %g', low, high)
+    end
+    if rate and (rate < low or high > 0 and rate > high) then
+      return string.format('the rate %g is not between the floor %g and the ceiling %g', rate, low, high)
+    end
+    if args.floor then s.set_floor = low end
+    if args.ceiling then s.set_ceiling = high end
+    -- Whoever sets the rate knows better than what was remembered.
+    if rate then s.rate, s.limit_until, s.raised_at = rate, 0, now end
+    if s.rate > 0 and high > 0 then s.rate = clamp(s.rate) end
+    begin_now()
+  end
+  save()
+  return ''
+end
+
+local operations = {acquire = acquire, finish = finish, show = show, control = control}
+local operation = operations[ARGV[1]]
+assert(operation, 'unknown operation')
+return operation()

@@ -1,0 +1,322 @@
+//! The limit that all workers behind one egress share: one script in Redis, and its typed calls.
+//!
+//! What the script guarantees is told at its head. Here is no waiting and no retrying: the worker's
+//! `rate_limit` does that; the operator's tool looks and sets.
+
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{ErrorKind, FromRedisValue, RedisError, Script};
+use serde::{Deserialize, Serialize};
+
+use crate::exchange::Exchange;
+use crate::settings;
+
+/// Redis on a local network answers in well under a millisecond.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a worker is set to. Of several workers the settings of the one that started last hold.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settings {
+    /// When the worker started, in milliseconds since 1970.
+    pub started: u64,
+    /// Rate to begin with, per minute.
+    pub initial: u32,
+    /// Lowest and highest rate, per minute.
+    pub floor: u32,
+    pub ceiling: u32,
+    /// Requests that may follow each other without a pause.
+    pub burst: u32,
+    /// Requests on the way at the same time.
+    pub max_in_flight: u32,
+    /// By what a refusal multiplies the rate.
+    pub backoff: f64,
+    /// Failures without a success after which the breaker opens.
+    pub breaker_failures: u32,
+    /// Length of the window by which the exchange is taken to count.
+    #[serde(serialize_with = "micros")]
+    pub window: Duration,
+    /// How long a refused rate is remembered.
+    #[serde(serialize_with = "micros")]
+    pub memory: Duration,
+    /// After so long a permit whose outcome was not told is lost.
+    #[serde(serialize_with = "micros")]
+    pub permit_life: Duration,
+}
+
+/// Who goes first when permits are scarce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// What others wait for.
+    High,
+    Normal,
+    /// What nothing waits for: it never takes the last token.
+    Low,
+}
+
+/// What became of a permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Ok,
+    /// Too fast, or banned; for how long, if that was told.
+    Refused(Option<Duration>),
+    /// Timeout, connection, 5xx.
+    Failed,
+    /// Another answer, which says nothing of limit and health.
+    Neutral,
+    /// No request was sent.
+    Unused,
+}
+
+/// The answer to a worker that asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub grant: Grant,
+    /// Workers behind the egress.
+    pub workers: u32,
+    /// Rate now, in thousandths of a request per minute.
+    pub rate_milli: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// The request may be sent after this wait, which is short.
+    Permit { number: u64, wait: Duration },
+    /// Ask again after this wait: a second at most. Who comes much later loses its place.
+    AskAgain(Duration),
+}
+
+/// State of the circuit breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Breaker {
+    Closed,
+    /// No request is sent.
+    Open,
+    /// One request is sent, to try.
+    HalfOpen,
+}
+
+impl Breaker {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half-open",
+        }
+    }
+}
+
+/// The state of a limiter. Times are microseconds, counted from now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Requests per minute.
+    pub rate: f64,
+    pub floor: f64,
+    pub ceiling: f64,
+    /// Requests per minute at which the exchange refused; `None`: none is remembered.
+    pub limit: Option<f64>,
+    pub limit_age: Option<u64>,
+    /// Until the pause ends.
+    pub pause: u64,
+    /// Whether the pause is an operator's.
+    pub is_held: bool,
+    pub breaker: Breaker,
+    /// Until the open breaker lets a request try.
+    pub open: u64,
+    /// Times that the breaker opened without closing.
+    pub openings: u32,
+    /// Failures since the last success.
+    pub failures: u32,
+    /// Workers that asked within the last minute.
+    pub workers: u32,
+    /// Workers that wait for a permit.
+    pub waiting: u32,
+    pub in_flight: u32,
+    pub max_in_flight: u32,
+    /// Permits within the last minute.
+    pub sent: u32,
+}
+
+/// What an operator may do.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(tag = "what", rename_all = "lowercase")]
+pub enum Control {
+    /// Nobody sends, for `length` microseconds or until resumed.
+    Pause {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        length: Option<u64>,
+    },
+    /// Ends every pause, and closes the breaker.
+    Resume,
+    /// Per minute; what is `None` stays.
+    Set {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rate: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        floor: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ceiling: Option<u32>,
+    },
+}
+
+/// A worker that asks.
+#[derive(Serialize)]
+struct Asking<'a> {
+    worker: &'a str,
+    class: Class,
+    settings: KnownSettings<'a>,
+}
+
+#[derive(Serialize)]
+struct Showing<'a> {
+    settings: KnownSettings<'a>,
+}
+
+#[derive(Serialize)]
+struct Finishing<'a> {
+    permit: u64,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
+    settings: KnownSettings<'a>,
+}
+
+/// Settings, and the rate to go on with should Redis know nothing any more; 0: unknown.
+#[derive(Serialize)]
+struct KnownSettings<'a> {
+    #[serde(flatten)]
+    settings: &'a Settings,
+    known_rate: u32,
+}
+
+/// The limiter of one exchange and egress.
+#[derive(Clone)]
+pub struct Limiter {
+    connection: ConnectionManager,
+    script: Script,
+    keys: [String; 6],
+    now_us: u64,
+}
+
+impl Limiter {
+    /// Connects when it is first used: a worker starts while Redis is away.
+    pub fn new(
+        redis: &settings::Redis,
+        exchange: Exchange,
+        egress: &str,
+    ) -> Result<Self, RedisError> {
+        let client = redis::Client::open(redis.url.as_str())?;
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(TIMEOUT))
+            .set_response_timeout(Some(TIMEOUT))
+            .set_number_of_retries(1);
+        let key = |part: &str| format!("{{p2p:{exchange}:{egress}}}:{part}");
+        Ok(Self {
+            connection: ConnectionManager::new_lazy_with_config(client, config)?,
+            script: Script::new(include_str!("limiter.lua")),
+            keys: ["state", "workers", "queue", "due", "flight", "sends"].map(key),
+            now_us: 0,
+        })
+    }
+
+    /// The same at a given time, for tests with a clock of their own.
+    #[must_use]
+    pub fn at(&self, now_us: u64) -> Self {
+        Self { now_us, ..self.clone() }
+    }
+
+    /// Asks for a permit. `known_rate` is the rate that the worker was last told, 0 if none.
+    pub async fn acquire(
+        &self,
+        settings: &Settings,
+        known_rate: u32,
+        worker: &str,
+        class: Class,
+    ) -> Result<Answer, RedisError> {
+        let settings = KnownSettings { settings, known_rate };
+        let (granted, wait_us, workers, rate_milli, number): (u8, u64, u32, u64, u64) =
+            self.call("acquire", &Asking { worker, class, settings }).await?;
+        let wait = Duration::from_micros(wait_us);
+        let grant =
+            if granted == 1 { Grant::Permit { number, wait } } else { Grant::AskAgain(wait) };
+        Ok(Answer { grant, workers, rate_milli })
+    }
+
+    /// Tells what became of a permit.
+    pub async fn finish(
+        &self,
+        settings: &Settings,
+        known_rate: u32,
+        permit: u64,
+        outcome: Outcome,
+    ) -> Result<(), RedisError> {
+        let (outcome, retry_after) = match outcome {
+            Outcome::Ok => ("ok", None),
+            Outcome::Refused(retry_after) => ("refused", retry_after.map(as_micros)),
+            Outcome::Failed => ("failed", None),
+            Outcome::Neutral => ("neutral", None),
+            Outcome::Unused => ("unused", None),
+        };
+        let settings = KnownSettings { settings, known_rate };
+        let _done: u8 =
+            self.call("finish", &Finishing { permit, outcome, retry_after, settings }).await?;
+        Ok(())
+    }
+
+    /// The state; `None`: nobody used the limiter for a day.
+    pub async fn show(&self) -> Result<Option<Status>, RedisError> {
+        let text: String = self.call("show", &serde_json::Map::new()).await?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(serde_json::from_str(&text).map_err(|error| unexpected(&error))?))
+    }
+
+    /// The state as it is for a worker, whose settings may be newer than the state.
+    pub async fn show_to(
+        &self,
+        settings: &Settings,
+        known_rate: u32,
+    ) -> Result<Status, RedisError> {
+        let settings = KnownSettings { settings, known_rate };
+        let text: String = self.call("show", &Showing { settings }).await?;
+        serde_json::from_str(&text).map_err(|error| unexpected(&error))
+    }
+
+    /// Obeys an operator; `Err` in the answer: why not.
+    pub async fn control(&self, control: Control) -> Result<Result<(), String>, RedisError> {
+        let objection: String = self.call("control", &control).await?;
+        Ok(if objection.is_empty() { Ok(()) } else { Err(objection) })
+    }
+
+    async fn call<T: FromRedisValue>(
+        &self,
+        operation: &str,
+        arguments: &impl Serialize,
+    ) -> Result<T, RedisError> {
+        let arguments = serde_json::to_string(arguments).map_err(|error| unexpected(&error))?;
+        let mut connection = self.connection.clone();
+        self.script
+            .key(&self.keys[..])
+            .arg(operation)
+            .arg(self.now_us)
+            .arg(arguments)
+            .invoke_async(&mut connection)
+            .await
+    }
+}
+
+fn unexpected(error: &serde_json::Error) -> RedisError {
+    (ErrorKind::UnexpectedReturnType, "not what the limiter says", error.to_string()).into()
+}
+
+fn as_micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn micros<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(as_micros(*duration))
+}

@@ -1,0 +1,358 @@
+//! Permits: the limit that all workers share, per exchange and egress.
+//!
+//! No request is sent without a [`Permit`], which the client takes by value. Permits come from one
+//! script in Redis ([`shared::limiter`]), by its clock; here is the waiting for them. While Redis is
+//! away a worker keeps to its share of the *minimum* rate, by the number of workers it last knew; if
+//! it never knew, it waits. There is never no limit.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota};
+use shared::exchange::Exchange;
+pub use shared::limiter::{Class, Outcome, Status};
+use shared::limiter::{Grant, Limiter as SharedLimiter};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::settings::Settings;
+
+/// Why there is no permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoPermit {
+    #[error("no permit before the job's deadline")]
+    Deadline,
+    #[error("the worker is shutting down")]
+    Shutdown,
+}
+
+/// A permit that is not used so long after its instant is given back: the process was stopped or
+/// starved, and what it sends now would meet the requests of others.
+const PERMIT_LIFE: Duration = Duration::from_millis(500);
+/// Longest pause that is believed; a ban may be long, a slip of the exchange should not be for ever.
+const MAX_PAUSE: Duration = Duration::from_hours(24);
+/// Pause after a refusal that does not say how long, while Redis is away.
+const LOCAL_PAUSE: Duration = Duration::from_secs(10);
+/// Longest sleep without another look at Redis.
+const LOOK: Duration = Duration::from_secs(1);
+/// Beyond the time of a request, before its place among those in flight is taken for lost.
+const TELLING_TIME: Duration = Duration::from_secs(5);
+
+/// Gives permits. A clone is the same limiter.
+#[derive(Clone)]
+pub struct Limiter(Arc<Inner>);
+
+struct Inner {
+    redis: SharedLimiter,
+    settings: shared::limiter::Settings,
+    worker_id: String,
+    /// One request of this worker and class at a time asks Redis: those behind it wait in order,
+    /// without polling.
+    turns: [tokio::sync::Mutex<()>; 3],
+    known: Mutex<Known>,
+    round_trips: AtomicU64,
+}
+
+/// What is known without Redis.
+#[derive(Default)]
+struct Known {
+    /// Workers at the last answer of Redis; `None`: it never answered.
+    workers: Option<NonZeroU32>,
+    /// Rate at the last answer, per minute; 0: it never answered.
+    rate: u32,
+    is_away: bool,
+    /// The local share, for when Redis is away. Kept when it is back: flapping must not give permits.
+    local: Option<Arc<DefaultDirectRateLimiter>>,
+    /// A pause that could not be shared.
+    paused_until: Option<Instant>,
+}
+
+/// The right to send one request. Made here only, consumed by the client. Dropped unused, it is given
+/// back.
+#[derive(Debug)]
+pub struct Permit {
+    expires: Instant,
+    held: Held,
+}
+
+/// A request on its way, whose outcome is to be told.
+#[derive(Debug)]
+pub struct Sending(Held);
+
+/// A permit until its outcome is told. Of a local one (`number` is `None`) nobody needs to know.
+struct Held {
+    limiter: Limiter,
+    number: Option<u64>,
+    /// What to tell should it be dropped.
+    if_dropped: Outcome,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Held").field(&self.number).finish()
+    }
+}
+
+impl Permit {
+    /// Uses it up; `None`: it is too late, and another one is to be asked for.
+    #[must_use]
+    pub fn begin(self) -> Option<Sending> {
+        let mut held = self.held;
+        if Instant::now() > self.expires {
+            return None;
+        }
+        held.if_dropped = Outcome::Neutral;
+        Some(Sending(held))
+    }
+}
+
+impl Sending {
+    /// Tells the outcome. A refusal holds for everybody when this returns.
+    pub async fn finish(mut self, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::Refused(Some(retry_after)) => {
+                Outcome::Refused(Some(retry_after.min(MAX_PAUSE)))
+            }
+            other => other,
+        };
+        let limiter = self.0.limiter.clone();
+        limiter.tell(self.0.number.take(), outcome).await;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(number) = self.number.take() else { return };
+        // Without a runtime the process is ending, and the permit expires by itself.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (limiter, outcome) = (self.limiter.clone(), self.if_dropped);
+            runtime.spawn(async move { limiter.tell(Some(number), outcome).await });
+        }
+    }
+}
+
+/// What asking came to.
+enum Asked {
+    Given(Permit, Duration),
+    AskAgain(Duration),
+}
+
+impl Limiter {
+    /// Redis may be away: permits then wait for it.
+    pub fn new(settings: &Settings) -> anyhow::Result<Self> {
+        let redis = SharedLimiter::new(&settings.redis, Exchange::Binance, &settings.egress_id)
+            .context("REDIS_URL can't be used")?;
+        let limit = &settings.rate_limit;
+        let started = u64::try_from(Utc::now().timestamp_millis()).unwrap_or_default();
+        Ok(Self(Arc::new(Inner {
+            redis,
+            settings: shared::limiter::Settings {
+                started,
+                initial: limit.per_minute,
+                floor: limit.min_per_minute,
+                ceiling: limit.max_per_minute,
+                burst: limit.burst,
+                max_in_flight: limit.max_in_flight,
+                backoff: limit.backoff,
+                breaker_failures: limit.breaker_failures,
+                window: limit.window,
+                memory: limit.memory,
+                permit_life: settings.request_timeout + TELLING_TIME,
+            },
+            worker_id: settings.worker_id.clone(),
+            turns: Default::default(),
+            known: Mutex::default(),
+            round_trips: AtomicU64::new(0),
+        })))
+    }
+
+    /// Waits for the right to send one request, at most until `deadline`.
+    pub async fn acquire(
+        &self,
+        class: Class,
+        deadline: DateTime<Utc>,
+        shutdown: &CancellationToken,
+    ) -> Result<Permit, NoPermit> {
+        let left = (deadline - Utc::now()).to_std().map_err(|_| NoPermit::Deadline)?;
+        tokio::select! {
+            permit = tokio::time::timeout(left, self.wait(class)) => permit.map_err(|_| NoPermit::Deadline),
+            () = shutdown.cancelled() => Err(NoPermit::Shutdown),
+        }
+    }
+
+    async fn wait(&self, class: Class) -> Permit {
+        let (permit, wait) = {
+            let _turn = self.0.turns[class as usize].lock().await;
+            loop {
+                if let Some(left) = self.local_pause() {
+                    tokio::time::sleep(left.min(LOOK)).await;
+                    continue;
+                }
+                match self.ask(class).await {
+                    Asked::Given(permit, wait) => break (permit, wait),
+                    Asked::AskAgain(wait) => tokio::time::sleep(wait.min(LOOK)).await,
+                }
+            }
+        };
+        tokio::time::sleep(wait).await;
+        permit
+    }
+
+    /// One round trip. Runs to its end even if nobody waits for it any more: what it then brings is
+    /// given back.
+    async fn ask(&self, class: Class) -> Asked {
+        let limiter = self.clone();
+        let asking = tokio::spawn(async move { limiter.ask_to_the_end(class).await });
+        asking.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "asking for a permit ended abnormally");
+            Asked::AskAgain(LOOK)
+        })
+    }
+
+    async fn ask_to_the_end(&self, class: Class) -> Asked {
+        let inner = &self.0;
+        let rate = inner.known().rate;
+        let since = Instant::now();
+        inner.round_trips.fetch_add(1, Ordering::Relaxed);
+        match inner.redis.acquire(&inner.settings, rate, &inner.worker_id, class).await {
+            Ok(answer) => {
+                inner.known().heard(answer.workers, answer.rate_milli);
+                match answer.grant {
+                    Grant::Permit { number, wait } => {
+                        Asked::Given(self.permit(Some(number), since + wait), wait)
+                    }
+                    Grant::AskAgain(wait) => Asked::AskAgain(wait),
+                }
+            }
+            Err(error) => {
+                let share = inner.known().local_share(inner.settings.floor, &error);
+                let Some(share) = share else { return Asked::AskAgain(LOOK) };
+                match share.check() {
+                    Ok(()) => Asked::Given(self.permit(None, Instant::now()), Duration::ZERO),
+                    Err(not_until) => {
+                        Asked::AskAgain(not_until.wait_time_from(DefaultClock::default().now()))
+                    }
+                }
+            }
+        }
+    }
+
+    fn permit(&self, number: Option<u64>, at: Instant) -> Permit {
+        let held = Held { limiter: self.clone(), number, if_dropped: Outcome::Unused };
+        Permit { expires: at + PERMIT_LIFE, held }
+    }
+
+    async fn tell(&self, number: Option<u64>, outcome: Outcome) {
+        let inner = &self.0;
+        let told = match number {
+            Some(number) => {
+                let rate = inner.known().rate;
+                inner.round_trips.fetch_add(1, Ordering::Relaxed);
+                inner.redis.finish(&inner.settings, rate, number, outcome).await
+            }
+            None => Ok(()),
+        };
+        if let Err(error) = &told {
+            tracing::warn!(%error, ?outcome, "the outcome of a request could not be shared");
+        }
+        if let Outcome::Refused(retry_after) = outcome
+            && (number.is_none() || told.is_err())
+        {
+            let pause = retry_after.unwrap_or(LOCAL_PAUSE);
+            tracing::error!(?pause, "refused without Redis, pausing alone");
+            let mut known = inner.known();
+            known.paused_until = known.paused_until.max(Some(Instant::now() + pause));
+        }
+    }
+
+    /// What is left of a pause of this worker alone.
+    fn local_pause(&self) -> Option<Duration> {
+        let until = self.0.known().paused_until?;
+        let left = until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// The state of the shared limiter.
+    pub async fn status(&self) -> anyhow::Result<Status> {
+        let inner = &self.0;
+        let rate = inner.known().rate;
+        Ok(inner.redis.show_to(&inner.settings, rate).await?)
+    }
+
+    /// Calls of Redis for permits so far.
+    #[must_use]
+    pub fn round_trips(&self) -> u64 {
+        self.0.round_trips.load(Ordering::Relaxed)
+    }
+}
+
+impl Inner {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Redis answered.
+    fn heard(&mut self, workers: u32, rate_milli: u64) {
+        if std::mem::take(&mut self.is_away) {
+            tracing::info!("Redis is back, the shared limit holds again");
+        }
+        let workers = NonZeroU32::new(workers);
+        if self.workers != workers {
+            self.workers = workers;
+            self.local = None;
+        }
+        self.rate = u32::try_from(rate_milli / 1000).unwrap_or(u32::MAX);
+    }
+
+    /// Redis is away: this worker's share of the minimum rate, unless nothing is known of the fleet.
+    fn local_share(
+        &mut self,
+        min_per_minute: u32,
+        error: &redis::RedisError,
+    ) -> Option<Arc<DefaultDirectRateLimiter>> {
+        let is_news = !std::mem::replace(&mut self.is_away, true);
+        let Some(workers) = self.workers else {
+            if is_news {
+                tracing::error!(%error, "Redis never answered: no request without a limit, waiting");
+            }
+            return None;
+        };
+        if is_news {
+            tracing::error!(%error, workers, "Redis is away: a local share of the minimum rate holds");
+        }
+        let share = self.local.get_or_insert_with(|| {
+            let share = DefaultDirectRateLimiter::direct(local_quota(min_per_minute, workers));
+            // It begins with a wait: the shared limit may just have given a permit.
+            share.check().ok();
+            Arc::new(share)
+        });
+        Some(Arc::clone(share))
+    }
+}
+
+/// One of `workers` equal shares of the minimum rate, without burst.
+fn local_quota(min_per_minute: u32, workers: NonZeroU32) -> Quota {
+    let period = Duration::from_mins(1) * workers.get() / min_per_minute.max(1);
+    let once = || Quota::per_minute(NonZeroU32::MIN);
+    Quota::with_period(period).unwrap_or_else(once).allow_burst(NonZeroU32::MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_local_shares_of_all_workers_make_the_minimum_rate() {
+        let share = local_quota(10, NonZeroU32::new(3).unwrap());
+        assert_eq!(share.replenish_interval(), Duration::from_secs(18));
+        assert_eq!(share.burst_size().get(), 1);
+    }
+}
