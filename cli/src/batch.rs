@@ -60,6 +60,8 @@ struct Shown {
     jobs: Vec<Jobs>,
     /// Jobs by the worker that ended them.
     workers: Vec<Worker>,
+    /// Errors that requests met, also those after which a further try went well, most first.
+    errors: Vec<Met>,
     /// Books by verdict.
     verdicts: Vec<Verdict>,
     /// Books that are neither complete nor empty, those first that lack most pages, then most ads.
@@ -96,6 +98,16 @@ struct Worker {
     requests: i64,
     first_ended_at: Option<DateTime<Utc>>,
     last_ended_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Serialize, sqlx::FromRow)]
+struct Met {
+    /// Class of the error, as in metrics.
+    error_type: String,
+    requests: i64,
+    jobs: i64,
+    /// Jobs that did not get over it: they failed or expired.
+    jobs_lost: i64,
 }
 
 #[derive(Debug, Serialize, sqlx::FromRow)]
@@ -181,6 +193,7 @@ async fn read(db: &mut PgConnection, wanted: Wanted, limit: i64) -> anyhow::Resu
         is_day_dropped: is_day_dropped.bind(id.day()).fetch_one(&mut *db).await?,
         jobs: list_jobs(db, id).await?,
         workers: list_workers(db, id).await?,
+        errors: list_errors(db, id).await?,
         verdicts: list_verdicts(db, id).await?,
         books: list_books(db, id, limit).await?,
         books_total: count_books(db, id).await?,
@@ -219,6 +232,17 @@ async fn list_workers(db: &mut PgConnection, id: BatchId) -> anyhow::Result<Vec<
           GROUP BY worker_id, egress_id ORDER BY worker_id, egress_id NULLS LAST",
     );
     Ok(workers.bind(id.day()).bind(id.raw()).fetch_all(db).await?)
+}
+
+async fn list_errors(db: &mut PgConnection, id: BatchId) -> anyhow::Result<Vec<Met>> {
+    let errors = sqlx::query_as(
+        "SELECT error_type, count(*) AS requests, count(DISTINCT ordinal) AS jobs,
+                count(DISTINCT ordinal) FILTER (WHERE state IN ('failed', 'expired')) AS jobs_lost
+           FROM pipeline.jobs, unnest(errors) AS error_type
+          WHERE day = $1 AND batch_id = $2 AND errors IS NOT NULL
+          GROUP BY error_type ORDER BY requests DESC, error_type",
+    );
+    Ok(errors.bind(id.day()).bind(id.raw()).fetch_all(db).await?)
 }
 
 async fn list_verdicts(db: &mut PgConnection, id: BatchId) -> anyhow::Result<Vec<Verdict>> {
@@ -297,6 +321,7 @@ fn text(shown: &Shown) -> Result<String, std::fmt::Error> {
     }
     section(&mut text, "jobs", &jobs_table(&shown.jobs), 0)?;
     section(&mut text, "workers", &workers_table(&shown.workers), 0)?;
+    section(&mut text, "errors met", &errors_table(&shown.errors), 0)?;
     let verdicts: Vec<String> = shown
         .verdicts
         .iter()
@@ -356,10 +381,11 @@ fn write_batch(text: &mut String, batch: &Entry) -> std::fmt::Result {
     line(
         "budget",
         format!(
-            "{} requests{}, {} sent",
+            "{} requests{}, {} sent, {} failed",
             count_or_unknown(batch.request_budget),
             egresses.unwrap_or_default(),
-            count_or_unknown(batch.requests)
+            count_or_unknown(batch.requests),
+            count_or_unknown(batch.requests_failed)
         ),
     )?;
     if batch.pages_read.is_none() {
@@ -427,6 +453,19 @@ fn workers_table(workers: &[Worker]) -> Table {
             count(worker.requests),
             clock(worker.first_ended_at),
             clock(worker.last_ended_at),
+        ]);
+    }
+    table
+}
+
+fn errors_table(errors: &[Met]) -> Table {
+    let mut table = Table::new(&["error", ">requests", ">jobs", ">jobs lost"]);
+    for met in errors {
+        table.row(vec![
+            met.error_type.clone(),
+            count(met.requests),
+            count(met.jobs),
+            count(met.jobs_lost),
         ]);
     }
     table

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::format::{self, Table, UNKNOWN, count, count_or_unknown};
+use crate::span::Span;
 use crate::timeline::{self, Entry};
-use crate::window::Since;
 
 #[derive(Debug, Serialize)]
 struct Batches {
@@ -16,11 +16,11 @@ struct Batches {
 }
 
 /// Prints the last `last` entries of the timeline, of those since `since`.
-pub async fn run(last: u32, since: Option<Since>, json: bool) -> anyhow::Result<ExitCode> {
+pub async fn run(last: u32, since: Option<Span>, json: bool) -> anyhow::Result<ExitCode> {
     let pool = crate::connect_checked().await?;
     let mut snapshot = crate::snapshot(&pool).await?;
     let now = timeline::now(&mut snapshot).await?;
-    let from = since.map(|Since(span)| now - span);
+    let from = since.map(|Span(span)| now - span);
     let batches = timeline::read(&mut snapshot, now, from, last).await?;
     if json {
         crate::print_json(&Batches { batches })?;

@@ -20,8 +20,8 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 
 use crate::format::{self, Table, UNKNOWN, count, counted};
+use crate::span::Span;
 use crate::timeline::{self, Entry};
-use crate::window::Since;
 use crate::{EXIT_TROUBLE, NotFound};
 
 /// Gaps of markets that a table shows unless told otherwise.
@@ -178,7 +178,7 @@ struct Incomplete {
 
 /// Prints what is missing since `since`.
 pub async fn run(
-    since: Since,
+    since: Span,
     fiat: Option<&str>,
     limit: Option<u32>,
     json: bool,
@@ -213,7 +213,7 @@ async fn check_fiat(db: &mut PgConnection, fiat: &str) -> anyhow::Result<()> {
 
 async fn read(
     db: &mut PgConnection,
-    Since(span): Since,
+    Span(span): Span,
     fiat: Option<&str>,
     limit: u32,
 ) -> anyhow::Result<Gaps> {

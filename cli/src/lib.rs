@@ -7,7 +7,8 @@
 //! - [`batches`]: what became of each slot, a line each; [`batch`]: everything about one batch.
 //! - [`gaps`]: what should have been read and was not.
 //!
-//! [`timeline`] reads batches and slots for the last three. [`format`] makes figures readable.
+//! [`timeline`] reads batches and slots for the last three. [`format`] makes figures readable, [`span`]
+//! reads spans of time.
 
 pub mod batch;
 pub mod batches;
@@ -17,9 +18,9 @@ pub mod gaps;
 pub mod limiter;
 pub mod migrate;
 pub mod parse;
+pub mod span;
 pub mod summary;
 pub mod timeline;
-pub mod window;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -53,11 +54,23 @@ impl std::fmt::Display for NotFound {
     }
 }
 
+/// What was asked for is not allowed as things are; says what is.
+#[derive(Debug)]
+pub struct NotAllowed(String);
+
+impl std::error::Error for NotAllowed {}
+
+impl std::fmt::Display for NotAllowed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// The exit code that tells what kind of error it is: 64 bad settings or arguments, 66 not found, 1
 /// anything else.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.is::<BadSettings>() || error.is::<MarketError>() {
+    if error.is::<BadSettings>() || error.is::<MarketError>() || error.is::<NotAllowed>() {
         ExitCode::from(EXIT_USAGE)
     } else if error.is::<NotFound>() {
         ExitCode::from(EXIT_NOT_FOUND)

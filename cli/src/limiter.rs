@@ -2,16 +2,21 @@
 //!
 //! Works on Redis alone; the database only tells which egresses there are.
 
-use std::fmt::Write;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde::Serialize;
 use shared::exchange::Exchange;
 use shared::limiter::{Breaker, Control, Limiter, Status};
 use shared::settings::{Database, Redis, Vars};
+
+use crate::format::{self, Table, UNKNOWN};
+use crate::span::Span;
+use crate::{NotAllowed, NotFound};
+
+/// The egress of workers that name none.
+const DEFAULT_EGRESS: &str = "default";
 
 /// `p2p limiter …`
 #[derive(Subcommand)]
@@ -44,8 +49,8 @@ pub enum Command {
         #[command(flatten)]
         which: Which,
         /// For so long, such as 90s, 10m or 2h; without it until resumed.
-        #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
-        length: Option<Duration>,
+        #[arg(long = "for", value_name = "SPAN")]
+        length: Option<Span>,
     },
     /// Go on after a pause, the exchange's own included, and close the breaker.
     Resume {
@@ -64,24 +69,6 @@ pub struct Which {
     egress: Option<String>,
 }
 
-/// A number and its unit: s, m, h.
-fn parse_time(text: &str) -> Result<Duration, String> {
-    let wrong = || "allowed is a number of s, m or h, such as 10m".to_owned();
-    let (count, unit) = text.split_at_checked(text.len().wrapping_sub(1)).ok_or_else(wrong)?;
-    let count: u64 = count.parse().map_err(|_| wrong())?;
-    let seconds = match unit {
-        "s" => Some(count),
-        "m" => count.checked_mul(60),
-        "h" => count.checked_mul(3600),
-        _ => None,
-    };
-    let most = Duration::from_hours(365 * 24);
-    seconds
-        .map(Duration::from_secs)
-        .filter(|time| !time.is_zero() && *time <= most)
-        .ok_or_else(wrong)
-}
-
 /// Does it.
 pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
@@ -90,7 +77,8 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
             control(&which, Control::Set { rate, floor: min, ceiling: max }).await
         }
         Command::Pause { which, length } => {
-            let length = length.map(|length| u64::try_from(length.as_micros())).transpose()?;
+            let micros = |Span(length): Span| length.num_microseconds().unwrap_or(i64::MAX);
+            let length = length.map(|length| micros(length).cast_unsigned());
             control(&which, Control::Pause { length }).await
         }
         Command::Resume { which } => control(&which, Control::Resume).await,
@@ -100,9 +88,9 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
 async fn control(which: &Which, control: Control) -> anyhow::Result<ExitCode> {
     for (egress, limiter) in limiters(which).await? {
         if let Err(objection) = limiter.control(control).await.context("Redis")? {
-            bail!("egress {egress}: {objection}");
+            return Err(NotAllowed(format!("egress {egress}: {objection}")).into());
         }
-        println!("egress {egress}: done");
+        crate::print(&format!("egress {egress}: done\n"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -110,110 +98,112 @@ async fn control(which: &Which, control: Control) -> anyhow::Result<ExitCode> {
 async fn show(which: &Which, json: bool) -> anyhow::Result<ExitCode> {
     let mut all = Vec::new();
     for (egress, limiter) in limiters(which).await? {
-        all.push((egress, limiter.show().await.context("Redis")?));
+        let status = limiter.show().await.context("Redis")?;
+        all.push(Shown { exchange: which.exchange, egress, limiter: status });
     }
     if json {
-        let limiters: Vec<_> = all
-            .iter()
-            .map(|(egress, status)| {
-                json!({ "exchange": which.exchange, "egress": egress, "limiter": status })
-            })
-            .collect();
-        println!("{}", serde_json::to_string_pretty(&limiters)?);
+        crate::print_json(&all)?;
     } else {
-        print!("{}", table(&all)?);
+        crate::print(&table(&all).to_string())?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The limiters, by egress.
+/// A limiter and how it is.
+#[derive(Debug, Serialize)]
+struct Shown {
+    exchange: Exchange,
+    egress: String,
+    /// `None`: nobody used it for a day.
+    limiter: Option<Status>,
+}
+
+/// The limiters that are meant, by egress. One that is named must be in use: an operator who pauses
+/// what nobody uses should know.
 async fn limiters(which: &Which) -> anyhow::Result<Vec<(String, Limiter)>> {
     let mut vars = Vars::from_environment();
     let redis = Redis::read(&mut vars);
     let has_database = which.egress.is_none() && vars.optional("DATABASE_URL").is_some();
     let database = has_database.then(|| Database::read(&mut vars));
     let (redis, database) = vars.finish((redis, database))?;
-    let egresses = match (&which.egress, database) {
-        (Some(egress), _) => vec![egress.clone()],
-        (None, Some(database)) => {
-            let pool = shared::store::connect(&database, "p2p").await?;
-            sqlx::query_scalar(
-                "SELECT DISTINCT egress_id FROM pipeline.workers WHERE exchange_id = $1 ORDER BY 1",
-            )
-            .bind(which.exchange.id())
-            .fetch_all(&pool)
-            .await
-            .context("the workers can't be listed")?
-        }
-        (None, None) => vec!["default".to_owned()],
-    };
-    if egresses.is_empty() {
-        bail!("no worker was seen within a day: name the egress by --egress");
-    }
     let limiter = |egress: String| {
         let limiter = Limiter::new(&redis, which.exchange, &egress).context("REDIS_URL")?;
-        Ok((egress, limiter))
+        anyhow::Ok((egress, limiter))
     };
-    egresses.into_iter().map(limiter).collect()
+    if let Some(database) = database {
+        let egresses = list_egresses(&database, which.exchange).await?;
+        if egresses.is_empty() {
+            let text = "no worker was seen within a day: name an egress by --egress";
+            return Err(NotFound(text.to_owned()).into());
+        }
+        return egresses.into_iter().map(limiter).collect();
+    }
+    let named = limiter(which.egress.clone().unwrap_or_else(|| DEFAULT_EGRESS.to_owned()))?;
+    if named.1.show().await.context("Redis")?.is_none() {
+        let text = format!("no worker used the egress {:?} within a day", named.0);
+        return Err(NotFound(text).into());
+    }
+    Ok(vec![named])
 }
 
-fn table(all: &[(String, Option<Status>)]) -> Result<String, std::fmt::Error> {
-    let mut text = format!(
-        "{:<16} {:>7} {:>11} {:>16} {:>14} {:<20} {:>7} {:>9} {:>8}\n",
+/// Egresses of workers seen within a day.
+async fn list_egresses(database: &Database, exchange: Exchange) -> anyhow::Result<Vec<String>> {
+    let pool = shared::store::connect(database, "p2p").await?;
+    let egresses = sqlx::query_scalar(
+        "SELECT DISTINCT egress_id FROM pipeline.workers WHERE exchange_id = $1 ORDER BY 1",
+    );
+    egresses.bind(exchange.id()).fetch_all(&pool).await.context("the workers can't be listed")
+}
+
+fn table(all: &[Shown]) -> Table {
+    let mut table = Table::new(&[
         "egress",
-        "rate",
-        "from-to",
+        ">rate",
+        ">floor",
+        ">ceiling",
         "refused at",
         "pause",
         "breaker",
-        "workers",
-        "in flight",
-        "sent/min"
-    );
-    for (egress, status) in all {
-        let Some(now) = status else {
-            writeln!(text, "{egress:<16} not used within a day")?;
+        ">workers",
+        ">waiting",
+        ">in flight",
+        ">sent/min",
+    ]);
+    for shown in all {
+        let Some(now) = &shown.limiter else {
+            table.row(vec![shown.egress.clone(), "not used within a day".to_owned()]);
             continue;
         };
-        let range = format!("{:.0}-{:.0}", now.floor, now.ceiling);
         let refused = match (now.limit, now.limit_age) {
-            (Some(limit), Some(age)) => format!("{limit:.0} ({} ago)", seconds(age)),
-            _ => "-".to_owned(),
+            (Some(limit), Some(age)) => format!("{limit:.1}, {} ago", seconds(age)),
+            _ => UNKNOWN.to_owned(),
         };
-        let by_operator = if now.is_held { " by operator" } else { "" };
-        let pause = match now.pause {
-            0 => "-".to_owned(),
-            left => format!("{}{by_operator}", seconds(left)),
+        let pause = match (now.pause, now.is_held) {
+            (0, _) => UNKNOWN.to_owned(),
+            (left, false) => seconds(left),
+            (left, true) => format!("{} by an operator", seconds(left)),
         };
         let breaker = match now.breaker {
-            Breaker::Open => format!("open, {} (×{})", seconds(now.open), now.openings),
+            Breaker::Open => format!("open for {}, opening {}", seconds(now.open), now.openings),
             other => other.as_str().to_owned(),
         };
-        let flight = format!("{}/{}", now.in_flight, now.max_in_flight);
-        writeln!(
-            text,
-            "{egress:<16} {:>7.1} {range:>11} {refused:>16} {pause:>14} {breaker:<20} {:>7} {flight:>9} {:>8}",
-            now.rate, now.workers, now.sent
-        )?;
+        table.row(vec![
+            shown.egress.clone(),
+            format!("{:.1}", now.rate),
+            format!("{:.0}", now.floor),
+            format!("{:.0}", now.ceiling),
+            refused,
+            pause,
+            breaker,
+            now.workers.to_string(),
+            now.waiting.to_string(),
+            format!("{}/{}", now.in_flight, now.max_in_flight),
+            now.sent.to_string(),
+        ]);
     }
-    Ok(text)
+    table
 }
 
 fn seconds(micros: u64) -> String {
-    format!("{} s", micros.div_ceil(1_000_000))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_a_unit() {
-        assert_eq!(parse_time("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_time("10m"), Ok(Duration::from_mins(10)));
-        assert_eq!(parse_time("2h"), Ok(Duration::from_hours(2)));
-        for wrong in ["", "10", "m", "0s", "-1m", "9999999h", "1µ"] {
-            assert!(parse_time(wrong).is_err(), "{wrong}");
-        }
-    }
+    format::span(i64::try_from(micros.div_ceil(1_000_000)).unwrap_or(i64::MAX))
 }

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use cli::batch::Wanted;
-use cli::window::Since;
+use cli::span::Span;
 use shared::domain::Side;
 use shared::exchange::Exchange;
 
@@ -55,7 +55,7 @@ enum Command {
         last: u32,
         /// Only slots since then: 90m, 24h, 7d.
         #[arg(long)]
-        since: Option<Since>,
+        since: Option<Span>,
         /// As JSON.
         #[arg(long)]
         json: bool,
@@ -83,7 +83,7 @@ enum Command {
     Gaps {
         /// How far to look back: 90m, 24h, 7d.
         #[arg(long, default_value = "24h")]
-        since: Since,
+        since: Span,
         /// Only markets and lists of this fiat, for example VES. Slots are of all markets.
         #[arg(long)]
         fiat: Option<String>,

@@ -51,6 +51,7 @@ pub struct Entry {
     pub ads_refused: Option<i32>,
     pub ads_missed: Option<i32>,
     pub requests: Option<i32>,
+    pub requests_failed: Option<i32>,
     pub request_budget: Option<i32>,
     pub egresses: Option<i16>,
 }

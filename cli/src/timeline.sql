@@ -6,7 +6,7 @@ SELECT b.batch_id, b.slot_at, b.trigger, b.state, b.outcome, b.reason,
        CASE WHEN b.state = 'open' THEN j.planned END AS jobs_planned,
        CASE WHEN b.state = 'open' THEN j.ended END AS jobs_ended,
        b.pages_read, b.pages_lost, b.pages_shed, b.pages_reread, b.lists_lost, b.books, b.books_complete,
-       b.ads, b.ads_refused, b.ads_missed, b.requests, b.request_budget, b.egresses
+       b.ads, b.ads_refused, b.ads_missed, b.requests, b.requests_failed, b.request_budget, b.egresses
   FROM pipeline.batches b
  CROSS JOIN LATERAL (
     SELECT count(*) AS planned, count(j.ended_at) AS ended

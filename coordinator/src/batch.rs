@@ -28,6 +28,10 @@ use crate::store::close::{self, BatchOutcome, Cut};
 use crate::store::jobs::Loaded;
 use crate::store::{Store, drift, jobs, workers};
 
+/// Ads in quarantine, and answers that could not be read, in one batch: somebody should know of more.
+const REFUSED_ADS_BEFORE_ALERT: i64 = 100;
+const UNREADABLE_BEFORE_ALERT: i64 = 10;
+
 /// Jobs published before they are noted as published: a coordinator that dies publishes at most so
 /// many again.
 const PUBLISH_CHUNK: usize = 500;
@@ -483,6 +487,15 @@ impl BatchRunner<'_> {
         let (outcome, reason, sums) = (closed.outcome, closed.reason, closed.sums);
         let why = reason.as_deref().unwrap_or_default();
         tracing::info!(outcome = outcome.as_str(), reason = why, ?sums, "batch closed");
+        if sums.refused > REFUSED_ADS_BEFORE_ALERT {
+            tracing::error!(ads = sums.refused, "many ads of the batch are in quarantine");
+        }
+        if sums.unreadable > UNREADABLE_BEFORE_ALERT {
+            tracing::error!(
+                answers = sums.unreadable,
+                "many answers of the batch could not be read"
+            );
+        }
         if !matches!(running.progress, Progress::Hidden) {
             let colon = if why.is_empty() { "" } else { ": " };
             println!(

@@ -194,6 +194,8 @@ impl Fleet {
             .env("INITIAL_RATE_LIMIT", "6000")
             .env("MAX_RATE_LIMIT", "6000")
             .env("LOG_LEVEL", "warn")
+            // Many processes on one machine have no port each.
+            .env("ENABLE_METRICS", "false")
             .stdin(Stdio::null());
         Ok(command)
     }

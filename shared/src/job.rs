@@ -106,15 +106,23 @@ pub enum Failure {
     Timeout,
     /// The connection failed.
     Network,
-    /// Refused as too fast, again and again.
+    /// Refused as too fast or banned, until the deadline.
     RateLimited,
     /// Status 5xx.
     ServerError,
+    /// An answer that leads elsewhere, which is not followed.
+    Redirect,
     /// Any other status than 200.
     HttpStatus,
     /// A body larger than is ever read.
     TooLarge,
-    /// A body that is no answer of the expected shape.
+    /// A body whose compression can't be undone.
+    CorruptBody,
+    /// No body where an answer belongs.
+    EmptyBody,
+    /// A body that is no JSON at all: the page of a firewall, an image.
+    NotJson,
+    /// JSON that is no answer of the expected shape, or is cut.
     Unparsable,
     /// The exchange said no, with an error code.
     Rejected,
@@ -125,18 +133,26 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Timeout,
         Self::Network,
         Self::RateLimited,
         Self::ServerError,
+        Self::Redirect,
         Self::HttpStatus,
         Self::TooLarge,
+        Self::CorruptBody,
+        Self::EmptyBody,
+        Self::NotJson,
         Self::Unparsable,
         Self::Rejected,
         Self::OversizedPage,
         Self::StoreRefused,
     ];
+
+    /// An answer came, and could not be read.
+    pub const UNREADABLE: [Self; 4] =
+        [Self::CorruptBody, Self::EmptyBody, Self::NotJson, Self::Unparsable];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -145,8 +161,12 @@ impl Failure {
             Self::Network => "network",
             Self::RateLimited => "rate_limited",
             Self::ServerError => "server_error",
+            Self::Redirect => "redirect",
             Self::HttpStatus => "http_status",
             Self::TooLarge => "too_large",
+            Self::CorruptBody => "corrupt_body",
+            Self::EmptyBody => "empty_body",
+            Self::NotJson => "not_json",
             Self::Unparsable => "unparsable",
             Self::Rejected => "rejected",
             Self::OversizedPage => "oversized_page",
@@ -162,7 +182,11 @@ impl Failure {
             | Self::Network
             | Self::RateLimited
             | Self::ServerError
+            | Self::Redirect
             | Self::TooLarge
+            | Self::CorruptBody
+            | Self::EmptyBody
+            | Self::NotJson
             | Self::Unparsable => true,
             Self::HttpStatus | Self::Rejected | Self::OversizedPage | Self::StoreRefused => false,
         }

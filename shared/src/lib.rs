@@ -8,6 +8,7 @@
 //! - [`store`]: the connection to `PostgreSQL`, and the migrations.
 //! - [`settings`]: reading settings from the environment. Nothing else reads it.
 //! - [`service`]: start and stop of a process: telemetry, signals.
+//! - [`telemetry`]: logs, traces, and metrics served to Prometheus.
 //!
 //! A module enters this crate when a second binary needs it.
 
@@ -15,6 +16,7 @@ pub mod domain;
 pub mod exchange;
 pub mod job;
 pub mod limiter;
+mod metrics;
 pub mod queue;
 pub mod service;
 pub mod settings;

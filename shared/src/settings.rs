@@ -100,6 +100,20 @@ impl Vars {
         }
     }
 
+    /// `true` or `false`.
+    pub fn flag(&mut self, name: &str, default: bool) -> bool {
+        match self.get(name).map(str::trim) {
+            None => default,
+            Some("true") => true,
+            Some("false") => false,
+            Some(other) => {
+                let problem = format!("{name}={other:?}: allowed are true and false");
+                self.problems.push(problem);
+                default
+            }
+        }
+    }
+
     /// A span of whole seconds within `allowed`.
     pub fn seconds(&mut self, name: &str, default: u64, allowed: RangeInclusive<u64>) -> Duration {
         Duration::from_secs(self.number(name, default, allowed))
@@ -241,14 +255,20 @@ mod tests {
 
     #[test]
     fn all_problems_are_told_together_with_name_value_and_range() {
-        let mut vars = Vars::from_pairs([("MAX_WORKERS", "none"), ("AMQP_URL", "http://x")]);
+        let mut vars = Vars::from_pairs([
+            ("MAX_WORKERS", "none"),
+            ("ENABLE_METRICS", "yes"),
+            ("AMQP_URL", "http://x"),
+        ]);
         vars.number("MAX_WORKERS", 20, 1..=500);
+        vars.flag("ENABLE_METRICS", true);
         Broker::read(&mut vars);
         Database::read(&mut vars);
         let error = vars.finish(()).unwrap_err().to_string();
         insta::assert_snapshot!(error, @r#"
         settings can't be used:
           MAX_WORKERS="none": allowed are 1 to 500
+          ENABLE_METRICS="yes": allowed are true and false
           AMQP_URL is not a URL that can be used: allowed is amqp://… or amqps://…
           DATABASE_URL is not set: needed is postgres://… or postgresql://…
         "#);

@@ -1,6 +1,7 @@
-//! Logs, and traces if a collector is configured.
+//! Logs, metrics, and traces if a collector is configured.
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 
 use opentelemetry::global;
 use opentelemetry::trace::TracerProvider;
@@ -12,15 +13,19 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use crate::metrics;
 use crate::settings::Vars;
 
-/// `LOG_LEVEL`, `LOG_FORMAT`, and the standard `OTEL_EXPORTER_OTLP_ENDPOINT`.
+/// `LOG_LEVEL`, `LOG_FORMAT`, `ENABLE_METRICS`, `PROMETHEUS_HOST`, `PROMETHEUS_PORT`, and the standard
+/// `OTEL_EXPORTER_OTLP_ENDPOINT`.
 #[derive(Clone, Debug)]
 pub struct Telemetry {
     filter: String,
     json: bool,
     /// The collector; without one no traces are sent.
     otlp_endpoint: Option<String>,
+    /// Where metrics are served; `None`: nowhere.
+    metrics: Option<SocketAddr>,
 }
 
 impl Telemetry {
@@ -42,7 +47,8 @@ impl Telemetry {
         };
         // Handed to the exporter, which knows the process's environment but not `.env`.
         let otlp_endpoint = vars.optional("OTEL_EXPORTER_OTLP_ENDPOINT");
-        Self { filter, json, otlp_endpoint }
+        let metrics = metrics::read(vars);
+        Self { filter, json, otlp_endpoint, metrics }
     }
 }
 
@@ -60,7 +66,8 @@ impl Drop for Guard {
     }
 }
 
-/// Starts logging to stderr, for stdout belongs to results. Call it inside the tokio runtime.
+/// Starts logging to stderr, for stdout belongs to results, and serving metrics. Call it inside the
+/// tokio runtime.
 pub fn init(name: &'static str, settings: &Telemetry) -> anyhow::Result<Guard> {
     global::set_text_map_propagator(TraceContextPropagator::new());
     let provider = settings
@@ -78,6 +85,9 @@ pub fn init(name: &'static str, settings: &Telemetry) -> anyhow::Result<Guard> {
         .with(traces)
         .with(format)
         .try_init()?;
+    if let Some(address) = settings.metrics {
+        metrics::serve(address)?;
+    }
     Ok(Guard(provider))
 }
 

@@ -19,7 +19,10 @@ use crate::settings::{Binance, Settings};
 /// list (payment methods of a fiat) a few hundred.
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 
-/// A complete body with status 200.
+/// Status of a place that may not ask.
+const RESTRICTED: u16 = StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS.as_u16();
+
+/// A complete body with status 200 that looks like JSON.
 #[derive(Debug)]
 pub struct Answer {
     pub body: Vec<u8>,
@@ -40,13 +43,22 @@ pub enum FetchError {
     /// Too fast, or banned: 429, 418, and 403, with which a firewall answers.
     #[error("refused with status {status}")]
     RateLimited { status: u16, retry_after: Option<Duration> },
-    #[error("the exchange failed with status {0}")]
-    Server(u16),
-    /// Any other status: a redirect, a path that is gone, a restricted place.
-    #[error("unexpected status {0}")]
-    Status(u16),
+    #[error("the exchange failed with status {status}")]
+    Server { status: u16, retry_after: Option<Duration> },
+    #[error("status {0} leads elsewhere, which is not followed")]
+    Redirect(u16),
+    /// Any other status: a path that is gone, a restricted place, a request that is refused.
+    #[error("unexpected status {status}")]
+    Status { status: u16, body: Vec<u8> },
     #[error("the body is larger than {MAX_BODY_BYTES} bytes")]
     TooLarge,
+    #[error("the body can't be unpacked: {0}")]
+    CorruptBody(String),
+    #[error("the body is empty")]
+    EmptyBody,
+    /// The bytes decide: JSON with another label is an answer.
+    #[error("the body is no JSON, its type is {content_type:?}")]
+    NotJson { content_type: String, body: Vec<u8> },
 }
 
 impl FetchError {
@@ -57,9 +69,13 @@ impl FetchError {
             Self::LatePermit | Self::Timeout(_) => Failure::Timeout,
             Self::Network(_) => Failure::Network,
             Self::RateLimited { .. } => Failure::RateLimited,
-            Self::Server(_) => Failure::ServerError,
-            Self::Status(_) => Failure::HttpStatus,
+            Self::Server { .. } => Failure::ServerError,
+            Self::Redirect(_) => Failure::Redirect,
+            Self::Status { .. } => Failure::HttpStatus,
             Self::TooLarge => Failure::TooLarge,
+            Self::CorruptBody(_) => Failure::CorruptBody,
+            Self::EmptyBody => Failure::EmptyBody,
+            Self::NotJson { .. } => Failure::NotJson,
         }
     }
 
@@ -67,10 +83,14 @@ impl FetchError {
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         match self {
-            Self::RateLimited { status, .. } | Self::Server(status) | Self::Status(status) => {
-                Some(*status)
+            Self::RateLimited { status, .. }
+            | Self::Server { status, .. }
+            | Self::Redirect(status)
+            | Self::Status { status, .. } => Some(*status),
+            Self::TooLarge | Self::CorruptBody(_) | Self::EmptyBody | Self::NotJson { .. } => {
+                Some(StatusCode::OK.as_u16())
             }
-            Self::LatePermit | Self::Timeout(_) | Self::Network(_) | Self::TooLarge => None,
+            Self::LatePermit | Self::Timeout(_) | Self::Network(_) => None,
         }
     }
 
@@ -79,8 +99,15 @@ impl FetchError {
         match self {
             Self::LatePermit => Outcome::Unused,
             Self::RateLimited { retry_after, .. } => Outcome::Refused(*retry_after),
-            Self::Timeout(_) | Self::Network(_) | Self::Server(_) => Outcome::Failed,
-            Self::Status(_) | Self::TooLarge => Outcome::Neutral,
+            Self::Server { retry_after, .. } => Outcome::Failed(*retry_after),
+            // With 200 a firewall's challenge; with 451 the whole place is shut out.
+            Self::Timeout(_)
+            | Self::Network(_)
+            | Self::Redirect(_)
+            | Self::EmptyBody
+            | Self::NotJson { .. }
+            | Self::Status { status: RESTRICTED, .. } => Outcome::Failed(None),
+            Self::Status { .. } | Self::TooLarge | Self::CorruptBody(_) => Outcome::Neutral,
         }
     }
 }
@@ -129,7 +156,7 @@ impl Client {
             .post(endpoint.clone())
             .header(CONTENT_TYPE, "application/json")
             .body(request.body);
-        let mut response = sent.send().await.map_err(|error| network(&error))?;
+        let response = sent.send().await.map_err(|error| broken(&error))?;
         let status = response.status();
         match status {
             StatusCode::OK => {}
@@ -137,27 +164,59 @@ impl Client {
                 let retry_after = retry_after(response.headers(), Utc::now());
                 return Err(FetchError::RateLimited { status: status.as_u16(), retry_after });
             }
-            _ if status.is_server_error() => return Err(FetchError::Server(status.as_u16())),
-            _ => return Err(FetchError::Status(status.as_u16())),
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| network(&error))? {
-            if body.len() + chunk.len() > MAX_BODY_BYTES {
-                return Err(FetchError::TooLarge);
+            _ if status.is_server_error() => {
+                let retry_after = retry_after(response.headers(), Utc::now());
+                return Err(FetchError::Server { status: status.as_u16(), retry_after });
             }
-            body.extend_from_slice(&chunk);
+            _ if status.is_redirection() => return Err(FetchError::Redirect(status.as_u16())),
+            _ => {
+                // The status says enough, should its body not come.
+                let body = whole(response).await.unwrap_or_default();
+                return Err(FetchError::Status { status: status.as_u16(), body });
+            }
         }
-        Ok(Answer { body, fetched_at: Utc::now() })
+        let content_type = response.headers().get(CONTENT_TYPE);
+        let content_type = content_type.map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let content_type = content_type.unwrap_or_default().into_owned();
+        let body = whole(response).await?;
+        let fetched_at = Utc::now();
+        if body.is_empty() {
+            return Err(FetchError::EmptyBody);
+        }
+        match body.trim_ascii_start().first() {
+            Some(b'{' | b'[') => Ok(Answer { body, fetched_at }),
+            _ => Err(FetchError::NotJson { content_type, body }),
+        }
     }
 }
 
-/// The innermost cause: the outer ones only say that a request failed.
-fn network(error: &reqwest::Error) -> FetchError {
+/// The body, if it is not too large.
+async fn whole(mut response: reqwest::Response) -> Result<Vec<u8>, FetchError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
+        if body.len() + chunk.len() > MAX_BODY_BYTES {
+            return Err(FetchError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// By its innermost cause: the outer ones only say that a request failed. What breaks while a body is
+/// read is called an error of decoding; it is one unless the connection's own error is among the causes.
+fn broken(error: &reqwest::Error) -> FetchError {
     let mut cause: &dyn std::error::Error = error;
+    let mut is_connection = false;
     while let Some(inner) = cause.source() {
         cause = inner;
+        is_connection |= cause.is::<hyper::Error>();
     }
-    FetchError::Network(cause.to_string())
+    let cause = cause.to_string();
+    if error.is_decode() && !is_connection {
+        FetchError::CorruptBody(cause)
+    } else {
+        FetchError::Network(cause)
+    }
 }
 
 /// `Retry-After` in seconds or as a date. A date is counted from the answer's own `Date`: whose clock

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::handler::{Handler, Outcome};
+use crate::metrics;
 
 /// A job with its outcome, on the way to the storer. Holds its place among the jobs in flight until
 /// it is stored: that is what slows fetching down when the database is slow.
@@ -66,6 +67,7 @@ async fn work(
         Ok(job) => job,
         Err(error) => {
             tracing::error!(error, "a message can't be read and goes to the dead letters");
+            metrics::failed_elsewhere(metrics::POISON);
             if let Err(error) = delivery.reject().await {
                 tracing::warn!(%error, "the message could not be rejected and will come again");
             }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Answer, Client, FetchError};
+use crate::metrics;
 use crate::rate_limit::{Class, Limiter, NoPermit, Permit};
 use crate::settings::Settings;
 use crate::store::jobs::{self, JobRow};
@@ -47,7 +48,7 @@ pub struct Ending {
 }
 
 /// The requests of a job, as the ledger keeps them.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Requests {
     /// Requests sent.
     pub attempts: u16,
@@ -57,6 +58,9 @@ pub struct Requests {
     pub requested_at: Option<DateTime<Utc>>,
     /// When the last complete answer had arrived.
     pub fetched_at: Option<DateTime<Utc>>,
+    /// Classes of the errors that were met, in order, also of those after which it went well; at most
+    /// [`MAX_NOTED_ERRORS`].
+    pub errors: Vec<&'static str>,
 }
 
 /// What an answer told.
@@ -120,12 +124,14 @@ impl Ending {
     }
 }
 
+/// Status with which some calls send the exchange's own codes.
+const BAD_REQUEST: u16 = 400;
 /// First pause before a request is tried again; doubled each time, with jitter, up to the last.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LAST_BACKOFF: Duration = Duration::from_secs(20);
-/// Refused so often, a job gives up its place to others. Far above what one pause causes; the real
-/// bound is the job's deadline.
-const MAX_REFUSALS: u32 = 50;
+/// Errors of one issue of a job that the ledger keeps. Only refusals come oftener, whose tries are
+/// bounded by the deadline alone.
+pub const MAX_NOTED_ERRORS: usize = 50;
 /// A wait for a permit after which the job is looked up again before its request is sent.
 const LONG_WAIT: Duration = Duration::from_secs(5);
 /// Times an answer is asked for again before it is believed unreadable, or empty against expectation.
@@ -142,8 +148,26 @@ pub struct Handler {
 /// How often each kind of trouble was met, and what it allows.
 struct Patience {
     backoff: backon::ExponentialBackoff,
-    refusals: u32,
     rereads: u32,
+}
+
+impl Patience {
+    /// The pause before an answer is asked for once more; `None`: it was.
+    fn reread(&mut self) -> Option<Duration> {
+        let again = self.rereads < MAX_REREADS;
+        self.rereads += u32::from(again);
+        again.then_some(FIRST_BACKOFF)
+    }
+}
+
+impl Requests {
+    /// Notes an error, and counts it.
+    fn note(&mut self, job: &Job, failure: Failure) {
+        metrics::failed(failure.as_str(), &job.work);
+        if self.errors.len() < MAX_NOTED_ERRORS {
+            self.errors.push(failure.as_str());
+        }
+    }
 }
 
 /// What to do after a request.
@@ -172,10 +196,10 @@ impl Handler {
             _ => Class::Normal,
         };
         let max_retries = usize::try_from(self.max_retries).unwrap_or(usize::MAX);
-        let mut patience = Patience { backoff: backoff(max_retries), refusals: 0, rereads: 0 };
+        let mut patience = Patience { backoff: backoff(max_retries), rereads: 0 };
         let mut requests = Requests::default();
         loop {
-            if let Some(outcome) = self.is_pointless(job, requests).await {
+            if let Some(outcome) = self.is_pointless(job, &requests).await {
                 return outcome;
             }
             let since = Instant::now();
@@ -190,7 +214,7 @@ impl Handler {
             };
             // In a long wait the job may have been published again and done by another.
             if since.elapsed() > LONG_WAIT
-                && let Some(outcome) = self.is_pointless(job, requests).await
+                && let Some(outcome) = self.is_pointless(job, &requests).await
             {
                 return outcome;
             }
@@ -206,22 +230,23 @@ impl Handler {
     }
 
     /// Why no request is to be sent for the job, if so.
-    async fn is_pointless(&self, job: &Job, requests: Requests) -> Option<Outcome> {
+    async fn is_pointless(&self, job: &Job, requests: &Requests) -> Option<Outcome> {
         let row = match self.look_up(job).await {
             Some(Ok(row)) => row,
-            Some(Err(reason)) => return Some(Outcome::Discarded(reason, requests)),
-            None => return Some(Outcome::Released(requests)),
+            Some(Err(reason)) => return Some(Outcome::Discarded(reason, requests.clone())),
+            None => return Some(Outcome::Released(requests.clone())),
         };
         if let Some(state) = row.end_state() {
-            return Some(Outcome::EndedBefore(row.report(job, state), requests));
+            return Some(Outcome::EndedBefore(row.report(job, state), requests.clone()));
         }
         if row.issue > i32::from(job.issue) {
-            return Some(Outcome::Discarded("a later issue of the job is out", requests));
+            return Some(Outcome::Discarded("a later issue of the job is out", requests.clone()));
         }
         if let (Work::Search { page, .. }, Some(total)) = (&job.work, row.book_total)
             && *page > page_count(total, SEARCH_ROWS)
         {
-            let ending = Ending::without_facts(requests, EndState::Empty, EMPTY_BEYOND_LAST_PAGE);
+            let ending =
+                Ending::without_facts(requests.clone(), EndState::Empty, EMPTY_BEYOND_LAST_PAGE);
             return Some(Outcome::Ended(Box::new(ending)));
         }
         None
@@ -272,31 +297,46 @@ impl Handler {
         match fetched {
             Ok(answer) => {
                 requests.fetched_at = Some(answer.fetched_at);
-                judge_answer(job, answer, *requests, patience)
+                judge_answer(job, answer, requests, patience)
             }
-            Err(error) => judge_error(job, &error, *requests, patience),
+            Err(error) => judge_error(job, error, requests, patience),
         }
     }
 }
 
-/// No answer. Refusals pause everybody and are bounded by the deadline more than by their count;
-/// other passing errors are tried again a few times; the rest ends the job.
-fn judge_error(job: &Job, error: &FetchError, requests: Requests, patience: &mut Patience) -> Next {
-    tracing::warn!(%error, work = ?job.work, attempts = requests.attempts, "request failed");
-    let again = match error {
-        FetchError::RateLimited { .. } if patience.refusals < MAX_REFUSALS => {
-            patience.refusals += 1;
-            // The pause is in the limiter: the next permit comes after it.
-            Some(Duration::ZERO)
-        }
-        FetchError::RateLimited { .. } => None,
-        error if error.failure().is_transient() => patience.backoff.next(),
+/// No answer. Refusals pause everybody and are bounded by the deadline, not by their count; what is no
+/// JSON is asked for once more; other passing errors are tried again a few times; the rest ends the job.
+fn judge_error(
+    job: &Job,
+    error: FetchError,
+    requests: &mut Requests,
+    patience: &mut Patience,
+) -> Next {
+    let detail = error.to_string();
+    let rejection = match &error {
+        FetchError::Status { status: BAD_REQUEST, body } => binance::rejection(body),
         _ => None,
     };
-    let Some(pause) = again else {
-        return Next::End(Ending::failed(requests, error.failure(), error.to_string(), None));
+    let failure = rejection.as_ref().map_or_else(|| error.failure(), AnswerError::failure);
+    requests.note(job, failure);
+    let again = match &error {
+        // The pause is in the limiter: the next permit comes after it.
+        FetchError::RateLimited { .. } => Some(Duration::ZERO),
+        FetchError::EmptyBody | FetchError::NotJson { .. } => patience.reread(),
+        _ if failure.is_transient() => patience.backoff.next(),
+        _ => None,
     };
-    Next::TryAgain(pause)
+    if let Some(pause) = again {
+        tracing::warn!(error = detail, work = ?job.work, attempts = requests.attempts, "request failed, trying again");
+        return Next::TryAgain(pause);
+    }
+    let detail = rejection.map_or(detail, |rejection| rejection.to_string());
+    tracing::error!(error = detail, work = ?job.work, attempts = requests.attempts, "request failed, the job is given up");
+    let body = match error {
+        FetchError::Status { body, .. } | FetchError::NotJson { body, .. } => Some(body),
+        _ => None,
+    };
+    Next::End(Ending::failed(requests.clone(), failure, detail, body))
 }
 
 fn backoff(max_times: usize) -> backon::ExponentialBackoff {
@@ -309,14 +349,19 @@ fn backoff(max_times: usize) -> backon::ExponentialBackoff {
 }
 
 /// A complete answer: what it told, or whether to ask again.
-fn judge_answer(job: &Job, answer: Answer, requests: Requests, patience: &mut Patience) -> Next {
-    let may_reread = patience.rereads < MAX_REREADS;
+fn judge_answer(
+    job: &Job,
+    answer: Answer,
+    requests: &mut Requests,
+    patience: &mut Patience,
+) -> Next {
     match read(job, &answer.body) {
         Ok(Facts::Page(page)) if page.ads.len() + page.refusals.len() > MAX_ADS_PER_PAGE => {
             let ads = page.ads.len() + page.refusals.len();
             let detail = format!("the page lists {ads} ads, a page holds {MAX_ADS_PER_PAGE}");
             let body = Some(answer.body);
-            Next::End(Ending::failed(requests, Failure::OversizedPage, detail, body))
+            requests.note(job, Failure::OversizedPage);
+            Next::End(Ending::failed(requests.clone(), Failure::OversizedPage, detail, body))
         }
         Ok(Facts::Page(page)) if page.ads.is_empty() && page.refusals.is_empty() => {
             // Where there were ads, or where the answer itself declares some, an empty page is suspect
@@ -328,29 +373,35 @@ fn judge_answer(job: &Job, answer: Answer, requests: Requests, patience: &mut Pa
                 }
                 _ => false,
             };
-            if may_reread && is_suspect {
-                patience.rereads += 1;
-                return Next::TryAgain(FIRST_BACKOFF);
+            if is_suspect && let Some(pause) = patience.reread() {
+                return Next::TryAgain(pause);
             }
-            Next::End(Ending::without_facts(requests, EndState::Empty, EMPTY_NO_ADS))
+            Next::End(Ending::without_facts(requests.clone(), EndState::Empty, EMPTY_NO_ADS))
         }
-        Ok(facts) => Next::End(Ending {
-            state: EndState::Done,
-            reason: None,
-            detail: None,
-            requests,
-            facts,
-            answer: Some(answer.body),
-        }),
-        Err(error) if !error.is_permanent() && may_reread => {
-            tracing::warn!(%error, work = ?job.work, "unreadable answer, asking once more");
-            patience.rereads += 1;
-            Next::TryAgain(FIRST_BACKOFF)
+        Ok(facts) => {
+            if let Facts::Page(page) = &facts {
+                metrics::ads_refused(&job.work, page.refusals.len());
+            }
+            Next::End(Ending {
+                state: EndState::Done,
+                reason: None,
+                detail: None,
+                requests: requests.clone(),
+                facts,
+                answer: Some(answer.body),
+            })
         }
         Err(error) => {
+            requests.note(job, error.failure());
+            if !error.is_permanent()
+                && let Some(pause) = patience.reread()
+            {
+                tracing::warn!(%error, work = ?job.work, "unreadable answer, asking once more");
+                return Next::TryAgain(pause);
+            }
             tracing::error!(%error, work = ?job.work, "unreadable answer");
             let (failure, detail) = (error.failure(), error.to_string());
-            Next::End(Ending::failed(requests, failure, detail, Some(answer.body)))
+            Next::End(Ending::failed(requests.clone(), failure, detail, Some(answer.body)))
         }
     }
 }

@@ -8,12 +8,14 @@
 //! - [`handler`]: the step: one job to its result; retries. Knows no broker.
 //! - [`client`]: HTTP to the exchange. Every request consumes a permit.
 //! - [`rate_limit`]: permits, from a limit that all workers share.
+//! - [`metrics`]: what is measured.
 //! - [`storer`]: the loop from results to committed facts, several pages per transaction.
 //! - [`store`]: the statements.
 
 pub mod client;
 pub mod consumer;
 pub mod handler;
+pub mod metrics;
 pub mod rate_limit;
 pub mod settings;
 pub mod store;
@@ -42,6 +44,7 @@ pub async fn main() -> ExitCode {
 /// Works until `shutdown`, then drains: takes nothing more, finishes what is being fetched, stores
 /// and reports it.
 pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
+    metrics::describe();
     let pool = shared::store::connect(&settings.database, "worker").await?;
     shared::store::check_schema(&pool).await?;
     let limiter = rate_limit::Limiter::new(&settings)?;

@@ -16,11 +16,12 @@ use chrono::{DateTime, Utc};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota};
 use shared::exchange::Exchange;
-pub use shared::limiter::{Class, Outcome, Status};
+pub use shared::limiter::{Breaker, Class, Outcome, Status};
 use shared::limiter::{Grant, Limiter as SharedLimiter};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::LimiterMetrics;
 use crate::settings::Settings;
 
 /// Why there is no permit.
@@ -57,6 +58,7 @@ struct Inner {
     turns: [tokio::sync::Mutex<()>; 3],
     known: Mutex<Known>,
     round_trips: AtomicU64,
+    metrics: LimiterMetrics,
 }
 
 /// What is known without Redis.
@@ -116,8 +118,11 @@ impl Sending {
     /// Tells the outcome. A refusal holds for everybody when this returns.
     pub async fn finish(mut self, outcome: Outcome) {
         let outcome = match outcome {
-            Outcome::Refused(Some(retry_after)) => {
-                Outcome::Refused(Some(retry_after.min(MAX_PAUSE)))
+            Outcome::Refused(retry_after) => {
+                Outcome::Refused(retry_after.map(|pause| pause.min(MAX_PAUSE)))
+            }
+            Outcome::Failed(retry_after) => {
+                Outcome::Failed(retry_after.map(|pause| pause.min(MAX_PAUSE)))
             }
             other => other,
         };
@@ -169,6 +174,7 @@ impl Limiter {
             turns: Default::default(),
             known: Mutex::default(),
             round_trips: AtomicU64::new(0),
+            metrics: LimiterMetrics::new(&settings.egress_id),
         })))
     }
 
@@ -180,10 +186,13 @@ impl Limiter {
         shutdown: &CancellationToken,
     ) -> Result<Permit, NoPermit> {
         let left = (deadline - Utc::now()).to_std().map_err(|_| NoPermit::Deadline)?;
-        tokio::select! {
+        let since = Instant::now();
+        let permit = tokio::select! {
             permit = tokio::time::timeout(left, self.wait(class)) => permit.map_err(|_| NoPermit::Deadline),
             () = shutdown.cancelled() => Err(NoPermit::Shutdown),
-        }
+        }?;
+        self.0.metrics.permit(permit.held.number.is_none(), since.elapsed());
+        Ok(permit)
     }
 
     async fn wait(&self, class: Class) -> Permit {
@@ -223,6 +232,7 @@ impl Limiter {
         match inner.redis.acquire(&inner.settings, rate, &inner.worker_id, class).await {
             Ok(answer) => {
                 inner.known().heard(answer.workers, answer.rate_milli);
+                inner.metrics.redis_is_away(false);
                 match answer.grant {
                     Grant::Permit { number, wait } => {
                         Asked::Given(self.permit(Some(number), since + wait), wait)
@@ -231,6 +241,7 @@ impl Limiter {
                 }
             }
             Err(error) => {
+                inner.metrics.redis_is_away(true);
                 let share = inner.known().local_share(inner.settings.floor, &error);
                 let Some(share) = share else { return Asked::AskAgain(LOOK) };
                 match share.check() {
@@ -282,7 +293,9 @@ impl Limiter {
     pub async fn status(&self) -> anyhow::Result<Status> {
         let inner = &self.0;
         let rate = inner.known().rate;
-        Ok(inner.redis.show_to(&inner.settings, rate).await?)
+        let status = inner.redis.show_to(&inner.settings, rate).await?;
+        inner.metrics.status(&status);
+        Ok(status)
     }
 
     /// Calls of Redis for permits so far.

@@ -14,14 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::consumer::Finished;
 use crate::handler::Outcome;
+use crate::metrics;
 use crate::store::{Store, StoreError, Stored, ToStore};
 
 /// Most jobs in one transaction: past this the commit no longer weighs, and a poisoned page holds up
 /// fewer neighbours.
 const MAX_GROUP: usize = 64;
-/// Tries to store before the error is raised to an alert; storing then goes on trying, for what was
-/// fetched is worth keeping and the jobs in flight are bounded.
-const TRIES_BEFORE_ALERT: usize = 3;
+/// Pauses between tries to store. It is tried until the database takes it, for what was fetched is worth
+/// keeping and the jobs in flight are bounded; nothing is acknowledged meanwhile.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LAST_BACKOFF: Duration = Duration::from_secs(5);
 
@@ -121,6 +121,7 @@ impl Storer {
     async fn store_refused(&mut self, one: ToStore, error: &StoreError) -> Stored {
         let (batch, ordinal) = (one.job.batch_id, one.job.ordinal);
         tracing::error!(%error, %batch, ordinal, "the database refused a page");
+        metrics::failed(Failure::StoreRefused.as_str(), &one.job.work);
         let ending = one.ending.into_failed(Failure::StoreRefused, error.to_string());
         match self.store_group(&[ToStore { ending, ..one }]).await {
             Ok(stored) => stored.into_iter().next().unwrap_or(Stored::Not),
@@ -141,11 +142,8 @@ impl Storer {
             match self.store.store(group).await {
                 Err(error) if error.is_passing() && !self.gives_up(tries) => {
                     tries += 1;
-                    if tries >= TRIES_BEFORE_ALERT {
-                        tracing::error!(%error, tries, "the database can't be written, nothing is acknowledged");
-                    } else {
-                        tracing::warn!(%error, tries, "storing again");
-                    }
+                    metrics::failed_elsewhere(error.kind());
+                    tracing::error!(%error, tries, "the database can't be written, nothing is acknowledged");
                     tokio::time::sleep(backoff.next().unwrap_or(LAST_BACKOFF)).await;
                 }
                 other => return other,

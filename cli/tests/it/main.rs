@@ -8,4 +8,5 @@
 mod captures;
 mod database;
 mod ledger;
+mod limiter;
 mod parse;

@@ -4,7 +4,7 @@
 
 use anyhow::Context;
 use shared::domain::{BatchId, MAX_ADS_PER_PAGE, MAX_JOBS_PER_BATCH, offer_version_id};
-use shared::job::{EXPIRED_BREAKER_OPEN, EXPIRED_DEADLINE};
+use shared::job::{EXPIRED_BREAKER_OPEN, EXPIRED_DEADLINE, Failure};
 use sqlx::PgConnection;
 
 use super::Store;
@@ -93,6 +93,10 @@ pub struct Sums {
     pub missed: i64,
     /// Requests sent.
     pub requests: i64,
+    /// Requests that met an error.
+    pub requests_failed: i64,
+    /// Of these, answers that could not be read.
+    pub unreadable: i64,
     /// Books, with those left out.
     pub books: i64,
     /// Books certified complete or empty.
@@ -155,7 +159,7 @@ pub async fn close(
             SET state = 'closed', outcome = $2, reason = $3, closed_at = clock_timestamp(), closed_by = $4,
                 pages_read = $5, pages_lost = $6, pages_shed = $7, pages_reread = $8, lists_lost = $9,
                 ads = $10, ads_refused = $11, ads_missed = $12, requests = $13, books = $14,
-                books_complete = $15
+                books_complete = $15, requests_failed = $16
           WHERE batch_id = $1",
     )
     .bind(batch.raw())
@@ -173,6 +177,7 @@ pub async fn close(
     .bind(sums.requests)
     .bind(sums.books)
     .bind(sums.books_complete)
+    .bind(sums.requests_failed)
     .execute(&mut *tx)
     .await?;
     sqlx::query("SELECT pg_notify($1, $2)")
@@ -256,7 +261,7 @@ fn offer_version_ids(batch: BatchId) -> (i32, i32) {
 
 async fn sum_up(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<Sums> {
     let sums = sqlx::query_as(
-        "SELECT b.*, j.*
+        "SELECT b.*, j.*, e.*
            FROM (SELECT coalesce(sum(pages_read), 0)::bigint AS pages_read,
                         coalesce(sum(pages_lost), 0)::bigint AS pages_lost,
                         coalesce(sum(pages_shed), 0)::bigint AS pages_shed,
@@ -270,10 +275,14 @@ async fn sum_up(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result
                 (SELECT count(*) FILTER (WHERE kind IN ('fiat_list', 'assets')
                                            AND state IN ('failed', 'expired')) AS lists_lost,
                         coalesce(sum(attempts), 0)::bigint AS requests
-                   FROM pipeline.jobs WHERE day = $1 AND batch_id = $2) j",
+                   FROM pipeline.jobs WHERE day = $1 AND batch_id = $2) j,
+                (SELECT count(*) AS requests_failed, count(*) FILTER (WHERE error = ANY($3)) AS unreadable
+                   FROM pipeline.jobs, unnest(errors) AS error
+                  WHERE day = $1 AND batch_id = $2 AND errors IS NOT NULL) e",
     )
     .bind(batch.day())
     .bind(batch.raw())
+    .bind(Failure::UNREADABLE.map(Failure::as_str))
     .fetch_one(connection)
     .await?;
     Ok(sums)

@@ -98,6 +98,8 @@ pub enum Fault {
     UntrueTotal,
     /// A page of ads whose `total` is 100,000 too high.
     AbsurdTotal,
+    /// A page of ads, the first of which has `NaN` for a price.
+    BadPrice,
 }
 
 impl Fault {
@@ -134,7 +136,8 @@ impl Fault {
             | Self::EmptyBook
             | Self::NoTotal
             | Self::UntrueTotal
-            | Self::AbsurdTotal => false,
+            | Self::AbsurdTotal
+            | Self::BadPrice => false,
         }
     }
 
@@ -153,7 +156,7 @@ impl Fault {
     #[must_use]
     pub fn spoil(self, right: Answer, path: &str) -> Answer {
         let seen = match (self, right.seen.ads, right.seen.total) {
-            (Self::Text200, ..) => right.seen.clone(),
+            (Self::Text200, ..) | (Self::BadPrice, Some(1..), _) => right.seen.clone(),
             (Self::EmptyBook, Some(1..), _) => {
                 Seen { ads: Some(0), total: Some(0), ..right.seen.clone() }
             }
@@ -164,9 +167,14 @@ impl Fault {
             (Self::AbsurdTotal, Some(1..), Some(total)) => {
                 Seen { total: Some(total + ABSURD_ADS), ..right.seen.clone() }
             }
-            (Self::EmptyBook | Self::NoTotal | Self::UntrueTotal | Self::AbsurdTotal, ..) => {
-                return right;
-            }
+            (
+                Self::EmptyBook
+                | Self::NoTotal
+                | Self::UntrueTotal
+                | Self::AbsurdTotal
+                | Self::BadPrice,
+                ..,
+            ) => return right,
             _ => Seen { ads: None, total: None, ..right.seen.clone() },
         };
         let sent = match self {
@@ -211,6 +219,7 @@ impl Fault {
                 let total = seen.total.unwrap_or_default();
                 with_total(right, &format!(r#","total":{total}"#))
             }
+            Self::BadPrice => with_bad_price(right),
         };
         Answer { fault: Some(self), seen, ..sent }
     }
@@ -222,6 +231,17 @@ fn with_total(mut page: Answer, text: &str) -> Answer {
     let end = format!(r#","total":{total},"success":true}}"#);
     page.body.truncate(page.body.len().saturating_sub(end.len()));
     page.body.extend_from_slice(format!(r#"{text},"success":true}}"#).as_bytes());
+    page
+}
+
+/// The page with another price of its first ad.
+fn with_bad_price(mut page: Answer) -> Answer {
+    const KEY: &[u8] = br#""price":""#;
+    let begin = page.body.windows(KEY.len()).position(|text| text == KEY).map(|at| at + KEY.len());
+    let end = begin.and_then(|at| Some(at + page.body[at..].iter().position(|&b| b == b'"')?));
+    if let (Some(begin), Some(end)) = (begin, end) {
+        page.body.splice(begin..end, *b"NaN");
+    }
     page
 }
 

@@ -331,6 +331,11 @@ local function finish()
     refuse(sent, retry_after)
     fail(is_probe)
   elseif outcome == 'failed' then
+    -- Away for a while, as it says; that is nobody's rate.
+    if retry_after then
+      s.pause_until = math.max(s.pause_until, now + retry_after)
+      begin_after(s.pause_until)
+    end
     fail(is_probe)
   else
     assert(outcome == 'neutral', 'unknown outcome')
@@ -362,6 +367,7 @@ local function show()
     open = left(s.open_until),
     openings = s.openings,
     failures = s.failures,
+    refusals = s.refusals,
     workers = redis.call('ZCOUNT', WORKERS, text(now - GONE), '+inf'),
     waiting = redis.call('ZCARD', QUEUE),
     in_flight = redis.call('ZCOUNT', FLIGHT, '(' .. text(now), '+inf'),

@@ -61,8 +61,8 @@ pub enum Outcome {
     Ok,
     /// Too fast, or banned; for how long, if that was told.
     Refused(Option<Duration>),
-    /// Timeout, connection, 5xx.
-    Failed,
+    /// Timeout, connection, 5xx; when to come again, if that was told.
+    Failed(Option<Duration>),
     /// Another answer, which says nothing of limit and health.
     Neutral,
     /// No request was sent.
@@ -130,6 +130,8 @@ pub struct Status {
     pub openings: u32,
     /// Failures since the last success.
     pub failures: u32,
+    /// Refusals in a row, those aside that were on the way when the first one was told.
+    pub refusals: u32,
     /// Workers that asked within the last minute.
     pub workers: u32,
     /// Workers that wait for a permit.
@@ -256,7 +258,7 @@ impl Limiter {
         let (outcome, retry_after) = match outcome {
             Outcome::Ok => ("ok", None),
             Outcome::Refused(retry_after) => ("refused", retry_after.map(as_micros)),
-            Outcome::Failed => ("failed", None),
+            Outcome::Failed(retry_after) => ("failed", retry_after.map(as_micros)),
             Outcome::Neutral => ("neutral", None),
             Outcome::Unused => ("unused", None),
         };

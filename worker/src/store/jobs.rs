@@ -98,19 +98,20 @@ pub(super) async fn end(
 ) -> Result<HashSet<JobKey>, StoreError> {
     let column =
         |value: fn(&ToStore) -> i32| group.iter().map(|one| value(one)).collect::<Vec<_>>();
-    let requests = |one: &ToStore| one.ending.requests;
+    let requests = || group.iter().map(|one| &one.ending.requests);
     let rows: Vec<(i32, i32)> = sqlx::query_as(
         "UPDATE pipeline.jobs j
             SET state = e.state, reason = e.reason, detail = e.detail, attempts = j.attempts + e.attempts,
                 http_status = e.http_status, declared_total = e.declared_total,
                 ads_taken = e.ads_taken, ads_refused = e.ads_refused,
                 requested_at = e.requested_at, fetched_at = e.fetched_at,
+                errors = CASE WHEN e.errors = '' THEN j.errors ELSE j.errors || string_to_array(e.errors, ' ') END,
                 ended_at = now(), worker_id = $14, egress_id = CASE WHEN e.attempts > 0 THEN $15 END
            FROM unnest($1::date[], $2::int[], $3::int[], $4::int[], $5::text[], $6::text[], $7::text[],
                        $8::int[], $9::int[], $10::int[], $11::int[], $12::timestamptz[], $13::timestamptz[],
-                       $16::int[])
+                       $16::int[], $17::text[])
              AS e (day, batch_id, ordinal, issue, state, reason, detail, attempts, http_status,
-                   declared_total, ads_taken, requested_at, fetched_at, ads_refused)
+                   declared_total, ads_taken, requested_at, fetched_at, ads_refused, errors)
           WHERE j.day = e.day AND j.batch_id = e.batch_id AND j.ordinal = e.ordinal
             AND j.issue = e.issue AND j.state IN ('planned', 'published')
       RETURNING j.batch_id, j.ordinal",
@@ -123,14 +124,15 @@ pub(super) async fn end(
     .bind(group.iter().map(|one| one.ending.reason).collect::<Vec<_>>())
     .bind(group.iter().map(|one| one.ending.detail.as_deref()).collect::<Vec<_>>())
     .bind(column(|one| i32::from(one.ending.requests.attempts)))
-    .bind(group.iter().map(|one| requests(one).http_status.map(i32::from)).collect::<Vec<_>>())
+    .bind(requests().map(|requests| requests.http_status.map(i32::from)).collect::<Vec<_>>())
     .bind(group.iter().map(|one| one.ending.declared_total().map(u32::cast_signed)).collect::<Vec<_>>())
     .bind(group.iter().map(|one| ads(one).map(|(taken, _)| taken)).collect::<Vec<_>>())
-    .bind(group.iter().map(|one| requests(one).requested_at).collect::<Vec<_>>())
-    .bind(group.iter().map(|one| requests(one).fetched_at).collect::<Vec<_>>())
+    .bind(requests().map(|requests| requests.requested_at).collect::<Vec<_>>())
+    .bind(requests().map(|requests| requests.fetched_at).collect::<Vec<_>>())
     .bind(worker_id)
     .bind(egress_id)
     .bind(group.iter().map(|one| ads(one).map(|(_, refused)| refused)).collect::<Vec<_>>())
+    .bind(requests().map(|requests| requests.errors.join(" ")).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
     let key =
@@ -142,7 +144,7 @@ pub(super) async fn end(
 /// what the exchange saw. Those of an ending whose commit was answered too late are there already.
 pub(super) async fn add_requests(
     executor: impl PgExecutor<'_>,
-    spent: &[(&Job, Requests)],
+    spent: &[(&Job, &Requests)],
     worker_id: &str,
 ) -> Result<(), StoreError> {
     let spent: Vec<_> = spent.iter().filter(|(_, requests)| requests.attempts > 0).collect();
@@ -150,10 +152,15 @@ pub(super) async fn add_requests(
         return Ok(());
     }
     sqlx::query(
-        "UPDATE pipeline.jobs j SET attempts = j.attempts + e.attempts
-           FROM (SELECT day, batch_id, ordinal, sum(attempts)::int AS attempts, max(requested_at) AS requested_at
-                   FROM unnest($1::date[], $2::int[], $3::int[], $4::int[], $5::timestamptz[])
-                     AS u (day, batch_id, ordinal, attempts, requested_at)
+        "UPDATE pipeline.jobs j
+            SET attempts = j.attempts + e.attempts,
+                errors = CASE WHEN e.errors = '' THEN j.errors ELSE j.errors || string_to_array(e.errors, ' ') END,
+                http_status = coalesce(j.http_status, e.http_status)
+           FROM (SELECT day, batch_id, ordinal, sum(attempts)::int AS attempts, max(requested_at) AS requested_at,
+                        max(http_status) AS http_status,
+                        coalesce(string_agg(errors, ' ') FILTER (WHERE errors <> ''), '') AS errors
+                   FROM unnest($1::date[], $2::int[], $3::int[], $4::int[], $5::timestamptz[], $7::text[], $8::int[])
+                     AS u (day, batch_id, ordinal, attempts, requested_at, errors, http_status)
                   GROUP BY day, batch_id, ordinal) e
           WHERE j.day = e.day AND j.batch_id = e.batch_id AND j.ordinal = e.ordinal
             AND (j.worker_id, j.requested_at) IS DISTINCT FROM ($6, e.requested_at)",
@@ -164,6 +171,8 @@ pub(super) async fn add_requests(
     .bind(spent.iter().map(|(_, requests)| i32::from(requests.attempts)).collect::<Vec<_>>())
     .bind(spent.iter().map(|(_, requests)| requests.requested_at).collect::<Vec<_>>())
     .bind(worker_id)
+    .bind(spent.iter().map(|(_, requests)| requests.errors.join(" ")).collect::<Vec<_>>())
+    .bind(spent.iter().map(|(_, requests)| requests.http_status.map(i32::from)).collect::<Vec<_>>())
     .execute(executor)
     .await?;
     Ok(())

@@ -26,6 +26,7 @@ use self::pages::PageRows;
 use self::payment_methods::PaymentMethods;
 use self::versions::VersionCache;
 use crate::handler::{Ending, Facts, Requests};
+use crate::metrics;
 use crate::settings::Settings;
 
 /// Longest wait for the transaction of a group: far above what 64 pages take on a slow disk.
@@ -95,7 +96,21 @@ impl StoreError {
             _ => false,
         }
     }
+
+    /// Class of a passing error, as metrics have it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        let code = self.0.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        if code.as_deref() == Some(DISK_FULL_STATE) {
+            metrics::DISK_FULL
+        } else {
+            metrics::DATABASE
+        }
+    }
 }
+
+/// `SQLSTATE` of a disk, or a quota, that is full.
+const DISK_FULL_STATE: &str = "53100";
 
 pub struct Store {
     pool: PgPool,
@@ -164,8 +179,8 @@ impl Store {
 
     /// Adds requests that came to nothing to the ledger.
     pub async fn note_requests(&self, spent: &[(Job, Requests)]) -> Result<(), StoreError> {
-        let spent: Vec<(&Job, Requests)> =
-            spent.iter().map(|(job, requests)| (job, *requests)).collect();
+        let spent: Vec<(&Job, &Requests)> =
+            spent.iter().map(|(job, requests)| (job, requests)).collect();
         let noted = jobs::add_requests(&self.pool, &spent, &self.worker_id);
         within(ANSWER_LIMIT, noted).await
     }
@@ -176,8 +191,8 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         let ended = jobs::end(&mut tx, group, &self.worker_id, &self.egress_id).await?;
         let spent = group.iter().filter(|one| !ended.contains(&one.key()));
-        let spent: Vec<(&Job, Requests)> =
-            spent.map(|one| (&one.job, one.ending.requests)).collect();
+        let spent: Vec<(&Job, &Requests)> =
+            spent.map(|one| (&one.job, &one.ending.requests)).collect();
         jobs::add_requests(&mut *tx, &spent, &self.worker_id).await?;
         let kept: Vec<&ToStore> =
             group.iter().copied().filter(|one| ended.contains(&one.key())).collect();

@@ -14,6 +14,9 @@ use crate::settings::Settings;
 /// Time between two signs of life. The planner counts on a worker for a minute after the last.
 const SIGN_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Refusals in a row that somebody should know of.
+const REFUSALS_BEFORE_ALERT: u32 = 10;
+
 /// Gives signs of life until `shutdown`, then takes leave.
 pub async fn keep_alive(
     pool: PgPool,
@@ -39,7 +42,16 @@ pub async fn keep_alive(
 async fn sign(pool: &PgPool, settings: &Settings, limiter: &Limiter) -> Result<(), StoreError> {
     // While Redis is away the fleet shares the minimum rate.
     let (rate, open_us, openings) = match limiter.status().await {
-        Ok(now) => (now.rate, now.open, now.openings),
+        Ok(now) => {
+            if now.refusals >= REFUSALS_BEFORE_ALERT {
+                tracing::error!(
+                    refusals = now.refusals,
+                    rate = now.rate,
+                    "the exchange refuses again and again"
+                );
+            }
+            (now.rate, now.open, now.openings)
+        }
         Err(error) => {
             tracing::debug!(%error, "the limiter can't be asked");
             (f64::from(settings.rate_limit.min_per_minute), 0, 0)

@@ -18,8 +18,12 @@ async fn fetch(script: Script) -> Result<Answer, FetchError> {
 }
 
 async fn fetch_from(url: &str) -> Result<Answer, FetchError> {
+    fetch_with(&[("BINANCE_BASE_URL", url)]).await
+}
+
+async fn fetch_with(more: &[(&str, &str)]) -> Result<Answer, FetchError> {
     shared::service::install_tls_provider();
-    let settings = settings(&[("BINANCE_BASE_URL", url), ("REQUEST_TIMEOUT_SECONDS", "1")]);
+    let settings = settings(&[more, &[("REQUEST_TIMEOUT_SECONDS", "1")]].concat());
     let limiter = Limiter::new(&settings).unwrap();
     let deadline = Utc::now() + TimeDelta::seconds(10);
     let permit = limiter.acquire(Class::Normal, deadline, &CancellationToken::new()).await.unwrap();
@@ -57,7 +61,7 @@ async fn statuses_are_classed() {
         ("404 Not Found", "", Failure::HttpStatus),
         ("451 Unavailable For Legal Reasons", "", Failure::HttpStatus),
         // Followed, it would leave the host that the settings name.
-        ("302 Found", "location: http://127.0.0.1:9/\r\n", Failure::HttpStatus),
+        ("302 Found", "location: http://127.0.0.1:9/\r\n", Failure::Redirect),
     ] {
         let error = fetch(answer(status, headers, b"")).await.unwrap_err();
         assert_eq!(error.failure(), failure, "{status}: {error}");
@@ -69,10 +73,38 @@ async fn a_connection_that_breaks_is_a_network_error() {
     let cut = Script::Bytes(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_vec());
     let gzip =
         answer("200 OK", "content-encoding: gzip\r\n", &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0xab]);
-    for script in [Script::Bytes(Vec::new()), cut, gzip] {
+    for script in [Script::Bytes(Vec::new()), cut] {
         assert_eq!(fetch(script).await.unwrap_err().failure(), Failure::Network);
     }
+    assert_eq!(fetch(gzip).await.unwrap_err().failure(), Failure::CorruptBody);
     assert_eq!(fetch_from("http://127.0.0.1:9").await.unwrap_err().failure(), Failure::Network);
+}
+
+/// What is no JSON is no answer, whatever it is called; JSON is one.
+#[tokio::test]
+async fn the_bytes_decide_what_is_an_answer() {
+    let html = "content-type: application/json\r\n";
+    for (headers, body, failure) in [
+        ("", "", Failure::EmptyBody),
+        (html, "<html>", Failure::NotJson),
+        ("", "\u{1}", Failure::NotJson),
+    ] {
+        let error = fetch(answer("200 OK", headers, body.as_bytes())).await.unwrap_err();
+        assert_eq!((error.failure(), error.status()), (failure, Some(200)), "{body}");
+    }
+    let answer = fetch(answer("200 OK", "content-type: image/png\r\n", b" {}")).await.unwrap();
+    assert_eq!(answer.body, b" {}");
+}
+
+/// Requests leave through the proxy of the egress: the host itself is nowhere.
+#[tokio::test]
+async fn requests_go_through_the_proxy() {
+    let proxy = Exchange::start(answer("200 OK", "", b"{}")).await;
+    let settings =
+        [("BINANCE_BASE_URL", "http://exchange.invalid"), ("EGRESS_PROXY_URL", proxy.url.as_str())];
+    assert_eq!(fetch_with(&settings).await.unwrap().body, b"{}");
+    assert_eq!(proxy.connections(), 1);
+    assert_eq!(fetch_with(&settings[..1]).await.unwrap_err().failure(), Failure::Network);
 }
 
 #[tokio::test]

@@ -102,6 +102,19 @@ async fn a_refusal_cuts_once() {
 }
 
 /// What one is told all heed, for as long as was told; the longest counts.
+/// An exchange that is away for a while and says so is left alone, and its limit is not doubted.
+#[tokio::test]
+async fn a_failure_may_say_when_to_come_again() {
+    let (limiter, settings) = (limiter(), defaults());
+    let failed = permit(&limiter, &settings, START).await;
+    finish(&limiter, failed, START, Outcome::Failed(Some(Duration::from_mins(2)))).await;
+    let status = limiter.at(START).show().await.unwrap().unwrap();
+    assert_eq!((status.pause, status.rate), (120 * SECOND, 100.0));
+    let early = ask(&limiter, &settings, "w", START + 119 * SECOND).await;
+    assert!(matches!(early, Grant::AskAgain(_)), "{early:?}");
+    permit(&limiter, &settings, START + 120 * SECOND).await;
+}
+
 #[tokio::test]
 async fn a_pause_holds_for_everybody() {
     let (limiter, settings) = (limiter(), defaults());
@@ -176,7 +189,7 @@ async fn the_breaker_lets_one_request_try() {
     let mut now = START;
     for _ in 0..10 {
         let permit = permit(&limiter, &settings, now).await;
-        finish(&limiter, permit, now, Outcome::Failed).await;
+        finish(&limiter, permit, now, Outcome::Failed(None)).await;
         now += SECOND;
     }
     let mut length = 30;
@@ -193,7 +206,7 @@ async fn the_breaker_lets_one_request_try() {
         }
         let status = limiter.at(now).show().await.unwrap().unwrap();
         assert_eq!(status.breaker, Breaker::HalfOpen);
-        let failed = if openings == 3 { Outcome::Ok } else { Outcome::Failed };
+        let failed = if openings == 3 { Outcome::Ok } else { Outcome::Failed(None) };
         finish(&limiter, probe, now + SECOND, failed).await;
         now += SECOND;
         length *= 2;
@@ -208,7 +221,7 @@ async fn the_breaker_lets_one_request_try() {
 async fn a_lost_probe_is_followed_by_another() {
     let (limiter, settings) = (limiter(), Settings { breaker_failures: 1, ..defaults() });
     let failed = permit(&limiter, &settings, START).await;
-    limiter.at(START).finish(&settings, 0, failed, Outcome::Failed).await.unwrap();
+    limiter.at(START).finish(&settings, 0, failed, Outcome::Failed(None)).await.unwrap();
     let now = START + 31 * SECOND;
     permit(&limiter, &settings, now).await;
     let lost = now + 36 * SECOND;

@@ -15,7 +15,7 @@ pub use lists::{
 };
 pub use request::{Call, Request, SEARCH_ROWS, request};
 pub use search::{Page, parse_search};
-pub use wire::AnswerError;
+pub use wire::{AnswerError, rejection};
 
 /// Version of the rules by which bytes become facts. Raise it with every change that can make other
 /// facts of the same bytes.

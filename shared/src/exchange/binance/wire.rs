@@ -82,6 +82,13 @@ pub(super) fn open(bytes: &[u8]) -> Result<(&RawValue, Option<u32>), AnswerError
     Ok((data, envelope.total.and_then(value::count)))
 }
 
+/// What the body of an error says, if it is an answer of the exchange at all: some calls send their
+/// codes with HTTP 400.
+#[must_use]
+pub fn rejection(bytes: &[u8]) -> Option<AnswerError> {
+    open(bytes).err().filter(|error| matches!(error, AnswerError::Rejected { .. }))
+}
+
 /// `data` of a list answer, as a whole: a list with one odd entry is not believed.
 pub(super) fn open_list<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, AnswerError> {
     let (data, _) = open(bytes)?;

@@ -1,0 +1,121 @@
+//! What the worker measures. Labels are from small sets: never an ad, an advertiser or a job.
+
+use std::time::Duration;
+
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use shared::exchange::Exchange;
+use shared::job::Work;
+
+use crate::rate_limit::{Breaker, Status};
+
+/// Errors met, those after which a further try went well included: classes of `shared::job::Failure`,
+/// and the constants here. Not of one market: fiat or crypto are empty.
+const ERRORS: &str = "p2p_extraction_errors_total";
+const PERMITS: &str = "p2p_limiter_permits_total";
+const PERMIT_WAIT: &str = "p2p_limiter_wait_seconds";
+const RATE: &str = "p2p_limiter_rate_per_minute";
+const REFUSALS: &str = "p2p_limiter_refusals_in_a_row";
+const BREAKER: &str = "p2p_limiter_breaker_state";
+const REDIS_AWAY: &str = "p2p_limiter_redis_away";
+
+/// An ad that was put into quarantine.
+const AD_REFUSED: &str = "ad_refused";
+/// The database was away or refused to write for now.
+pub const DATABASE: &str = "database";
+/// The database has no space left.
+pub const DISK_FULL: &str = "disk_full";
+/// A message that is no job.
+pub const POISON: &str = "poison";
+
+/// Tells Prometheus what the figures mean, and begins those that must be there before they move.
+pub fn describe() {
+    describe_counter!(
+        ERRORS,
+        Unit::Count,
+        "Errors met, also those after which a further try went well"
+    );
+    describe_counter!(
+        PERMITS,
+        Unit::Count,
+        "Permits for one request; source: redis, or local while Redis is away"
+    );
+    describe_histogram!(PERMIT_WAIT, Unit::Seconds, "Wait for a permit");
+    describe_gauge!(RATE, "Requests per minute that the limiter of the egress grants now");
+    describe_gauge!(REFUSALS, Unit::Count, "Refusals of the egress since its last success");
+    describe_gauge!(BREAKER, "Circuit breaker of the egress: 0 closed, 1 half-open, 2 open");
+    describe_gauge!(
+        REDIS_AWAY,
+        "1 while Redis does not answer and a local share of the minimum rate holds"
+    );
+}
+
+/// An error that a request or its answer met.
+pub fn failed(error_type: &'static str, work: &Work) {
+    count_error(error_type, work, 1);
+}
+
+/// Ads of a page that went into quarantine.
+pub fn ads_refused(work: &Work, ads: usize) {
+    if ads > 0 {
+        count_error(AD_REFUSED, work, u64::try_from(ads).unwrap_or(u64::MAX));
+    }
+}
+
+fn count_error(error_type: &'static str, work: &Work, errors: u64) {
+    let (fiat, crypto) = match work {
+        Work::FiatList => ("", ""),
+        Work::Assets { fiat, .. } | Work::PaymentMethods { fiat, .. } => (fiat.as_str(), ""),
+        Work::Search { market, .. } => (market.fiat.as_str(), market.asset.as_str()),
+    };
+    counter!(ERRORS, "error_type" => error_type, "fiat" => fiat.to_owned(), "crypto" => crypto.to_owned())
+        .increment(errors);
+}
+
+/// An error of no market.
+pub fn failed_elsewhere(error_type: &'static str) {
+    counter!(ERRORS, "error_type" => error_type, "fiat" => "", "crypto" => "").increment(1);
+}
+
+/// The limiter of one exchange and egress.
+#[derive(Clone, Debug)]
+pub struct LimiterMetrics {
+    egress: String,
+}
+
+impl LimiterMetrics {
+    #[must_use]
+    pub fn new(egress: &str) -> Self {
+        Self { egress: egress.to_owned() }
+    }
+
+    fn labels(&self) -> [(&'static str, String); 2] {
+        [("exchange", Exchange::Binance.to_string()), ("egress", self.egress.clone())]
+    }
+
+    /// A permit was given after this wait.
+    pub fn permit(&self, is_local: bool, wait: Duration) {
+        let [exchange, egress] = self.labels();
+        let source = ("source", (if is_local { "local" } else { "redis" }).to_owned());
+        counter!(PERMITS, &[exchange.clone(), egress.clone(), source]).increment(1);
+        histogram!(PERMIT_WAIT, &[exchange, egress]).record(wait.as_secs_f64());
+    }
+
+    /// Redis answers or not.
+    pub fn redis_is_away(&self, is_away: bool) {
+        gauge!(REDIS_AWAY, &self.labels()).set(u8::from(is_away));
+    }
+
+    /// As the limiter told.
+    pub fn status(&self, status: &Status) {
+        gauge!(RATE, &self.labels()).set(status.rate);
+        gauge!(REFUSALS, &self.labels()).set(status.refusals);
+        let breaker: u8 = match status.breaker {
+            Breaker::Closed => 0,
+            Breaker::HalfOpen => 1,
+            Breaker::Open => 2,
+        };
+        gauge!(BREAKER, &self.labels()).set(breaker);
+    }
+}
