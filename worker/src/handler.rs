@@ -202,22 +202,10 @@ impl Handler {
             if let Some(outcome) = self.is_pointless(job, &requests).await {
                 return outcome;
             }
-            let since = Instant::now();
-            let permit = match self.limiter.acquire(class, job.expires_at, &self.shutdown).await {
+            let permit = match self.permit(job, class, &requests).await {
                 Ok(permit) => permit,
-                Err(NoPermit::Shutdown) => return Outcome::Released(requests),
-                Err(NoPermit::Deadline) => {
-                    let expired =
-                        Ending::without_facts(requests, EndState::Expired, EXPIRED_DEADLINE);
-                    return Outcome::Ended(Box::new(expired));
-                }
+                Err(outcome) => return outcome,
             };
-            // In a long wait the job may have been published again and done by another.
-            if since.elapsed() > LONG_WAIT
-                && let Some(outcome) = self.is_pointless(job, &requests).await
-            {
-                return outcome;
-            }
             let pause = match self.request(job, permit, &mut requests, &mut patience).await {
                 Next::End(ending) => return Outcome::Ended(Box::new(ending)),
                 Next::TryAgain(pause) => pause,
@@ -227,6 +215,46 @@ impl Handler {
                 () = self.shutdown.cancelled() => return Outcome::Released(requests),
             }
         }
+    }
+
+    /// The right to send a request for the job, or what became of the job meanwhile: in a long wait it
+    /// may have been published again and done by another. Looked at before the limit gives a slot too,
+    /// so that no slot goes to a job that is done.
+    async fn permit(
+        &self,
+        job: &Job,
+        class: Class,
+        requests: &Requests,
+    ) -> Result<Permit, Outcome> {
+        let no_permit = |why| match why {
+            NoPermit::Shutdown => Outcome::Released(requests.clone()),
+            NoPermit::Deadline => {
+                let requests = requests.clone();
+                let expired = Ending::without_facts(requests, EndState::Expired, EXPIRED_DEADLINE);
+                Outcome::Ended(Box::new(expired))
+            }
+        };
+        let since = Instant::now();
+        let turn = self.limiter.turn(class, job.expires_at, &self.shutdown).await;
+        let turn = turn.map_err(no_permit)?;
+        self.look_again(job, requests, since).await?;
+        let since = Instant::now();
+        let permit = turn.permit(job.expires_at, &self.shutdown).await.map_err(no_permit)?;
+        self.look_again(job, requests, since).await?;
+        Ok(permit)
+    }
+
+    /// An error if no request is to be sent any more for a job that waited long.
+    async fn look_again(
+        &self,
+        job: &Job,
+        requests: &Requests,
+        since: Instant,
+    ) -> Result<(), Outcome> {
+        if since.elapsed() <= LONG_WAIT {
+            return Ok(());
+        }
+        self.is_pointless(job, requests).await.map_or(Ok(()), Err)
     }
 
     /// Why no request is to be sent for the job, if so.

@@ -18,6 +18,7 @@ use governor::{DefaultDirectRateLimiter, Quota};
 use shared::exchange::Exchange;
 pub use shared::limiter::{Breaker, Class, Outcome, Status};
 use shared::limiter::{Grant, Limiter as SharedLimiter};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -49,13 +50,19 @@ const TELLING_TIME: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Limiter(Arc<Inner>);
 
+impl fmt::Debug for Limiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Limiter").field(&self.0.worker_id).finish()
+    }
+}
+
 struct Inner {
     redis: SharedLimiter,
     settings: shared::limiter::Settings,
     worker_id: String,
     /// One request of this worker and class at a time asks Redis: those behind it wait in order,
     /// without polling.
-    turns: [tokio::sync::Mutex<()>; 3],
+    turns: [Arc<tokio::sync::Mutex<()>>; 3],
     known: Mutex<Known>,
     round_trips: AtomicU64,
     metrics: LimiterMetrics,
@@ -83,11 +90,21 @@ pub struct Permit {
     held: Held,
 }
 
+/// Being the next one of this worker and class to ask. Dropped, it leaves the place to the next.
+#[derive(Debug)]
+pub struct Turn {
+    limiter: Limiter,
+    class: Class,
+    since: Instant,
+    place: OwnedMutexGuard<()>,
+}
+
 /// A request on its way, whose outcome is to be told.
 #[derive(Debug)]
 pub struct Sending(Held);
 
 /// A permit until its outcome is told. Of a local one (`number` is `None`) nobody needs to know.
+#[derive(Debug)]
 struct Held {
     limiter: Limiter,
     number: Option<u64>,
@@ -95,9 +112,30 @@ struct Held {
     if_dropped: Outcome,
 }
 
-impl fmt::Debug for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Held").field(&self.number).finish()
+impl Turn {
+    /// Waits for the right to send one request, at most until `deadline`.
+    pub async fn permit(
+        self,
+        deadline: DateTime<Utc>,
+        shutdown: &CancellationToken,
+    ) -> Result<Permit, NoPermit> {
+        let permit = until(deadline, shutdown, self.limiter.wait(self.class, self.place)).await?;
+        let is_local = permit.held.number.is_none();
+        self.limiter.0.metrics.permit(is_local, self.since.elapsed());
+        Ok(permit)
+    }
+}
+
+/// What is waited for, unless the deadline or the shutdown comes first.
+async fn until<T>(
+    deadline: DateTime<Utc>,
+    shutdown: &CancellationToken,
+    waited_for: impl Future<Output = T>,
+) -> Result<T, NoPermit> {
+    let left = (deadline - Utc::now()).to_std().map_err(|_| NoPermit::Deadline)?;
+    tokio::select! {
+        waited = tokio::time::timeout(left, waited_for) => waited.map_err(|_| NoPermit::Deadline),
+        () = shutdown.cancelled() => Err(NoPermit::Shutdown),
     }
 }
 
@@ -185,30 +223,35 @@ impl Limiter {
         deadline: DateTime<Utc>,
         shutdown: &CancellationToken,
     ) -> Result<Permit, NoPermit> {
-        let left = (deadline - Utc::now()).to_std().map_err(|_| NoPermit::Deadline)?;
-        let since = Instant::now();
-        let permit = tokio::select! {
-            permit = tokio::time::timeout(left, self.wait(class)) => permit.map_err(|_| NoPermit::Deadline),
-            () = shutdown.cancelled() => Err(NoPermit::Shutdown),
-        }?;
-        self.0.metrics.permit(permit.held.number.is_none(), since.elapsed());
-        Ok(permit)
+        self.turn(class, deadline, shutdown).await?.permit(deadline, shutdown).await
     }
 
-    async fn wait(&self, class: Class) -> Permit {
-        let (permit, wait) = {
-            let _turn = self.0.turns[class as usize].lock().await;
-            loop {
-                if let Some(left) = self.local_pause() {
-                    tokio::time::sleep(left.min(LOOK)).await;
-                    continue;
-                }
-                match self.ask(class).await {
-                    Asked::Given(permit, wait) => break (permit, wait),
-                    Asked::AskAgain(wait) => tokio::time::sleep(wait.min(LOOK)).await,
-                }
+    /// Waits until those before it in this worker have their permits, at most until `deadline`. Who
+    /// waited long may look whether a request is still wanted, before the limit gives a slot for it.
+    pub async fn turn(
+        &self,
+        class: Class,
+        deadline: DateTime<Utc>,
+        shutdown: &CancellationToken,
+    ) -> Result<Turn, NoPermit> {
+        let since = Instant::now();
+        let turn = Arc::clone(&self.0.turns[class as usize]).lock_owned();
+        let place = until(deadline, shutdown, turn).await?;
+        Ok(Turn { limiter: self.clone(), class, since, place })
+    }
+
+    async fn wait(&self, class: Class, place: OwnedMutexGuard<()>) -> Permit {
+        let (permit, wait) = loop {
+            if let Some(left) = self.local_pause() {
+                tokio::time::sleep(left.min(LOOK)).await;
+                continue;
+            }
+            match self.ask(class).await {
+                Asked::Given(permit, wait) => break (permit, wait),
+                Asked::AskAgain(wait) => tokio::time::sleep(wait.min(LOOK)).await,
             }
         };
+        drop(place);
         tokio::time::sleep(wait).await;
         permit
     }

@@ -369,7 +369,7 @@ local function show()
     failures = s.failures,
     refusals = s.refusals,
     workers = redis.call('ZCOUNT', WORKERS, text(now - GONE), '+inf'),
-    waiting = redis.call('ZCARD', QUEUE),
+    waiting = redis.call('ZCOUNT', DUE, text(now - LATE), '+inf'),
     in_flight = redis.call('ZCOUNT', FLIGHT, '(' .. text(now), '+inf'),
     max_in_flight = s.max_in_flight,
     -- The settings may keep a shorter window than a minute; this is what it says.

@@ -13,6 +13,7 @@ mod limiter;
 mod limiter_script;
 mod poison;
 mod proxy;
+mod waiting;
 
 use shared::settings::Vars;
 use worker::settings::Settings;
