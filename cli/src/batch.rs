@@ -27,16 +27,9 @@ pub enum Wanted {
 }
 
 /// Neither a number nor `latest`.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("allowed are a number as `p2p batches` shows it, or `latest`")]
 pub struct BadId;
-
-impl std::error::Error for BadId {}
-
-impl std::fmt::Display for BadId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("allowed are a number as `p2p batches` shows it, or `latest`")
-    }
-}
 
 impl FromStr for Wanted {
     type Err = BadId;

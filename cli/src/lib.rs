@@ -43,28 +43,14 @@ pub const EXIT_NOT_FOUND: u8 = 66;
 const EXCHANGE: Exchange = Exchange::Binance;
 
 /// What was asked for is not there; says what is.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct NotFound(String);
 
-impl std::error::Error for NotFound {}
-
-impl std::fmt::Display for NotFound {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// What was asked for is not allowed as things are; says what is.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct NotAllowed(String);
-
-impl std::error::Error for NotAllowed {}
-
-impl std::fmt::Display for NotAllowed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// The exit code that tells what kind of error it is: 64 bad settings or arguments, 66 not found, 1
 /// anything else.

@@ -12,19 +12,11 @@ pub struct Span(pub TimeDelta);
 const MAX_DAYS: i64 = 366;
 
 /// Not a span.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "allowed are seconds, minutes, hours or days such as 90s, 90m, 24h or 7d, up to {MAX_DAYS}d"
+)]
 pub struct BadSpan;
-
-impl std::error::Error for BadSpan {}
-
-impl std::fmt::Display for BadSpan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "allowed are seconds, minutes, hours or days such as 90s, 90m, 24h or 7d, up to {MAX_DAYS}d"
-        )
-    }
-}
 
 impl FromStr for Span {
     type Err = BadSpan;

@@ -30,15 +30,17 @@ async fn slots(pool: &PgPool) -> Vec<(DateTime<Utc>, String, Option<String>)> {
     rows.fetch_all(pool).await.unwrap()
 }
 
-/// Waits until `count` batches are closed.
-async fn wait_closed(pool: &PgPool, count: i64) {
-    let closed = "SELECT count(*) FROM pipeline.batches WHERE state = 'closed'";
+const OPENED: &str = "SELECT count(*) FROM pipeline.batches";
+const CLOSED: &str = "SELECT count(*) FROM pipeline.batches WHERE state = 'closed'";
+
+/// Waits until `batches`, a count, reaches `least`.
+async fn wait_for(pool: &PgPool, batches: &'static str, least: i64) {
     let wait = async {
-        while sqlx::query_scalar::<_, i64>(closed).fetch_one(pool).await.unwrap() < count {
+        while sqlx::query_scalar::<_, i64>(batches).fetch_one(pool).await.unwrap() < least {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), wait).await.expect("the batch closes");
+    tokio::time::timeout(Duration::from_mins(1), wait).await.expect(batches);
 }
 
 /// A slot is run, missed ones are recorded, and across midnight the next day has its partitions.
@@ -51,14 +53,14 @@ async fn every_slot_ends_in_a_recorded_state(pool: PgPool) {
     let run =
         coordinator::run(settings(&pool), Mode::Schedule, false, clock.clone(), shutdown.clone());
     let run = tokio::spawn(run);
-    wait_opened(&pool, 1).await;
+    wait_for(&pool, OPENED, 1).await;
     // No worker: the batch is cut at its deadline, a second after its slot.
     clock.set(start + TimeDelta::seconds(2));
-    wait_closed(&pool, 1).await;
+    wait_for(&pool, CLOSED, 1).await;
     // Away over two slots and midnight.
     let back: DateTime<Utc> = "2026-11-23T00:00:00.500Z".parse().unwrap();
     clock.set(back);
-    wait_closed(&pool, 2).await;
+    wait_for(&pool, CLOSED, 2).await;
     shutdown.cancel();
     assert_eq!(run.await.unwrap().unwrap(), RunOutcome::Stopped);
     let at = |text: &str| format!("2026-11-{text}:00Z").parse::<DateTime<Utc>>().unwrap();
@@ -82,17 +84,6 @@ async fn every_slot_ends_in_a_recorded_state(pool: PgPool) {
     assert!(outcomes[0].1.contains("no page was read"), "{outcomes:?}");
 }
 
-/// Waits until `count` batches are there.
-async fn wait_opened(pool: &PgPool, count: i64) {
-    let opened = "SELECT count(*) FROM pipeline.batches";
-    let wait = async {
-        while sqlx::query_scalar::<_, i64>(opened).fetch_one(pool).await.unwrap() < count {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_mins(1), wait).await.expect("the batch is opened");
-}
-
 /// Set back while a batch runs, the clock would not reach its deadline for an hour: the time that
 /// really passed cuts it. Set forward, it cuts the batch, and what it skipped comes due when it is
 /// set right again.
@@ -104,15 +95,15 @@ async fn a_clock_that_jumps_is_survived(pool: PgPool) {
     let run =
         coordinator::run(settings(&pool), Mode::Schedule, false, clock.clone(), shutdown.clone());
     let run = tokio::spawn(run);
-    wait_opened(&pool, 1).await;
+    wait_for(&pool, OPENED, 1).await;
     clock.set(at("09:59:00"));
-    wait_closed(&pool, 1).await;
+    wait_for(&pool, CLOSED, 1).await;
     // An hour ahead: the slots between are missed.
     clock.set(at("11:00:00"));
-    wait_closed(&pool, 2).await;
+    wait_for(&pool, CLOSED, 2).await;
     // Set right.
     clock.set(at("10:20:00"));
-    wait_closed(&pool, 3).await;
+    wait_for(&pool, CLOSED, 3).await;
     shutdown.cancel();
     assert_eq!(run.await.unwrap().unwrap(), RunOutcome::Stopped);
     let taken: Vec<DateTime<Utc>> = slots(&pool)
