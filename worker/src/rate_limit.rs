@@ -16,8 +16,8 @@ use chrono::{DateTime, Utc};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota};
 use shared::exchange::Exchange;
+use shared::limiter::{Answer, Grant, Limiter as SharedLimiter};
 pub use shared::limiter::{Breaker, Class, Outcome, Status};
-use shared::limiter::{Grant, Limiter as SharedLimiter};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -73,8 +73,8 @@ struct Inner {
 struct Known {
     /// Workers at the last answer of Redis; `None`: it never answered.
     workers: Option<NonZeroU32>,
-    /// Rate at the last answer, per minute; 0: it never answered.
-    rate: u32,
+    /// What Redis last told of the limit, and when.
+    told: Option<(shared::limiter::Known, Instant)>,
     is_away: bool,
     /// The local share, for when Redis is away. Kept when it is back: flapping must not give permits.
     local: Option<Arc<DefaultDirectRateLimiter>>,
@@ -269,12 +269,12 @@ impl Limiter {
 
     async fn ask_to_the_end(&self, class: Class) -> Asked {
         let inner = &self.0;
-        let rate = inner.known().rate;
+        let told = inner.known().told();
         let since = Instant::now();
         inner.round_trips.fetch_add(1, Ordering::Relaxed);
-        match inner.redis.acquire(&inner.settings, rate, &inner.worker_id, class).await {
+        match inner.redis.acquire(&inner.settings, told, &inner.worker_id, class).await {
             Ok(answer) => {
-                inner.known().heard(answer.workers, answer.rate_milli);
+                inner.known().heard(&answer);
                 inner.metrics.redis_is_away(false);
                 match answer.grant {
                     Grant::Permit { number, wait } => {
@@ -306,9 +306,9 @@ impl Limiter {
         let inner = &self.0;
         let told = match number {
             Some(number) => {
-                let rate = inner.known().rate;
+                let told = inner.known().told();
                 inner.round_trips.fetch_add(1, Ordering::Relaxed);
-                inner.redis.finish(&inner.settings, rate, number, outcome).await
+                inner.redis.finish(&inner.settings, told, number, outcome).await
             }
             None => Ok(()),
         };
@@ -335,8 +335,8 @@ impl Limiter {
     /// The state of the shared limiter.
     pub async fn status(&self) -> anyhow::Result<Status> {
         let inner = &self.0;
-        let rate = inner.known().rate;
-        let status = inner.redis.show_to(&inner.settings, rate).await?;
+        let told = inner.known().told();
+        let status = inner.redis.show_to(&inner.settings, told).await?;
         inner.metrics.status(&status);
         Ok(status)
     }
@@ -356,16 +356,24 @@ impl Inner {
 
 impl Known {
     /// Redis answered.
-    fn heard(&mut self, workers: u32, rate_milli: u64) {
+    fn heard(&mut self, answer: &Answer) {
         if std::mem::take(&mut self.is_away) {
             tracing::info!("Redis is back, the shared limit holds again");
         }
-        let workers = NonZeroU32::new(workers);
+        let workers = NonZeroU32::new(answer.workers);
         if self.workers != workers {
             self.workers = workers;
             self.local = None;
         }
-        self.rate = u32::try_from(rate_milli / 1000).unwrap_or(u32::MAX);
+        self.told = Some((answer.known, Instant::now()));
+    }
+
+    /// What Redis last told of the limit, as of now.
+    fn told(&self) -> shared::limiter::Known {
+        let Some((known, at)) = self.told else { return shared::limiter::Known::default() };
+        let limit_left = known.limit_left.saturating_sub(at.elapsed());
+        let limit_milli = if limit_left.is_zero() { 0 } else { known.limit_milli };
+        shared::limiter::Known { limit_milli, limit_left, ..known }
     }
 
     /// Redis is away: this worker's share of the minimum rate, unless nothing is known of the fleet.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shared::exchange::Exchange;
-use shared::limiter::{Class, Grant, Limiter, Settings};
+use shared::limiter::{Class, Grant, Known, Limiter, Settings};
 use shared::settings::{Redis, Vars};
 
 #[expect(clippy::disallowed_methods, reason = "the servers of a test run are told this way")]
@@ -54,7 +54,7 @@ impl Worker {
             memory: Duration::from_mins(30),
             permit_life: Duration::from_secs(35),
         };
-        self.limiter.acquire(&settings, 0, "w", Class::Normal).await.unwrap().grant
+        self.limiter.acquire(&settings, Known::default(), "w", Class::Normal).await.unwrap().grant
     }
 
     fn show(&self) -> Value {

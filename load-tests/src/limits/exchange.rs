@@ -44,6 +44,7 @@ impl Exchange {
             .args(["--latency-ms", "10", "--latency-jitter-ms", "10", "--ban-seconds", "10"])
             .args(["--rate-limit", &scenario.limit.to_string()])
             .args(["--rate-window-seconds", &scenario.window.to_string()])
+            .args(["--rate-limit-per-second", &scenario.per_second.to_string()])
             .arg("--request-log")
             .arg(&log)
             .stdout(Stdio::piped())
@@ -93,6 +94,11 @@ impl Exchange {
         let lines = self.lines()?;
         let span = from..until;
         Ok(lines.iter().filter(|line| span.contains(&line.at_us) && line.status == 200).count())
+    }
+
+    pub(crate) fn sent_between(&self, from: u64, until: u64) -> Result<usize> {
+        let span = from..until;
+        Ok(self.lines()?.iter().filter(|line| span.contains(&line.at_us)).count())
     }
 
     /// Most requests, granted or not, in any window that ends after `from`.

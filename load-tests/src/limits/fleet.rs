@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use chrono::{TimeDelta, Utc};
 use shared::exchange::binance;
 use shared::job::Work;
@@ -18,6 +18,9 @@ use worker::settings::Settings;
 
 use crate::Scenario;
 
+/// Lowest rate, per minute: that of the whole fleet while Redis is away.
+pub(crate) const FLOOR: u64 = 60;
+const FLOOR_TEXT: &str = "60";
 /// Requests that a worker has in hand: one that waits while another is sent.
 const IN_HAND: usize = 3;
 /// Time between two looks at the rate.
@@ -40,10 +43,14 @@ struct Worker {
 
 impl Fleet {
     /// Begins at 1.2 times the limit that is to be found: it is refused for sure.
-    pub(crate) fn start(scenario: &Scenario, url: &str, memory: Duration) -> Result<Self> {
+    pub(crate) fn start(
+        scenario: &Scenario,
+        url: &str,
+        redis: &str,
+        memory: Duration,
+    ) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let redis = Vars::from_environment().optional("REDIS_URL").context("REDIS_URL not set")?;
         let per_minute = u64::from(scenario.limit) * 60 / scenario.window;
         let egress = format!("limits-{}-{number}", std::process::id());
         let [initial, most] = [per_minute * 12 / 10, per_minute * 2].map(|rate| rate.to_string());
@@ -60,11 +67,12 @@ impl Fleet {
                 // Nobody connects there.
                 ("DATABASE_URL", "postgres://unused/unused"),
                 ("AMQP_URL", "amqp://unused"),
-                ("REDIS_URL", redis.as_str()),
+                ("REDIS_URL", redis),
                 ("BINANCE_BASE_URL", url),
                 ("EGRESS_ID", egress.as_str()),
                 ("WORKER_ID", name.as_str()),
                 ("INITIAL_RATE_LIMIT", initial.as_str()),
+                ("MIN_RATE_LIMIT", FLOOR_TEXT),
                 ("MAX_RATE_LIMIT", most.as_str()),
                 ("RATE_LIMIT_BACKOFF_FACTOR", scenario.backoff),
                 ("RATE_LIMIT_WINDOW_SECONDS", window.as_str()),
@@ -100,7 +108,11 @@ impl Fleet {
         let least = if is_settled { 980 } else { 900 };
         while from.elapsed() < patience {
             let limiter = &self.workers[0].limiter;
-            let status = limiter.status().await?;
+            let Ok(status) = limiter.status().await else {
+                // Redis is just back.
+                tokio::time::sleep(LOOK).await;
+                continue;
+            };
             let rate = format!("{:.0}", status.rate).parse::<u64>()?;
             let found = !is_settled || status.limit.is_some() && rate <= per_minute;
             if status.pause == 0 && found && rate * 1000 >= least * per_minute {

@@ -8,16 +8,19 @@
 
 mod exchange;
 mod fleet;
+mod redis;
 
 use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
+use shared::settings::Vars;
 
 use self::exchange::Exchange;
 use self::fleet::Fleet;
+use self::redis::Redis;
 
 /// Find a strict exchange's limit with 1, 4 and 16 workers; exit 0 only if all holds.
 #[derive(Parser)]
@@ -36,6 +39,8 @@ struct Scenario {
     limit: u32,
     /// Length of the window in seconds.
     window: u64,
+    /// Requests that it allows in a second besides; 0: as many as the window.
+    per_second: u32,
     backoff: &'static str,
     /// How long the settled fleet is watched, in windows.
     watched: u32,
@@ -48,6 +53,8 @@ struct Scenario {
 const PATIENCE_WINDOWS: u32 = 12;
 /// Part of the limit, in thousandths, that must be used once settled.
 const LEAST_USE: u64 = 980;
+/// How long a refused rate is remembered: the default.
+const MEMORY: Duration = Duration::from_mins(30);
 /// Jain index in thousandths.
 const LEAST_FAIRNESS: u64 = 950;
 
@@ -69,30 +76,46 @@ async fn run(short: bool) -> Result<bool> {
         if short {
             // Not halved: there is no time to climb. In so short a window a hiccup of the machine is
             // several requests; what holds strictly is tested with a moved clock in the worker's tests.
-            Scenario { workers, limit: 40, window: 10, backoff: "0.8", watched: 2, slack: 3 }
+            Scenario {
+                workers,
+                limit: 40,
+                window: 10,
+                per_second: 0,
+                backoff: "0.8",
+                watched: 2,
+                slack: 3,
+            }
         } else {
-            Scenario { workers, limit: 300, window: 30, backoff: "0.5", watched: 3, slack: 0 }
+            Scenario {
+                workers,
+                limit: 300,
+                window: 30,
+                per_second: 0,
+                backoff: "0.5",
+                watched: 3,
+                slack: 0,
+            }
         }
     };
+    let redis = Vars::from_environment().optional("REDIS_URL").context("REDIS_URL not set")?;
+    let redis = redis.as_str();
     println!("{}", Settled::HEAD);
     if short {
-        return Ok(settle(scenario(4)).await?.tell());
+        return Ok(settle(scenario(4), redis).await?.tell());
     }
-    let (one, four, sixteen, changed) = tokio::try_join!(
-        settle(scenario(1)),
-        settle(scenario(4)),
-        settle(scenario(16)),
-        follow(Scenario {
-            workers: 4,
-            limit: 200,
-            window: 20,
-            backoff: "0.5",
-            watched: 0,
-            slack: 0
-        }),
+    let changing = Scenario { limit: 200, window: 20, watched: 0, ..scenario(4) };
+    let both = Scenario { per_second: 15, ..scenario(4) };
+    let (one, four, sixteen, both, changed, lost) = tokio::try_join!(
+        settle(scenario(1), redis),
+        settle(scenario(4), redis),
+        settle(scenario(16), redis),
+        settle(both, redis),
+        follow(changing, redis),
+        lose_redis(Scenario { limit: 200, window: 20, ..scenario(4) }),
     )?;
-    let settled = [one, four, sixteen].map(|fleet| fleet.tell());
-    Ok(changed.tell() && settled == [true; 3])
+    let settled = [one, four, sixteen, both].map(|fleet| fleet.tell());
+    let (changed, lost) = (changed.tell(), lost.tell());
+    Ok(changed && lost && settled == [true; 4])
 }
 
 /// What a settled fleet did.
@@ -111,9 +134,9 @@ struct Settled {
     round_trips_per_10: u64,
 }
 
-async fn settle(scenario: Scenario) -> Result<Settled> {
+async fn settle(scenario: Scenario, redis: &str) -> Result<Settled> {
     let exchange = Exchange::start(&scenario).await?;
-    let fleet = Fleet::start(&scenario, &exchange.url, Duration::from_mins(30))?;
+    let fleet = Fleet::start(&scenario, &exchange.url, redis, MEMORY)?;
     let patience = Duration::from_secs(scenario.window) * PATIENCE_WINDOWS;
     let after = fleet.wait_for_rate(scenario.limit, true, patience).await?;
     // What is counted from here on was sent by a settled fleet only.
@@ -149,20 +172,23 @@ fn jain_per_mille(shares: &[u64]) -> u64 {
 }
 
 impl Settled {
-    const HEAD: &str = "workers     limit  settled  refused  most in  use of  refused   Jain    wait for a permit   Redis calls\n                     after   before   window   limit    after  index      p50       p99    per permit";
+    const HEAD: &str = "workers                limit  settled  refused  most in  use of  refused   Jain    wait for a permit   Redis calls\n                                after   before   window   limit    after  index      p50       p99    per permit";
 
     /// Prints a line; whether all holds.
     fn tell(&self) -> bool {
-        let Scenario { workers, limit, window, slack, .. } = self.scenario;
+        let Scenario { workers, limit, window, per_second, slack, .. } = self.scenario;
         let after =
             self.after.map_or("never".to_owned(), |after| format!("{:.1} s", after.as_secs_f64()));
         let at = |percent: usize| {
             let index = (self.waits.len() * percent / 100).min(self.waits.len().saturating_sub(1));
             self.waits.get(index).copied().unwrap_or_default()
         };
-        let limit_text = format!("{limit} in {window} s");
+        let mut limit_text = format!("{limit} in {window} s");
+        if per_second > 0 {
+            write!(limit_text, ", {per_second} in 1").ok();
+        }
         println!(
-            "{workers:>7} {limit_text:>9} {after:>8} {:>8} {:>8} {:>6}‰ {:>8} {:>5}‰ {:>8.0?} {:>9.0?} {:>10}.{}",
+            "{workers:>7} {limit_text:>20} {after:>8} {:>8} {:>8} {:>6}‰ {:>8} {:>5}‰ {:>8.0?} {:>9.0?} {:>10}.{}",
             self.refused_before,
             self.most,
             self.use_per_mille,
@@ -203,9 +229,9 @@ struct Changed {
 /// take half an hour until the fleet looks whether the exchange takes more.
 const SHORT_MEMORY: Duration = Duration::from_secs(90);
 
-async fn follow(scenario: Scenario) -> Result<Changed> {
+async fn follow(scenario: Scenario, redis: &str) -> Result<Changed> {
     let exchange = Exchange::start(&scenario).await?;
-    let fleet = Fleet::start(&scenario, &exchange.url, SHORT_MEMORY)?;
+    let fleet = Fleet::start(&scenario, &exchange.url, redis, SHORT_MEMORY)?;
     let patience = Duration::from_secs(scenario.window) * PATIENCE_WINDOWS;
     fleet.wait_for_rate(scenario.limit, true, patience).await?;
     exchange.set_limit(scenario.limit / 2).await?;
@@ -228,5 +254,69 @@ impl Changed {
             text(self.doubled)
         );
         self.halved.is_some() && self.doubled.is_some()
+    }
+}
+
+/// How a settled fleet bore the loss of Redis and of all that was in it.
+struct Lost {
+    scenario: Scenario,
+    away: Duration,
+    /// Requests meanwhile.
+    sent: usize,
+    /// Refused from the loss on.
+    refused: usize,
+    /// After Redis was back.
+    after: Option<Duration>,
+}
+
+/// How long Redis is away: several turns of each worker's share.
+const AWAY: Duration = Duration::from_secs(20);
+/// A worker knows that Redis is away after its time to connect and to answer.
+const NOTICED: Duration = Duration::from_secs(3);
+
+async fn lose_redis(scenario: Scenario) -> Result<Lost> {
+    let mut redis = Redis::start().await?;
+    let exchange = Exchange::start(&scenario).await?;
+    let fleet = Fleet::start(&scenario, &exchange.url, &redis.url, MEMORY)?;
+    let patience = Duration::from_secs(scenario.window) * PATIENCE_WINDOWS;
+    anyhow::ensure!(
+        fleet.wait_for_rate(scenario.limit, true, patience).await?.is_some(),
+        "the fleet did not settle before Redis was lost"
+    );
+    redis.kill().await?;
+    let lost = exchange::now_us();
+    tokio::time::sleep(NOTICED).await;
+    let from = exchange::now_us();
+    tokio::time::sleep(AWAY).await;
+    let until = exchange::now_us();
+    redis.run().await?;
+    let after = fleet.wait_for_rate(scenario.limit, true, patience).await?;
+    fleet.stop().await;
+    Ok(Lost {
+        scenario,
+        away: AWAY,
+        sent: exchange.sent_between(from, until)?,
+        refused: exchange.refused_since(lost)?,
+        after,
+    })
+}
+
+impl Lost {
+    fn tell(&self) -> bool {
+        let workers = self.scenario.workers;
+        let share = fleet::FLOOR * self.away.as_secs() / 60;
+        // Each worker may have had its turn just before and just after.
+        let most = usize::try_from(share).unwrap_or(usize::MAX) + workers;
+        let after = self.after.map_or("never".to_owned(), |after| format!("{after:.1?}"));
+        println!(
+            "{workers} workers, Redis killed and empty again after {:?}: {} requests meanwhile (the floor allows {share}), settled again after {after}, {} refused",
+            self.away, self.sent, self.refused
+        );
+        let holds = self.sent <= most && self.sent * 2 >= most && self.after.is_some();
+        let holds = holds && self.refused == 0;
+        if !holds {
+            println!("        NOT HELD without Redis");
+        }
+        holds
     }
 }

@@ -119,7 +119,9 @@ local function has_memory() return s.limit_until > now end
 -- ones do not set them to and fro. Another initial rate is a new start.
 local function adopt(settings)
   local started = number(settings, 'started', 1, FOREVER)
-  local known = number(settings, 'known_rate', 0, 1000000)
+  local known_rate = number(settings.known, 'rate_milli', 0, 1000000000) / 1000
+  local known_limit = number(settings.known, 'limit_milli', 0, 1000000000) / 1000
+  local known_for = number(settings.known, 'limit_left', 0, 30 * DAY)
   if started > s.started then
     local initial = number(settings, 'initial', 1, 1000000)
     s.floor = number(settings, 'floor', 1, 1000000)
@@ -135,8 +137,11 @@ local function adopt(settings)
     s.initial, s.started = initial, started
     s.raised_at = math.max(s.raised_at, now)
   end
-  -- After Redis lost everything the fleet goes on at the rate that it knew.
-  if s.rate == 0 then s.rate = known > 0 and known or s.initial end
+  -- After Redis lost everything the fleet goes on with what it knew.
+  if s.rate == 0 then
+    s.rate = known_rate > 0 and known_rate or s.initial
+    if known_limit > 0 then s.limit, s.limit_at, s.limit_until = known_limit, now, now + known_for end
+  end
   if has_memory() then s.rate = math.min(s.rate, s.limit * SETTLE) end
   s.rate = clamp(s.rate)
 end
@@ -170,8 +175,15 @@ local function raise()
   end
 end
 
--- {1, microseconds to wait before use, workers, rate in thousandths, permit}
--- {0, microseconds after which to ask again, workers, rate in thousandths, 0}
+-- What is to be known should Redis lose everything: rate and limit in thousandths, and for how many
+-- microseconds more the limit is remembered.
+local function known()
+  if not has_memory() then return math.floor(s.rate * 1000), 0, 0 end
+  return math.floor(s.rate * 1000), math.floor(s.limit * 1000), math.ceil(math.min(s.limit_until - now, 30 * DAY))
+end
+
+-- {permit, microseconds to wait before use, workers, known}
+-- {0, microseconds after which to ask again, workers, known}
 local function acquire()
   adopt(args.settings)
   local worker, class = name(args, 'worker'), CLASSES[args.class]
@@ -228,7 +240,7 @@ local function acquire()
     come = math.min(come, now + LOOK)
     redis.call('ZADD', DUE, text(come), waiter)
     save()
-    return {0, math.ceil(come - now), workers, math.floor(s.rate * 1000), 0}
+    return {0, math.ceil(come - now), workers, known()}
   end
 
   raise()
@@ -245,7 +257,7 @@ local function acquire()
   redis.call('ZADD', SENDS, text(at), permit)
   redis.call('ZREMRANGEBYRANK', SENDS, 0, -MAX_SENDS - 1)
   save()
-  return {1, math.ceil(at - now), workers, math.floor(s.rate * 1000), s.permit}
+  return {s.permit, math.ceil(at - now), workers, known()}
 end
 
 -- Requests per minute in the window before `time`.

@@ -75,8 +75,19 @@ pub struct Answer {
     pub grant: Grant,
     /// Workers behind the egress.
     pub workers: u32,
-    /// Rate now, in thousandths of a request per minute.
+    pub known: Known,
+}
+
+/// What a worker was last told, with which the limit goes on should Redis lose everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Known {
+    /// In thousandths of a request per minute; 0: not known.
     pub rate_milli: u64,
+    /// The rate that was refused, in the same unit; 0: none is remembered.
+    pub limit_milli: u64,
+    /// For how much longer.
+    #[serde(serialize_with = "micros")]
+    pub limit_left: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,12 +197,11 @@ struct Finishing<'a> {
     settings: KnownSettings<'a>,
 }
 
-/// Settings, and the rate to go on with should Redis know nothing any more; 0: unknown.
 #[derive(Serialize)]
 struct KnownSettings<'a> {
     #[serde(flatten)]
     settings: &'a Settings,
-    known_rate: u32,
+    known: Known,
 }
 
 /// The limiter of one exchange and egress.
@@ -230,28 +240,34 @@ impl Limiter {
         Self { now_us, ..self.clone() }
     }
 
-    /// Asks for a permit. `known_rate` is the rate that the worker was last told, 0 if none.
+    /// Asks for a permit.
     pub async fn acquire(
         &self,
         settings: &Settings,
-        known_rate: u32,
+        known: Known,
         worker: &str,
         class: Class,
     ) -> Result<Answer, RedisError> {
-        let settings = KnownSettings { settings, known_rate };
-        let (granted, wait_us, workers, rate_milli, number): (u8, u64, u32, u64, u64) =
-            self.call("acquire", &Asking { worker, class, settings }).await?;
+        let settings = KnownSettings { settings, known };
+        let (number, wait_us, workers, rate_milli, limit_milli, left_us): (
+            u64,
+            u64,
+            u32,
+            u64,
+            u64,
+            u64,
+        ) = self.call("acquire", &Asking { worker, class, settings }).await?;
         let wait = Duration::from_micros(wait_us);
-        let grant =
-            if granted == 1 { Grant::Permit { number, wait } } else { Grant::AskAgain(wait) };
-        Ok(Answer { grant, workers, rate_milli })
+        let grant = if number > 0 { Grant::Permit { number, wait } } else { Grant::AskAgain(wait) };
+        let limit_left = Duration::from_micros(left_us);
+        Ok(Answer { grant, workers, known: Known { rate_milli, limit_milli, limit_left } })
     }
 
     /// Tells what became of a permit.
     pub async fn finish(
         &self,
         settings: &Settings,
-        known_rate: u32,
+        known: Known,
         permit: u64,
         outcome: Outcome,
     ) -> Result<(), RedisError> {
@@ -262,7 +278,7 @@ impl Limiter {
             Outcome::Neutral => ("neutral", None),
             Outcome::Unused => ("unused", None),
         };
-        let settings = KnownSettings { settings, known_rate };
+        let settings = KnownSettings { settings, known };
         let _done: u8 =
             self.call("finish", &Finishing { permit, outcome, retry_after, settings }).await?;
         Ok(())
@@ -278,12 +294,8 @@ impl Limiter {
     }
 
     /// The state as it is for a worker, whose settings may be newer than the state.
-    pub async fn show_to(
-        &self,
-        settings: &Settings,
-        known_rate: u32,
-    ) -> Result<Status, RedisError> {
-        let settings = KnownSettings { settings, known_rate };
+    pub async fn show_to(&self, settings: &Settings, known: Known) -> Result<Status, RedisError> {
+        let settings = KnownSettings { settings, known };
         let text: String = self.call("show", &Showing { settings }).await?;
         serde_json::from_str(&text).map_err(|error| unexpected(&error))
     }

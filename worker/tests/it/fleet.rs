@@ -5,7 +5,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use shared::exchange::Exchange;
-use shared::limiter::{Class, Grant, Limiter, Outcome, Settings, Status};
+use shared::limiter::{Class, Grant, Known, Limiter, Outcome, Settings, Status};
 use shared::settings::{Redis, Vars};
 
 use crate::{unique, variable};
@@ -138,7 +138,10 @@ impl Fleet {
                         one.unwrap().refused = true;
                     }
                     let limiter = self.limiter.at(self.now);
-                    limiter.finish(&self.settings, 0, permit, outcome).await.unwrap();
+                    limiter
+                        .finish(&self.settings, Known::default(), permit, outcome)
+                        .await
+                        .unwrap();
                 }
             }
         }
@@ -148,7 +151,10 @@ impl Fleet {
     async fn ask(&mut self, worker: usize) {
         let limiter = self.limiter.at(self.now);
         let name = format!("w{worker}");
-        let answer = limiter.acquire(&self.settings, 0, &name, self.classes[worker]).await.unwrap();
+        let answer = limiter
+            .acquire(&self.settings, Known::default(), &name, self.classes[worker])
+            .await
+            .unwrap();
         let again = match answer.grant {
             Grant::AskAgain(wait) => wait,
             Grant::Permit { number, wait } => {

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use shared::limiter::{Breaker, Class, Control, Grant, Limiter, Outcome, Settings};
+use shared::limiter::{Breaker, Class, Control, Grant, Known, Limiter, Outcome, Settings};
 
 use crate::fleet::{Fleet, SECOND, START, Window, defaults, keeps_the_law, limiter};
 
 async fn ask(limiter: &Limiter, settings: &Settings, worker: &str, now: u64) -> Grant {
-    limiter.at(now).acquire(settings, 0, worker, Class::Normal).await.unwrap().grant
+    limiter.at(now).acquire(settings, Known::default(), worker, Class::Normal).await.unwrap().grant
 }
 
 /// A permit that must be there at `now`.
@@ -21,7 +21,7 @@ async fn permit(limiter: &Limiter, settings: &Settings, now: u64) -> u64 {
 }
 
 async fn finish(limiter: &Limiter, permit: u64, now: u64, outcome: Outcome) {
-    limiter.at(now).finish(&defaults(), 0, permit, outcome).await.unwrap();
+    limiter.at(now).finish(&defaults(), Known::default(), permit, outcome).await.unwrap();
 }
 
 /// However many ask, whatever the rate, burst and classes: in any window there are no more permits
@@ -221,7 +221,11 @@ async fn the_breaker_lets_one_request_try() {
 async fn a_lost_probe_is_followed_by_another() {
     let (limiter, settings) = (limiter(), Settings { breaker_failures: 1, ..defaults() });
     let failed = permit(&limiter, &settings, START).await;
-    limiter.at(START).finish(&settings, 0, failed, Outcome::Failed(None)).await.unwrap();
+    limiter
+        .at(START)
+        .finish(&settings, Known::default(), failed, Outcome::Failed(None))
+        .await
+        .unwrap();
     let now = START + 31 * SECOND;
     permit(&limiter, &settings, now).await;
     let lost = now + 36 * SECOND;
@@ -293,12 +297,19 @@ async fn the_dead_do_not_hold_the_queue() {
     assert!(fleet.sent_since(killed) >= 97, "{}", fleet.sent_since(killed));
 }
 
-/// After Redis lost everything the fleet goes on at the rate that it knew.
+/// After Redis lost everything the fleet goes on with what it knew: the rate, and the limit that it
+/// found, for as long as it would have been remembered.
 #[tokio::test]
-async fn a_lost_state_begins_with_the_known_rate() {
-    let limiter = limiter().at(START);
-    let answer = limiter.acquire(&defaults(), 37, "w", Class::Normal).await.unwrap();
-    assert_eq!(answer.rate_milli, 37_000);
+async fn a_lost_state_begins_with_what_was_known() {
+    let limiter = limiter();
+    let limit_left = Duration::from_mins(10);
+    let known = Known { rate_milli: 37_000, limit_milli: 80_000, limit_left };
+    let now = limiter.at(START);
+    let answer = now.acquire(&defaults(), known, "w", Class::Normal).await.unwrap();
+    assert_eq!(answer.known, known);
+    assert_eq!(now.show().await.unwrap().unwrap().limit, Some(80.0));
+    let later = limiter.at(START + 601 * SECOND).show().await.unwrap().unwrap();
+    assert_eq!(later.limit, None);
 }
 
 /// Another initial rate, set by a worker that started later, is a new start; older workers change
@@ -307,7 +318,13 @@ async fn a_lost_state_begins_with_the_known_rate() {
 async fn the_settings_of_the_youngest_worker_hold() {
     let limiter = limiter().at(START);
     let rate = async |settings: &Settings| {
-        limiter.acquire(settings, 0, "w", Class::Normal).await.unwrap().rate_milli / 1000
+        limiter
+            .acquire(settings, Known::default(), "w", Class::Normal)
+            .await
+            .unwrap()
+            .known
+            .rate_milli
+            / 1000
     };
     let younger = Settings { started: 2, initial: 50, ..defaults() };
     assert_eq!(rate(&defaults()).await, 100);
