@@ -135,7 +135,7 @@ impl Session {
             (Self::Postgres(session), _) => session.look(direction, bytes),
             (Self::Rabbitmq(session), _) => session.look(direction, bytes),
             // The script's answer: an array of three of which the first is 1.
-            (Self::Redis, Direction::Down) => find(b"*3\r\n:1\r\n", Moment::Permit),
+            (Self::Redis, Direction::Down) => find(b"*6\r\n:1", Moment::Permit),
             (Self::Redis, Direction::Up) => Vec::new(),
             (Self::Exchange, Direction::Up) => find(b"POST /bapi", Moment::Request),
             (Self::Exchange, Direction::Down) => find(b"HTTP/1.1 ", Moment::Answer),

@@ -149,13 +149,11 @@ impl Store {
             }
         }
         let is_chosen = |index: usize| chosen.get(&group[index].key()) == Some(&index);
-        let unique: Vec<&ToStore> = group
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| is_chosen(*index))
-            .map(|(_, one)| one)
-            .collect();
-        let stored = within(STORE_LIMIT, self.store_unique(&unique)).await;
+        let indexed = group.iter().enumerate();
+        let (unique, twice): (Vec<_>, Vec<_>) = indexed.partition(|(index, _)| is_chosen(*index));
+        let unique: Vec<&ToStore> = unique.into_iter().map(|(_, one)| one).collect();
+        let twice: Vec<&ToStore> = twice.into_iter().map(|(_, one)| one).collect();
+        let stored = within(STORE_LIMIT, self.store_unique(&unique, &twice)).await;
         if stored.is_err() {
             // Who knows which commits survived: a cold cache costs rows, a wrong id would dangle.
             self.forget();
@@ -185,12 +183,17 @@ impl Store {
         within(ANSWER_LIMIT, noted).await
     }
 
-    /// Stores jobs, each there once, in one transaction; those that it ended.
-    async fn store_unique(&mut self, group: &[&ToStore]) -> Result<HashSet<JobKey>, StoreError> {
+    /// Stores jobs, each there once, in one transaction; those that it ended. Of jobs that are there
+    /// `twice` only the requests are added.
+    async fn store_unique(
+        &mut self,
+        group: &[&ToStore],
+        twice: &[&ToStore],
+    ) -> Result<HashSet<JobKey>, StoreError> {
         let pages = self.page_rows(group).await?;
         let mut tx = self.pool.begin().await?;
         let ended = jobs::end(&mut tx, group, &self.worker_id, &self.egress_id).await?;
-        let spent = group.iter().filter(|one| !ended.contains(&one.key()));
+        let spent = group.iter().filter(|one| !ended.contains(&one.key())).chain(twice);
         let spent: Vec<(&Job, &Requests)> =
             spent.map(|one| (&one.job, &one.ending.requests)).collect();
         jobs::add_requests(&mut *tx, &spent, &self.worker_id).await?;
