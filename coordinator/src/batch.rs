@@ -328,7 +328,9 @@ impl BatchRunner<'_> {
             if Instant::now() >= next_sync {
                 next_sync = Instant::now() + SYNC_INTERVAL;
                 self.sync(running).await;
-                if !running.ledger.is_settled() && self.all_breakers_are_open().await {
+                if !running.ledger.is_settled()
+                    && self.all_breakers_are_open(running.batch.id).await
+                {
                     return Settled::BreakerOpen;
                 }
             }
@@ -438,8 +440,9 @@ impl BatchRunner<'_> {
     }
 
     /// Whether it is of no use to wait for the workers.
-    async fn all_breakers_are_open(&self) -> bool {
-        let open = workers::all_breakers_are_open(&self.store.pool, Exchange::Binance).await;
+    async fn all_breakers_are_open(&self, batch: BatchId) -> bool {
+        let open = workers::all_breakers_are_open(&self.store.pool, Exchange::Binance, batch);
+        let open = within(ANSWER_LIMIT, open).await;
         open.unwrap_or_else(|error| {
             tracing::warn!(error = format!("{error:#}"), "the breakers can't be looked at");
             false

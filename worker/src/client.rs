@@ -123,6 +123,8 @@ impl Client {
         let mut http = reqwest::Client::builder()
             .user_agent(&settings.user_agent)
             .redirect(redirect::Policy::none())
+            // By itself it would send a request again that HTTP/2 refused: without a permit.
+            .retry(reqwest::retry::never())
             .connect_timeout(settings.request_timeout);
         if let Some(proxy) = &settings.proxy {
             // Its error would show the URL with the password.
@@ -225,8 +227,9 @@ fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
     let date = |text: &str| httpdate::parse_http_date(text).ok().map(DateTime::<Utc>::from);
     let value = text(RETRY_AFTER)?;
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
+    if let Ok(seconds) = value.parse::<f64>() {
+        // Not negative, and no more than a span can hold.
+        return Some(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
     }
     let now = text(DATE).and_then(date).unwrap_or(now);
     Some((date(value)? - now).to_std().unwrap_or_default())
@@ -246,6 +249,9 @@ mod tests {
         assert_eq!(parse("7"), Some(Duration::from_secs(7)));
         assert_eq!(parse("Sun, 22 Nov 2026 10:01:30 GMT"), Some(Duration::from_secs(90)));
         assert_eq!(parse("Sun, 22 Nov 2026 09:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(parse("1.5"), Some(Duration::from_millis(1500)));
+        assert_eq!(parse("-1"), Some(Duration::ZERO));
+        assert_eq!(parse("99999999999999999999999"), Some(Duration::MAX));
         assert_eq!(parse("soon"), None);
     }
 

@@ -1,5 +1,6 @@
 //! The step: one job to its ending. Knows no broker and stores nothing.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -137,18 +138,27 @@ const LONG_WAIT: Duration = Duration::from_secs(5);
 /// Times an answer is asked for again before it is believed unreadable, or empty against expectation.
 const MAX_REREADS: u32 = 1;
 
+/// Refusals of a job between which requests of others went well: then it is this request that is refused,
+/// not its rate, and asking on would cut the rate of all.
+const MAX_LONE_REFUSALS: u32 = 5;
+
 pub struct Handler {
     pool: PgPool,
     limiter: Limiter,
     client: Client,
     max_retries: u32,
     shutdown: CancellationToken,
+    /// Answers that came, to any request of this worker.
+    answers: AtomicU64,
 }
 
 /// How often each kind of trouble was met, and what it allows.
 struct Patience {
     backoff: backon::ExponentialBackoff,
     rereads: u32,
+    lone_refusals: u32,
+    /// Answers that this worker had when the job was last refused.
+    answers: u64,
 }
 
 impl Patience {
@@ -157,6 +167,12 @@ impl Patience {
         let again = self.rereads < MAX_REREADS;
         self.rereads += u32::from(again);
         again.then_some(FIRST_BACKOFF)
+    }
+
+    /// Notes a refusal, when the worker had so many answers.
+    fn refused(&mut self, answers: u64) {
+        self.lone_refusals += u32::from(answers > self.answers);
+        self.answers = answers;
     }
 }
 
@@ -185,7 +201,8 @@ impl Handler {
         client: Client,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { pool, limiter, client, max_retries: settings.max_retries, shutdown }
+        let max_retries = settings.max_retries;
+        Self { pool, limiter, client, max_retries, shutdown, answers: AtomicU64::new(0) }
     }
 
     /// Does one job. Never an error: whatever goes wrong is how the job ended.
@@ -196,7 +213,12 @@ impl Handler {
             _ => Class::Normal,
         };
         let max_retries = usize::try_from(self.max_retries).unwrap_or(usize::MAX);
-        let mut patience = Patience { backoff: backoff(max_retries), rereads: 0 };
+        let mut patience = Patience {
+            backoff: backoff(max_retries),
+            rereads: 0,
+            lone_refusals: 0,
+            answers: u64::MAX,
+        };
         let mut requests = Requests::default();
         loop {
             if let Some(outcome) = self.is_pointless(job, &requests).await {
@@ -324,16 +346,22 @@ impl Handler {
         };
         match fetched {
             Ok(answer) => {
+                self.answers.fetch_add(1, Ordering::Relaxed);
                 requests.fetched_at = Some(answer.fetched_at);
                 judge_answer(job, answer, requests, patience)
             }
-            Err(error) => judge_error(job, error, requests, patience),
+            Err(error) => {
+                if let FetchError::RateLimited { .. } = error {
+                    patience.refused(self.answers.load(Ordering::Relaxed));
+                }
+                judge_error(job, error, requests, patience)
+            }
         }
     }
 }
 
-/// No answer. Refusals pause everybody and are bounded by the deadline, not by their count; what is no
-/// JSON is asked for once more; other passing errors are tried again a few times; the rest ends the job.
+/// No answer. Refusals pause everybody and are bounded by the deadline, not by their count, unless it is
+/// this job alone that is refused; what is no JSON is asked for once more; other passing errors are tried again a few times; the rest ends the job.
 fn judge_error(
     job: &Job,
     error: FetchError,
@@ -349,8 +377,12 @@ fn judge_error(
     requests.note(job, failure);
     let again = match &error {
         // The pause is in the limiter: the next permit comes after it.
-        FetchError::RateLimited { .. } => Some(Duration::ZERO),
-        FetchError::EmptyBody | FetchError::NotJson { .. } => patience.reread(),
+        FetchError::RateLimited { .. } => {
+            (patience.lone_refusals < MAX_LONE_REFUSALS).then_some(Duration::ZERO)
+        }
+        FetchError::CorruptBody(_) | FetchError::EmptyBody | FetchError::NotJson { .. } => {
+            patience.reread()
+        }
         _ if failure.is_transient() => patience.backoff.next(),
         _ => None,
     };

@@ -36,13 +36,18 @@ pub enum NoPermit {
 
 /// A permit that is not used so long after its instant is given back: the process was stopped or
 /// starved, and what it sends now would meet the requests of others.
-const PERMIT_LIFE: Duration = Duration::from_millis(500);
+/// As long as the longest wait for an answer of Redis, for that is part of it.
+const PERMIT_LIFE: Duration = Duration::from_secs(1);
 /// Longest pause that is believed; a ban may be long, a slip of the exchange should not be for ever.
 const MAX_PAUSE: Duration = Duration::from_hours(24);
+/// The same of an exchange that is away and says for how long; the breaker goes on from there.
+const MAX_AWAY: Duration = Duration::from_mins(10);
 /// Pause after a refusal that does not say how long, while Redis is away.
 const LOCAL_PAUSE: Duration = Duration::from_secs(10);
 /// Longest sleep without another look at Redis.
 const LOOK: Duration = Duration::from_secs(1);
+/// What was told no longer than this before Redis went away still holds: who waits asks every second.
+const FRESH: Duration = Duration::from_secs(5);
 /// Beyond the time of a request, before its place among those in flight is taken for lost.
 const TELLING_TIME: Duration = Duration::from_secs(5);
 
@@ -75,7 +80,8 @@ struct Known {
     workers: Option<NonZeroU32>,
     /// What Redis last told of the limit, and when.
     told: Option<(shared::limiter::Known, Instant)>,
-    is_away: bool,
+    /// Since when Redis does not answer.
+    away_since: Option<Instant>,
     /// The local share, for when Redis is away. Kept when it is back: flapping must not give permits.
     local: Option<Arc<DefaultDirectRateLimiter>>,
     /// A pause that could not be shared.
@@ -160,7 +166,7 @@ impl Sending {
                 Outcome::Refused(retry_after.map(|pause| pause.min(MAX_PAUSE)))
             }
             Outcome::Failed(retry_after) => {
-                Outcome::Failed(retry_after.map(|pause| pause.min(MAX_PAUSE)))
+                Outcome::Failed(retry_after.map(|pause| pause.min(MAX_AWAY)))
             }
             other => other,
         };
@@ -242,10 +248,6 @@ impl Limiter {
 
     async fn wait(&self, class: Class, place: OwnedMutexGuard<()>) -> Permit {
         let (permit, wait) = loop {
-            if let Some(left) = self.local_pause() {
-                tokio::time::sleep(left.min(LOOK)).await;
-                continue;
-            }
             match self.ask(class).await {
                 Asked::Given(permit, wait) => break (permit, wait),
                 Asked::AskAgain(wait) => tokio::time::sleep(wait.min(LOOK)).await,
@@ -276,12 +278,17 @@ impl Limiter {
             Ok(answer) => {
                 inner.known().heard(&answer);
                 inner.metrics.redis_is_away(false);
-                match answer.grant {
-                    Grant::Permit { number, wait } => {
-                        Asked::Given(self.permit(Some(number), since + wait), wait)
-                    }
-                    Grant::AskAgain(wait) => Asked::AskAgain(wait),
+                let (number, wait) = match answer.grant {
+                    Grant::Permit { number, wait } => (number, wait),
+                    Grant::AskAgain(wait) => return Asked::AskAgain(wait),
+                };
+                // Told by the exchange while Redis was away: now everybody hears of it.
+                let pause = inner.known().take_local_pause();
+                if let Some(pause) = pause {
+                    self.tell(Some(number), Outcome::Refused(Some(pause))).await;
+                    return Asked::AskAgain(LOOK);
                 }
+                Asked::Given(self.permit(Some(number), since + wait), wait)
             }
             Err(error) => {
                 inner.metrics.redis_is_away(true);
@@ -325,13 +332,6 @@ impl Limiter {
         }
     }
 
-    /// What is left of a pause of this worker alone.
-    fn local_pause(&self) -> Option<Duration> {
-        let until = self.0.known().paused_until?;
-        let left = until.saturating_duration_since(Instant::now());
-        (!left.is_zero()).then_some(left)
-    }
-
     /// The state of the shared limiter.
     pub async fn status(&self) -> anyhow::Result<Status> {
         let inner = &self.0;
@@ -357,7 +357,7 @@ impl Inner {
 impl Known {
     /// Redis answered.
     fn heard(&mut self, answer: &Answer) {
-        if std::mem::take(&mut self.is_away) {
+        if self.away_since.take().is_some() {
             tracing::info!("Redis is back, the shared limit holds again");
         }
         let workers = NonZeroU32::new(answer.workers);
@@ -373,16 +373,29 @@ impl Known {
         let Some((known, at)) = self.told else { return shared::limiter::Known::default() };
         let limit_left = known.limit_left.saturating_sub(at.elapsed());
         let limit_milli = if limit_left.is_zero() { 0 } else { known.limit_milli };
-        shared::limiter::Known { limit_milli, limit_left, ..known }
+        // Old news of a pause may have been withdrawn meanwhile.
+        let is_fresh = self.away_since.unwrap_or_else(Instant::now) <= at + FRESH;
+        let blocked = if is_fresh { known.blocked } else { Duration::ZERO };
+        let blocked = blocked.saturating_sub(at.elapsed());
+        shared::limiter::Known { blocked, limit_milli, limit_left, ..known }
     }
 
-    /// Redis is away: this worker's share of the minimum rate, unless nothing is known of the fleet.
+    /// What is left of a pause that could not be shared, which is forgotten here.
+    fn take_local_pause(&mut self) -> Option<Duration> {
+        let left = self.paused_until.take()?.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Redis is away: this worker's share of the minimum rate, unless nothing is known of the fleet, or
+    /// nothing may be sent.
     fn local_share(
         &mut self,
         min_per_minute: u32,
         error: &redis::RedisError,
     ) -> Option<Arc<DefaultDirectRateLimiter>> {
-        let is_news = !std::mem::replace(&mut self.is_away, true);
+        let now = Instant::now();
+        let is_news = self.away_since.is_none();
+        self.away_since.get_or_insert(now);
         let Some(workers) = self.workers else {
             if is_news {
                 tracing::error!(%error, "Redis never answered: no request without a limit, waiting");
@@ -391,6 +404,9 @@ impl Known {
         };
         if is_news {
             tracing::error!(%error, workers, "Redis is away: a local share of the minimum rate holds");
+        }
+        if !self.told().blocked.is_zero() || self.paused_until.is_some_and(|until| until > now) {
+            return None;
         }
         let share = self.local.get_or_insert_with(|| {
             let share = DefaultDirectRateLimiter::direct(local_quota(min_per_minute, workers));

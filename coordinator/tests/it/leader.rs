@@ -109,26 +109,43 @@ async fn late_writes_take_no_effect(pool: PgPool) {
     );
 }
 
-/// With the breakers of all egresses open for the third time a batch ends at once and says why.
+/// With the breakers of all egresses open until after its deadline a batch ends at once and says why; so
+/// it does when they open for the third time in it, but not before a request could try.
 #[sqlx::test(migrations = "../migrations")]
 async fn a_batch_is_cut_when_no_egress_can_be_used(pool: PgPool) {
     sqlx::query(
         "INSERT INTO pipeline.workers (worker_id, exchange_id, egress_id, requests_per_minute,
                 breaker_open_until, breaker_openings, started_at, seen_at)
-         VALUES ('a', 1, 'one', 50, now() + interval '10 minutes', 3, now(), now()),
+         VALUES ('a', 1, 'one', 50, now() + interval '10 minutes', 1, now(), now()),
                 ('b', 1, 'two', 50, now() + interval '10 minutes', 5, now(), now())",
     )
     .execute(&pool)
     .await
     .unwrap();
     let settings = Settings { batch_deadline: Duration::from_mins(5), ..settings(&pool) };
-    let (clock, shutdown) = (Arc::new(SystemClock), CancellationToken::new());
-    let once = coordinator::run(settings, Mode::Once, false, clock, shutdown);
-    let once = tokio::time::timeout(Duration::from_mins(1), once).await.expect("not hung");
-    assert_eq!(once.unwrap(), RunOutcome::Closed(close::BatchOutcome::Failed));
-    let reason: String =
-        sqlx::query_scalar("SELECT reason FROM pipeline.batches").fetch_one(&pool).await.unwrap();
-    assert!(reason.starts_with("cut short: the circuit breakers"), "{reason}");
+    let once = async || {
+        let (clock, shutdown) = (Arc::new(SystemClock), CancellationToken::new());
+        let once = coordinator::run(settings.clone(), Mode::Once, false, clock, shutdown);
+        let once = tokio::time::timeout(Duration::from_mins(1), once).await.expect("not hung");
+        assert_eq!(once.unwrap(), RunOutcome::Closed(close::BatchOutcome::Failed));
+    };
+    once().await;
+    let open = "UPDATE pipeline.workers SET breaker_opened_at = now(), breaker_openings = 5,
+                       breaker_open_until = now() + interval '4 minutes', seen_at = now()";
+    sqlx::query(open).execute(&pool).await.unwrap();
+    let tried = async {
+        // Two looks at the breakers, which were opened before the batch.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let closed = "SELECT count(*) FROM pipeline.batches WHERE state = 'closed'";
+        assert_eq!(sqlx::query_scalar::<_, i64>(closed).fetch_one(&pool).await.unwrap(), 1);
+        sqlx::query(open).execute(&pool).await.unwrap();
+    };
+    tokio::join!(once(), tried);
+    let reasons: Vec<String> =
+        sqlx::query_scalar("SELECT reason FROM pipeline.batches").fetch_all(&pool).await.unwrap();
+    for reason in reasons {
+        assert!(reason.starts_with("cut short: the circuit breakers"), "{reason}");
+    }
     let jobs: Vec<(String, Option<String>)> =
         sqlx::query_as("SELECT state, reason FROM pipeline.jobs").fetch_all(&pool).await.unwrap();
     assert!(!jobs.is_empty());

@@ -2,8 +2,8 @@
 --
 -- Permits are slots at even distances (GCRA). Who asks stands in a queue, by class and then by the time
 -- of its first ask, and is told when to come again: at its slot, but after LOOK at the latest, so that
--- whatever changed meanwhile holds for everybody. Who does not come loses its place. Nothing is granted
--- ahead, so pauses, cuts and an operator's word need to revoke nothing.
+-- whatever changed meanwhile holds for everybody. Who is late is passed over until it comes. Nothing is
+-- granted ahead, so pauses, cuts and an operator's word need to revoke nothing.
 --
 -- Times are microseconds since 1970 by the clock of Redis, rates are requests per minute.
 --
@@ -28,9 +28,11 @@ local DAY = 86400000000
 local AHEAD = 50000
 -- Longest time for which a waiter does not look again.
 local LOOK = 1000000
--- Who comes later than this has lost its place. Up to it a slot keeps its time, or every hiccup of a
--- worker would cost capacity.
+-- Who comes later than this is passed over; on a slow way to Redis that is everybody, and each keeps its
+-- place. Up to it a slot keeps its time, or every hiccup of a worker would cost capacity.
 local LATE = 250000
+-- Who did not come for so long has lost its place.
+local LOST = 5000000
 -- A worker that did not ask for so long is gone.
 local GONE = MINUTE
 -- The rate settles at this part of the limit that was found: in a window of n requests, sent at even
@@ -41,7 +43,11 @@ local SETTLE = 0.985
 local FIRST_STEP, LAST_STEP, RUN = 0.015, 0.25, 5
 -- Of a full window this part is added before a send counts as gone from it.
 local WINDOW_SLACK = 0.005
-local FIRST_OPENING, LAST_OPENING = 30000000, 600000000
+-- How long the breaker stays open at first and at last: well below the time between two batches, so that
+-- each of them has a request that tries.
+local FIRST_OPENING, LAST_OPENING = 30000000, 300000000
+-- Two refusals at counts that differ by less than this part tell of the same limit.
+local ALIKE = 0.05
 -- Longest pause of our own making, after refusals that do not say how long.
 local LAST_PAUSE = 600000000
 -- The least that a refusal costs, whatever it says.
@@ -52,6 +58,7 @@ local MAX_SENDS = 20000
 -- Stands for no end.
 local FOREVER = 9000000000000000
 local CLASSES = {high = 0, normal = 1, low = 2}
+local OUTCOMES = {ok = true, refused = true, failed = true, neutral = true, unused = true}
 -- Between two classes in the score of the queue; more than any time.
 local CLASS_STEP = 2000000000000000
 
@@ -96,6 +103,20 @@ end
 -- A field that was never written is 0.
 local s = setmetatable({}, {__index = function(_, field) return state[field] or 0 end, __newindex = state})
 
+local is_new = next(state) == nil
+-- Should the clock of Redis be set back, nothing waits for what was the future.
+local TIMES = {
+  'arrival', 'pause_until', 'held_until', 'open_until', 'probe_until', 'cut_at', 'raised_at', 'limit_at',
+  'limit_until', 'low_at', 'opened_at',
+}
+if s.seen > now + LOOK then
+  for _, field in ipairs(TIMES) do
+    if s[field] > 0 and s[field] < FOREVER then s[field] = math.max(1, s[field] - (s.seen - now)) end
+  end
+  redis.call('DEL', WORKERS, QUEUE, DUE, FLIGHT, SENDS)
+end
+s.seen = now
+
 local function save()
   local fields = {}
   for field, value in pairs(state) do
@@ -122,6 +143,7 @@ local function adopt(settings)
   local known_rate = number(settings.known, 'rate_milli', 0, 1000000000) / 1000
   local known_limit = number(settings.known, 'limit_milli', 0, 1000000000) / 1000
   local known_for = number(settings.known, 'limit_left', 0, 30 * DAY)
+  local blocked_for = number(settings.known, 'blocked', 0, 30 * DAY)
   if started > s.started then
     local initial = number(settings, 'initial', 1, 1000000)
     s.floor = number(settings, 'floor', 1, 1000000)
@@ -141,6 +163,7 @@ local function adopt(settings)
   if s.rate == 0 then
     s.rate = known_rate > 0 and known_rate or s.initial
     if known_limit > 0 then s.limit, s.limit_at, s.limit_until = known_limit, now, now + known_for end
+    if blocked_for > 0 then s.pause_until = now + blocked_for end
   end
   if has_memory() then s.rate = math.min(s.rate, s.limit * SETTLE) end
   s.rate = clamp(s.rate)
@@ -175,11 +198,15 @@ local function raise()
   end
 end
 
--- What is to be known should Redis lose everything: rate and limit in thousandths, and for how many
--- microseconds more the limit is remembered.
+-- Microseconds from now, as a whole number: bounded.
+local function left(time) return math.ceil(math.max(0, math.min(time - now, 30 * DAY))) end
+
+-- What is to be known should Redis go away or lose everything: for how many microseconds nothing may be
+-- sent, rate and limit in thousandths, and for how many microseconds more the limit is remembered.
 local function known()
-  if not has_memory() then return math.floor(s.rate * 1000), 0, 0 end
-  return math.floor(s.rate * 1000), math.floor(s.limit * 1000), math.ceil(math.min(s.limit_until - now, 30 * DAY))
+  local blocked, rate = left(math.max(s.pause_until, s.held_until, s.open_until)), math.floor(s.rate * 1000)
+  if not has_memory() then return blocked, rate, 0, 0 end
+  return blocked, rate, math.floor(s.limit * 1000), left(s.limit_until)
 end
 
 -- {permit, microseconds to wait before use, workers, known}
@@ -193,22 +220,24 @@ local function acquire()
   redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', text(now - GONE))
   redis.call('ZREMRANGEBYSCORE', FLIGHT, '-inf', text(now))
   redis.call('ZREMRANGEBYSCORE', SENDS, '-inf', text(now - math.max(2 * s.window, MINUTE)))
-  for _, late in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', text(now - LATE))) do
-    redis.call('ZREM', QUEUE, late)
-    redis.call('ZREM', DUE, late)
+  local due = tonumber(redis.call('ZSCORE', DUE, waiter) or now)
+  for _, lost in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', text(now - LOST))) do
+    redis.call('ZREM', QUEUE, lost)
+    redis.call('ZREM', DUE, lost)
   end
   redis.call('ZADD', QUEUE, 'NX', text(class * CLASS_STEP + now), waiter)
-  local rank = redis.call('ZRANK', QUEUE, waiter)
+  local place = redis.call('ZRANK', QUEUE, waiter)
+  local rank = place
+  for _, late in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', '(' .. text(now - LATE))) do
+    if redis.call('ZRANK', QUEUE, late) < place then rank = rank - 1 end
+  end
   -- A slot that was waited for keeps its time although the waiter comes a little late.
-  local free_from = math.min(now, tonumber(redis.call('ZSCORE', DUE, waiter) or now))
+  local free_from = math.max(now - LATE, math.min(now, due))
 
   local step = interval()
-  -- Should the clock of Redis be set back, nothing waits for what was the future.
-  s.arrival = math.min(s.arrival, math.max(now, s.pause_until, s.held_until, s.open_until) + s.burst * step + AHEAD)
-  redis.call('ZREMRANGEBYSCORE', SENDS, text(now + LOOK), '+inf')
-  redis.call('ZREMRANGEBYSCORE', FLIGHT, text(now + s.permit_life + LOOK), '+inf')
   local token = s.arrival - (s.burst - 1) * step
-  -- The low class leaves a token to the others.
+  -- The low class leaves a token to the others: where there is but one it waits for a second, and alone
+  -- it gets half of the rate.
   if class == CLASSES.low then token = token + step end
   local slot = math.max(token, free_from, s.pause_until, s.held_until, s.open_until)
   if has_memory() then
@@ -227,7 +256,8 @@ local function acquire()
   slot = slot + rank * step
 
   local come
-  local is_half_open = s.open_until > 0 and now >= s.open_until
+  -- Also for who comes a little before its slot.
+  local is_half_open = s.open_until > 0 and math.max(slot, now) >= s.open_until
   if is_half_open and s.probe_until > now then
     come = now + LOOK
   elseif is_full then
@@ -270,9 +300,19 @@ end
 local function cut(sent, retry_after)
   local lowered = s.rate * s.backoff
   local limit = math.max(rate_before(sent), lowered)
-  if has_memory() and limit > s.limit * (1 - 2 * FIRST_STEP) then
+  local since_cut = now - s.cut_at
+  s.rate = clamp(lowered)
+  s.cut_at = now
+  if has_memory() and limit <= s.limit * (1 - 2 * FIRST_STEP) then
+    -- Far below what is remembered. By chance, for one request was refused whatever the rate; or the limit
+    -- was lowered: then the next refusal comes at the same count.
+    local is_second = math.abs(limit - s.low) <= ALIKE * s.low and now - s.low_at <= s.memory
+    s.low, s.low_at = limit, now
+    if not is_second then return end
+    s.limit_step = FIRST_STEP
+  elseif has_memory() then
     -- What was counted does not explain it: another limit, or requests that came late.
-    local is_run = now - s.cut_at <= RUN * s.window
+    local is_run = since_cut <= RUN * s.window
     s.limit_step = is_run and math.min(s.limit_step * 2, LAST_STEP) or FIRST_STEP
     limit = math.min(limit, s.limit * (1 - s.limit_step))
   else
@@ -282,19 +322,19 @@ local function cut(sent, retry_after)
   -- could have moved: it counts otherwise, and the count proves little.
   local oldest = redis.call('ZRANGEBYSCORE', SENDS, '(' .. text(sent - s.window), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   local covered = oldest[2] and sent - tonumber(oldest[2]) or 0
-  local is_weak = retry_after and 2 * retry_after < s.window - covered
+  local is_weak = covered < 0.75 * s.window
+  if retry_after then is_weak = 2 * retry_after < s.window - covered end
   s.limit = math.max(floor(), limit)
   s.limit_at = now
   s.limit_until = now + s.memory * (is_weak and 0.1 or 1)
-  s.rate = clamp(lowered)
-  s.cut_at = now
 end
 
 local function refuse(sent, retry_after)
   local is_witness = sent <= s.cut_at
   if is_witness then
     -- It was on the way when another's refusal was told. Of several the first one knows best.
-    if has_memory() then s.limit = math.min(s.limit, math.max(rate_before(sent), s.rate / SETTLE, floor())) end
+    local is_believed = has_memory() and s.limit_at == s.cut_at
+    if is_believed then s.limit = math.min(s.limit, math.max(rate_before(sent), s.rate / SETTLE, floor())) end
   else
     if s.refusals == 0 then cut(sent, retry_after) end
     s.refusals = s.refusals + 1
@@ -312,6 +352,7 @@ local function fail(is_probe)
   local is_run = s.open_until == 0 and s.failures >= s.breaker_failures
   if is_run or is_probe then
     s.openings = s.openings + 1
+    s.opened_at = now
     s.open_until = now + math.min(FIRST_OPENING * 2 ^ (s.openings - 1), LAST_OPENING)
     begin_after(s.open_until)
   end
@@ -322,6 +363,7 @@ local function finish()
   adopt(args.settings)
   local permit = number(args, 'permit', 1, FOREVER)
   local outcome = name(args, 'outcome')
+  assert(OUTCOMES[outcome], 'unknown outcome')
   local retry_after = optional(args, 'retry_after', 0, 30 * DAY)
   local member = text(permit)
   local lost_at = tonumber(redis.call('ZSCORE', FLIGHT, member) or 0)
@@ -349,8 +391,6 @@ local function finish()
       begin_after(s.pause_until)
     end
     fail(is_probe)
-  else
-    assert(outcome == 'neutral', 'unknown outcome')
   end
   save()
   return 1
@@ -362,9 +402,7 @@ local function show()
     adopt(args.settings)
     save()
   end
-  if next(state) == nil then return '' end
-  -- Bounded, so that it is written as a whole number.
-  local function left(time) return math.ceil(math.max(0, math.min(time - now, 30 * DAY))) end
+  if is_new and not args.settings then return '' end
   local breaker = 'closed'
   if s.open_until > 0 then breaker = now < s.open_until and 'open' or 'half_open' end
   return cjson.encode({
@@ -377,6 +415,7 @@ local function show()
     is_held = s.held_until > now,
     breaker = breaker,
     open = left(s.open_until),
+    since_opened = s.opened_at > 0 and left(2 * now - s.opened_at) or cjson.null,
     openings = s.openings,
     failures = s.failures,
     refusals = s.refusals,
@@ -393,7 +432,7 @@ end
 local function control()
   local what = name(args, 'what')
   if what == 'pause' then
-    s.held_until = now + (optional(args, 'length', 0, 365 * DAY) or FOREVER - now)
+    s.held_until = now + (optional(args, 'length', 0, 366 * DAY) or FOREVER - now)
   elseif what == 'resume' then
     s.held_until, s.pause_until, s.refusals = 0, 0, 0
     s.failures, s.openings, s.open_until, s.probe, s.probe_until = 0, 0, 0, 0, 0
@@ -413,6 +452,8 @@ local function control()
     if args.ceiling then s.set_ceiling = high end
     -- Whoever sets the rate knows better than what was remembered.
     if rate then s.rate, s.limit_until, s.raised_at = rate, 0, now end
+    -- A floor above what was remembered says the same.
+    if has_memory() and low > s.limit * SETTLE then s.limit_until = 0 end
     if s.rate > 0 and high > 0 then s.rate = clamp(s.rate) end
     begin_now()
   end

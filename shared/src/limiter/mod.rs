@@ -78,9 +78,13 @@ pub struct Answer {
     pub known: Known,
 }
 
-/// What a worker was last told, with which the limit goes on should Redis lose everything.
+/// What a worker was last told, by which it goes on should Redis go away, and the limit should Redis lose
+/// everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Known {
+    /// For so long nothing may be sent: a pause, or the open breaker.
+    #[serde(serialize_with = "micros")]
+    pub blocked: Duration,
     /// In thousandths of a request per minute; 0: not known.
     pub rate_milli: u64,
     /// The rate that was refused, in the same unit; 0: none is remembered.
@@ -137,6 +141,8 @@ pub struct Status {
     pub breaker: Breaker,
     /// Until the open breaker lets a request try.
     pub open: u64,
+    /// Since the breaker last opened; `None`: it never did.
+    pub since_opened: Option<u64>,
     /// Times that the breaker opened without closing.
     pub openings: u32,
     /// Failures since the last success.
@@ -249,18 +255,12 @@ impl Limiter {
         class: Class,
     ) -> Result<Answer, RedisError> {
         let settings = KnownSettings { settings, known };
-        let (number, wait_us, workers, rate_milli, limit_milli, left_us): (
-            u64,
-            u64,
-            u32,
-            u64,
-            u64,
-            u64,
-        ) = self.call("acquire", &Asking { worker, class, settings }).await?;
-        let wait = Duration::from_micros(wait_us);
+        let answer: [u64; 7] = self.call("acquire", &Asking { worker, class, settings }).await?;
+        let [number, wait, workers, blocked, rate_milli, limit_milli, limit_left] = answer;
+        let [wait, blocked, limit_left] = [wait, blocked, limit_left].map(Duration::from_micros);
         let grant = if number > 0 { Grant::Permit { number, wait } } else { Grant::AskAgain(wait) };
-        let limit_left = Duration::from_micros(left_us);
-        Ok(Answer { grant, workers, known: Known { rate_milli, limit_milli, limit_left } })
+        let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+        Ok(Answer { grant, workers, known: Known { blocked, rate_milli, limit_milli, limit_left } })
     }
 
     /// Tells what became of a permit.

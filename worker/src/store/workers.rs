@@ -16,6 +16,8 @@ const SIGN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Refusals in a row that somebody should know of.
 const REFUSALS_BEFORE_ALERT: u32 = 10;
+/// So is a pause of this length: until the tenth refusal it may take hours.
+const PAUSE_BEFORE_ALERT: Duration = Duration::from_mins(2);
 
 /// Gives signs of life until `shutdown`, then takes leave.
 pub async fn keep_alive(
@@ -41,34 +43,35 @@ pub async fn keep_alive(
 
 async fn sign(pool: &PgPool, settings: &Settings, limiter: &Limiter) -> Result<(), StoreError> {
     // While Redis is away the fleet shares the minimum rate.
-    let (rate, open_us, openings) = match limiter.status().await {
+    let (rate, open_us, openings, since_opened_us) = match limiter.status().await {
         Ok(now) => {
-            if now.refusals >= REFUSALS_BEFORE_ALERT {
-                tracing::error!(
-                    refusals = now.refusals,
-                    rate = now.rate,
-                    "the exchange refuses again and again"
-                );
+            let pause = Duration::from_micros(now.pause);
+            let is_long = !now.is_held && pause > PAUSE_BEFORE_ALERT;
+            if now.refusals >= REFUSALS_BEFORE_ALERT || is_long {
+                let refusals = now.refusals;
+                tracing::error!(refusals, ?pause, "the exchange refuses again and again");
             }
-            (now.rate, now.open, now.openings)
+            (now.rate, now.open, now.openings, now.since_opened)
         }
         Err(error) => {
             tracing::debug!(%error, "the limiter can't be asked");
-            (f64::from(settings.rate_limit.min_per_minute), 0, 0)
+            (f64::from(settings.rate_limit.min_per_minute), 0, 0, None)
         }
     };
     sqlx::query(
         "WITH forgotten AS (DELETE FROM pipeline.workers WHERE seen_at < now() - interval '1 day')
          INSERT INTO pipeline.workers
                 (worker_id, exchange_id, egress_id, requests_per_minute, breaker_open_until,
-                 breaker_openings, started_at, seen_at)
+                 breaker_openings, breaker_opened_at, started_at, seen_at)
          VALUES ($1, $2, $3, greatest(round($4::float8), 1)::int,
-                 CASE WHEN $5 > 0 THEN now() + $5 * interval '1 microsecond' END, $6, now(), now())
+                 CASE WHEN $5 > 0 THEN now() + $5 * interval '1 microsecond' END, $6,
+                 now() - $7 * interval '1 microsecond', now(), now())
              ON CONFLICT (worker_id) DO UPDATE
             SET exchange_id = EXCLUDED.exchange_id, egress_id = EXCLUDED.egress_id,
                 requests_per_minute = EXCLUDED.requests_per_minute,
                 breaker_open_until = EXCLUDED.breaker_open_until,
-                breaker_openings = EXCLUDED.breaker_openings, seen_at = EXCLUDED.seen_at",
+                breaker_openings = EXCLUDED.breaker_openings,
+                breaker_opened_at = EXCLUDED.breaker_opened_at, seen_at = EXCLUDED.seen_at",
     )
     .bind(&settings.worker_id)
     .bind(Exchange::Binance.id())
@@ -76,6 +79,7 @@ async fn sign(pool: &PgPool, settings: &Settings, limiter: &Limiter) -> Result<(
     .bind(rate)
     .bind(open_us.cast_signed())
     .bind(openings.cast_signed())
+    .bind(since_opened_us.map(u64::cast_signed))
     .execute(pool)
     .await?;
     Ok(())

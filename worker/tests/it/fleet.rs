@@ -97,6 +97,8 @@ pub(crate) struct Fleet {
     pub(crate) now: u64,
     /// Time a request takes.
     pub(crate) latency: u64,
+    /// Time to Redis, and the same back.
+    pub(crate) way: u64,
     classes: Vec<Class>,
     events: BinaryHeap<Reverse<(u64, Event)>>,
     pub(crate) sent: Vec<Sent>,
@@ -110,6 +112,7 @@ impl Fleet {
             settings,
             now: START,
             latency: SECOND / 5,
+            way: 0,
             classes: classes.to_vec(),
             events: (0..classes.len()).map(ask).collect(),
             sent: Vec::new(),
@@ -158,14 +161,14 @@ impl Fleet {
         let again = match answer.grant {
             Grant::AskAgain(wait) => wait,
             Grant::Permit { number, wait } => {
-                let at = self.now + u64::try_from(wait.as_micros()).unwrap();
+                let at = self.now + u64::try_from(wait.as_micros()).unwrap().max(self.way);
                 self.sent.push(Sent { at, worker, refused: false });
                 let answered = Event::Answered { permit: number, sent: at };
                 self.events.push(Reverse((at + self.latency, answered)));
                 Duration::from_micros(100)
             }
         };
-        let again = self.now + u64::try_from(again.as_micros()).unwrap();
+        let again = self.now + u64::try_from(again.as_micros()).unwrap() + 2 * self.way;
         self.events.push(Reverse((again, Event::Ask { worker })));
     }
 

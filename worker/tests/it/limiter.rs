@@ -99,15 +99,21 @@ async fn another_egress_is_not_paused() {
     acquire(&free, TimeDelta::seconds(5)).await.unwrap();
 }
 
-/// Redis goes away: the worker keeps to its share of the minimum rate, and not to less than a limit.
-#[tokio::test]
-async fn while_redis_is_away_a_local_share_holds() {
+/// A way to the Redis of the test run that can be cut, and the URL of that way.
+async fn redis_to_cut() -> (Proxy, String) {
     let redis = url::Url::parse(&variable("REDIS_URL")).unwrap();
     let target = format!("{}:{}", redis.host_str().unwrap(), redis.port().unwrap_or(6379));
     let proxy = Proxy::to(target).await;
     let mut through = redis.clone();
     through.set_port(Some(proxy.address.port())).unwrap();
-    let settings = settings(&[("REDIS_URL", through.as_str()), ("MIN_RATE_LIMIT", "300")]);
+    (proxy, through.to_string())
+}
+
+/// Redis goes away: the worker keeps to its share of the minimum rate, and not to less than a limit.
+#[tokio::test]
+async fn while_redis_is_away_a_local_share_holds() {
+    let (proxy, url) = redis_to_cut().await;
+    let settings = settings(&[("REDIS_URL", &url), ("MIN_RATE_LIMIT", "300")]);
     let limiter = Limiter::new(&settings).unwrap();
     acquire(&limiter, TimeDelta::seconds(10)).await.unwrap();
     proxy.cut().await;
@@ -115,6 +121,19 @@ async fn while_redis_is_away_a_local_share_holds() {
     let second = acquire(&limiter, TimeDelta::seconds(20)).await.unwrap();
     // 300 a minute, one worker: 200 ms apart, where the shared rate would have given 1 ms.
     assert!(second - first >= Duration::from_millis(190), "{:?}", second - first);
+}
+
+/// Who was told to pause just before Redis went away pauses on, whoever said so.
+#[tokio::test]
+async fn a_pause_holds_while_redis_is_away() {
+    let (proxy, url) = redis_to_cut().await;
+    let settings = settings(&[("REDIS_URL", &url), ("MIN_RATE_LIMIT", "6000")]);
+    let limiter = Limiter::new(&settings).unwrap();
+    acquire(&limiter, TimeDelta::seconds(10)).await.unwrap();
+    refuse(&limiter, Duration::from_mins(1)).await;
+    assert_eq!(acquire(&limiter, TimeDelta::seconds(2)).await, Err(NoPermit::Deadline));
+    proxy.cut().await;
+    assert_eq!(acquire(&limiter, TimeDelta::seconds(4)).await, Err(NoPermit::Deadline));
 }
 
 /// Redis away and nothing known of the fleet: no permit, rather than one without a limit.
@@ -132,7 +151,7 @@ async fn a_late_permit_is_given_back() {
     let limiter = Limiter::new(&settings).unwrap();
     let deadline = Utc::now() + TimeDelta::seconds(5);
     let late = limiter.acquire(Class::Normal, deadline, &CancellationToken::new()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     assert!(late.begin().is_none());
     // Another one would be due in six seconds.
     acquire(&limiter, TimeDelta::seconds(3)).await.unwrap();

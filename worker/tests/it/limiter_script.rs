@@ -101,7 +101,6 @@ async fn a_refusal_cuts_once() {
     assert_eq!(status.breaker, Breaker::Open, "ten failures in a row");
 }
 
-/// What one is told all heed, for as long as was told; the longest counts.
 /// An exchange that is away for a while and says so is left alone, and its limit is not doubted.
 #[tokio::test]
 async fn a_failure_may_say_when_to_come_again() {
@@ -115,6 +114,7 @@ async fn a_failure_may_say_when_to_come_again() {
     permit(&limiter, &settings, START + 120 * SECOND).await;
 }
 
+/// What one is told all heed, for as long as was told; the longest counts.
 #[tokio::test]
 async fn a_pause_holds_for_everybody() {
     let (limiter, settings) = (limiter(), defaults());
@@ -216,6 +216,55 @@ async fn the_breaker_lets_one_request_try() {
     permit(&limiter, &settings, now + 2 * SECOND).await;
 }
 
+/// Many who come just before the breaker lets one through: one goes, and its success closes it.
+#[tokio::test]
+async fn one_of_many_tries() {
+    let (limiter, settings) = (limiter(), Settings { breaker_failures: 1, ..defaults() });
+    let failed = permit(&limiter, &settings, START).await;
+    finish(&limiter, failed, START, Outcome::Failed(None)).await;
+    let mut probes = Vec::new();
+    for ms in (29_900..33_000).step_by(10) {
+        let now = START + ms * 1000;
+        if let Grant::Permit { number, .. } =
+            ask(&limiter, &settings, &format!("w{}", ms % 7), now).await
+        {
+            probes.push(number);
+        }
+    }
+    assert_eq!(probes.len(), 1);
+    finish(&limiter, probes[0], START + 33 * SECOND, Outcome::Ok).await;
+    let status = limiter.at(START + 33 * SECOND).show().await.unwrap().unwrap();
+    assert_eq!((status.breaker, status.openings), (Breaker::Closed, 0));
+}
+
+/// On a slow way to Redis nobody comes in time; everybody keeps its place.
+#[tokio::test]
+async fn a_slow_way_to_redis_costs_little() {
+    let mut fleet = Fleet::of(8, Settings { ceiling: 100, ..defaults() });
+    fleet.way = 150_000;
+    fleet.work(180, |_| Outcome::Ok).await;
+    assert!(fleet.sent.len() >= 270, "{} of 300", fleet.sent.len());
+    assert!(fleet.shares().iter().all(|share| *share >= 25), "{:?}", fleet.shares());
+}
+
+/// Refusals by chance, which say nothing of the rate, cost a pause each and not half an hour.
+#[tokio::test]
+async fn refusals_by_chance_are_got_over() {
+    let mut fleet = Fleet::of(4, defaults());
+    fleet.work(600, |_| Outcome::Ok).await;
+    for seconds in [45, 90, 60, 150] {
+        let mut refused = false;
+        let answer = |_| {
+            let is_first = !std::mem::replace(&mut refused, true);
+            if is_first { Outcome::Refused(None) } else { Outcome::Ok }
+        };
+        fleet.work(seconds, answer).await;
+    }
+    fleet.work(240, |_| Outcome::Ok).await;
+    let status = fleet.status().await;
+    assert!(status.rate >= 170.0, "{status:?}");
+}
+
 /// A probe whose worker was killed does not hold the others for ever.
 #[tokio::test]
 async fn a_lost_probe_is_followed_by_another() {
@@ -303,7 +352,8 @@ async fn the_dead_do_not_hold_the_queue() {
 async fn a_lost_state_begins_with_what_was_known() {
     let limiter = limiter();
     let limit_left = Duration::from_mins(10);
-    let known = Known { rate_milli: 37_000, limit_milli: 80_000, limit_left };
+    let known =
+        Known { blocked: Duration::ZERO, rate_milli: 37_000, limit_milli: 80_000, limit_left };
     let now = limiter.at(START);
     let answer = now.acquire(&defaults(), known, "w", Class::Normal).await.unwrap();
     assert_eq!(answer.known, known);
@@ -369,6 +419,21 @@ async fn all_keys_expire() {
     }
 }
 
+/// A floor above the rate that was refused says that it is to be forgotten.
+#[tokio::test]
+async fn a_floor_goes_before_what_was_refused() {
+    let mut fleet = Fleet::of(2, defaults());
+    fleet.work(120, |_| Outcome::Ok).await;
+    let mut window = Window::new(80, true);
+    fleet.work(300, |at| window.answer(at)).await;
+    assert!(fleet.status().await.limit.is_some());
+    let floor = Control::Set { rate: None, floor: Some(150), ceiling: None };
+    fleet.limiter.at(fleet.now).control(floor).await.unwrap().unwrap();
+    let set = fleet.now;
+    fleet.work(60, |_| Outcome::Ok).await;
+    assert!(fleet.sent_since(set) >= 145, "{}", fleet.sent_since(set));
+}
+
 /// The clock of Redis is set back: nobody waits until it is where it was.
 #[tokio::test]
 async fn a_clock_that_is_set_back_stops_nobody() {
@@ -376,7 +441,15 @@ async fn a_clock_that_is_set_back_stops_nobody() {
     for n in 0..4 {
         permit(&limiter, &settings, START + n * SECOND).await;
     }
-    let back = START - 300 * SECOND;
+    // Somebody more important died while it waited, and there is a pause.
+    let high = limiter.at(START + 3 * SECOND);
+    let high = high.acquire(&settings, Known::default(), "gone", Class::High).await.unwrap();
+    assert!(matches!(high.grant, Grant::AskAgain(_)));
+    let control = Control::Pause { length: Some(10 * SECOND) };
+    limiter.at(START + 4 * SECOND).control(control).await.unwrap().unwrap();
+    let back = START - 3600 * SECOND;
     assert!(matches!(ask(&limiter, &settings, "w", back).await, Grant::AskAgain(_)));
-    permit(&limiter, &settings, back + SECOND).await;
+    let status = limiter.at(back).show().await.unwrap().unwrap();
+    assert_eq!(status.pause, 10 * SECOND);
+    permit(&limiter, &settings, back + 12 * SECOND).await;
 }
