@@ -117,9 +117,15 @@ impl Measured {
 
     /// Waits until an error was counted.
     async fn wait_for_error(&self, error: &str) -> Result<()> {
+        self.wait_for("p2p_extraction_errors_total", &format!("error_type=\"{error}\""), 1).await
+    }
+
+    /// Waits until a metric reaches `least`.
+    async fn wait_for(&self, name: &str, labels: &str, least: i64) -> Result<()> {
         let end = Instant::now() + Duration::from_mins(1);
-        while self.errors(error).await? == 0 {
-            ensure!(Instant::now() < end, "{error} is never counted");
+        // Until it listens, there is nothing.
+        while self.metric(name, labels).await.unwrap_or_default() < least {
+            ensure!(Instant::now() < end, "{name} {labels} never reaches {least}");
             tokio::time::sleep(PULSE).await;
         }
         Ok(())
@@ -292,5 +298,33 @@ async fn poison_is_counted() -> Result<()> {
     measured.wait_for_error("poison").await?;
     assert!(measured.worker.terminate().await?.success());
     drop(measured);
+    fleet.remove().await
+}
+
+/// Each figure of the limiter moves.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limiter_is_measured() -> Result<()> {
+    let fleet = Fleet::start("--fiats 1 --ads 60").await?;
+    let measured = Measured::start(&fleet, &[("BREAKER_FAILURES", "2"), ("MIN_RATE_LIMIT", "60")])?;
+    let labels = format!("egress=\"{}\"", fleet.name);
+    assert_eq!(fleet.batch(&[]).await?, 0);
+    let requests = i64::try_from(fleet.requests()?.len())?;
+    measured.wait_for("p2p_limiter_permits_total", "source=\"redis\"", requests).await?;
+    measured.wait_for("p2p_limiter_wait_seconds_count", &labels, requests).await?;
+    // These are told with the signs of life, every ten seconds.
+    measured.wait_for("p2p_limiter_rate_per_minute", &labels, 60).await?;
+    assert_eq!(measured.metric("p2p_limiter_breaker_state", &labels).await?, 0);
+    fleet.admin("faults", &json!({ "http429-seconds": 1000 })).await?;
+    let _cut = fleet.coordinator(&[("BATCH_DEADLINE_SECONDS", "30")])?;
+    measured.wait_for("p2p_limiter_refusals_in_a_row", &labels, 1).await?;
+    measured.wait_for("p2p_limiter_breaker_state", &labels, 2).await?;
+
+    assert_eq!(measured.metric("p2p_limiter_redis_away", &labels).await?, 0);
+    let without = Fleet::start("--fiats 1 --ads 20").await?;
+    let alone = Measured::start(&without, &[("REDIS_URL", "redis://127.0.0.1:9/0")])?;
+    let _waits = without.coordinator(&[])?;
+    alone.wait_for("p2p_limiter_redis_away", "", 1).await?;
+    drop((measured, alone));
+    without.remove().await?;
     fleet.remove().await
 }

@@ -49,7 +49,7 @@ local FIRST_OPENING, LAST_OPENING = 30000000, 300000000
 -- Two refusals at counts that differ by less than this part tell of the same limit.
 local ALIKE = 0.05
 -- Longest pause of our own making, after refusals that do not say how long.
-local LAST_PAUSE = 600000000
+local LAST_PAUSE = 300000000
 -- The least that a refusal costs, whatever it says.
 local FIRST_PAUSE = 1000000
 -- Sends that are remembered at most: above this the count is no longer exact, which only matters at
@@ -339,9 +339,12 @@ local function refuse(sent, retry_after)
     if s.refusals == 0 then cut(sent, retry_after) end
     s.refusals = s.refusals + 1
   end
-  -- Refused again and again without a success: it wants longer pauses, whatever it says.
-  local first = retry_after and FIRST_PAUSE or math.max(s.window / 6, FIRST_PAUSE)
-  local pause = math.min(first * 2 ^ math.max(s.refusals - 1, 0), LAST_PAUSE)
+  -- Refused again and again without a success: it wants longer pauses. Where it says how long, not much
+  -- longer than that.
+  local short = math.max(s.window / 6, FIRST_PAUSE)
+  local first, last = short, LAST_PAUSE
+  if retry_after then first, last = FIRST_PAUSE, short end
+  local pause = math.min(first * 2 ^ math.max(s.refusals - 1, 0), last)
   s.pause_until = math.max(s.pause_until, now + math.max(pause, retry_after or 0))
   s.raised_at = s.pause_until
   begin_after(s.pause_until)
