@@ -134,8 +134,9 @@ impl Session {
         match (self, direction) {
             (Self::Postgres(session), _) => session.look(direction, bytes),
             (Self::Rabbitmq(session), _) => session.look(direction, bytes),
-            // The script's answer: an array of three of which the first is 1.
-            (Self::Redis, Direction::Down) => find(b"*6\r\n:1", Moment::Permit),
+            // The script's answer: an array of seven, of which the first is the number of a permit, which
+            // begins with the time, or 0.
+            (Self::Redis, Direction::Down) => find(b"*7\r\n:1", Moment::Permit),
             (Self::Redis, Direction::Up) => Vec::new(),
             (Self::Exchange, Direction::Up) => find(b"POST /bapi", Moment::Request),
             (Self::Exchange, Direction::Down) => find(b"HTTP/1.1 ", Moment::Answer),
