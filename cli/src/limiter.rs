@@ -8,15 +8,12 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use shared::exchange::Exchange;
-use shared::limiter::{Breaker, Control, Limiter, Status};
+use shared::limiter::{Breaker, Control, DEFAULT_EGRESS, Limiter, Status};
 use shared::settings::{Database, Redis, Vars};
 
 use crate::format::{self, Table, UNKNOWN};
 use crate::span::Span;
 use crate::{NotAllowed, NotFound};
-
-/// The egress of workers that name none.
-const DEFAULT_EGRESS: &str = "default";
 
 /// `p2p limiter …`
 #[derive(Subcommand)]

@@ -131,7 +131,7 @@ const BAD_REQUEST: u16 = 400;
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LAST_BACKOFF: Duration = Duration::from_secs(20);
 /// Errors of one issue of a job that the ledger keeps. Only refusals come oftener, whose tries are
-/// bounded by the deadline alone.
+/// bounded by the deadline.
 pub const MAX_NOTED_ERRORS: usize = 50;
 /// A wait for a permit after which the job is looked up again before its request is sent.
 const LONG_WAIT: Duration = Duration::from_secs(5);

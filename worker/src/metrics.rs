@@ -29,7 +29,7 @@ pub const DISK_FULL: &str = "disk_full";
 /// A message that is no job.
 pub const POISON: &str = "poison";
 
-/// Tells Prometheus what the figures mean, and begins those that must be there before they move.
+/// Tells Prometheus what the figures mean.
 pub fn describe() {
     describe_counter!(
         ERRORS,

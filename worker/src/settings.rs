@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use shared::limiter::DEFAULT_EGRESS;
 use shared::queue::Topology;
 use shared::settings::{BadSettings, Broker, Database, Redis, Vars, redacted};
 use shared::telemetry::Telemetry;
@@ -92,7 +93,7 @@ impl Settings {
             binance: Binance::read(&mut vars),
             rate_limit: RateLimit::read(&mut vars),
             worker_id: vars.text("WORKER_ID", &own_id),
-            egress_id: vars.text("EGRESS_ID", "default"),
+            egress_id: vars.text("EGRESS_ID", DEFAULT_EGRESS),
             proxy: Proxy::read(&mut vars),
             max_workers,
             request_timeout: vars.seconds("REQUEST_TIMEOUT_SECONDS", 30, 1..=300),

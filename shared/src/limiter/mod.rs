@@ -15,6 +15,9 @@ use crate::settings;
 /// Redis on a local network answers in well under a millisecond.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The egress of workers that name none.
+pub const DEFAULT_EGRESS: &str = "default";
+
 /// What a worker is set to. Of several workers the settings of the one that started last hold.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings {
