@@ -7,6 +7,7 @@ use shared::domain::{BatchId, MAX_ADS_PER_PAGE, MAX_JOBS_PER_BATCH, offer_versio
 use shared::job::{EXPIRED_BREAKER_OPEN, EXPIRED_DEADLINE, Failure};
 use sqlx::PgConnection;
 
+use super::marts::{self, Batches};
 use super::Store;
 
 /// How a batch ended.
@@ -148,6 +149,7 @@ pub async fn close(
     }
     expire_open_jobs(&mut tx, batch, cut).await?;
     certify(&mut tx, batch).await?;
+    marts::make(&mut tx, Batches::one(batch)).await?;
     move_latest(&mut tx, batch).await?;
     update_catalog(&mut tx, batch).await?;
     let sums = sum_up(&mut tx, batch).await?;

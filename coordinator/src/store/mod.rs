@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod close;
 pub mod drift;
 pub mod jobs;
+pub mod marts;
 pub mod workers;
 
 use sqlx::{PgPool, Postgres, Transaction};
