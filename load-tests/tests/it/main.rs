@@ -12,3 +12,4 @@ mod served;
 mod sim;
 mod system;
 mod verified;
+mod warehouse;
