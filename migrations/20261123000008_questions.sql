@@ -122,7 +122,8 @@ BEGIN
     SELECT * INTO read FROM warehouse.book_certificate(fiat, asset, side, book.at, exchange);
     RETURN QUERY
     SELECT row_number() OVER (ORDER BY CASE book.side WHEN 'BUY' THEN v.price ELSE -v.price END, p.page, l.position)::integer,
-           v.adv_no, v.price, v.available_amount, v.min_limit, least(v.max_limit, v.dynamic_max_limit),
+           v.adv_no, trim_scale(v.price), trim_scale(v.available_amount), trim_scale(v.min_limit),
+           trim_scale(least(v.max_limit, v.dynamic_max_limit)),
            (SELECT array_agg(m.identifier ORDER BY m.identifier)
               FROM warehouse.dim_payment_methods m WHERE m.payment_method_id = ANY (v.payment_method_ids)),
            v.pay_time_limit_minutes, a.advertiser, a.user_no, a.is_merchant, g.month_order_count, g.completion_rate,
@@ -192,8 +193,8 @@ BEGIN
          WHERE o.high > 0 AND o.low <= o.high
          ORDER BY CASE WHEN is_buy THEN o.price ELSE -o.price END, o.page, o.position
     LOOP
-        capacity := capacity + ad.high;
-        best_price := coalesce(best_price, ad.price);
+        capacity := trim_scale(capacity + ad.high);
+        best_price := coalesce(best_price, trim_scale(ad.price));
         CONTINUE WHEN rest = 0;
         IF rest >= ad.low THEN
             taken := taken || ad.adv_no;
@@ -244,9 +245,9 @@ BEGIN
     orders := cardinality(other_takes);
     fiat_amount := trim_scale(round(fiat_sum, 8));
     asset_amount := trim_scale(round(asset_sum, 8));
-    worst_price := other_prices[orders];
+    worst_price := trim_scale(other_prices[orders]);
     offers := other_taken;
-    amounts := other_takes;
+    amounts := (SELECT array_agg(trim_scale(t) ORDER BY n) FROM unnest(other_takes) WITH ORDINALITY AS u (t, n));
     RETURN NEXT;
 END
 $$;

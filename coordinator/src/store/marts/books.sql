@@ -3,11 +3,13 @@ WITH priced AS (
     SELECT a.batch_id, a.market_id, a.is_merchant, a.price, a.available_amount, b.best_price,
            a.price * a.available_amount AS worth,
            -- The worst prices that are 1, 2 and 5 % worse than the best.
-           b.best_price * CASE b.trade_type WHEN 'BUY' THEN 1.01 ELSE 0.99 END AS worse_1pct,
-           b.best_price * CASE b.trade_type WHEN 'BUY' THEN 1.02 ELSE 0.98 END AS worse_2pct,
-           b.best_price * CASE b.trade_type WHEN 'BUY' THEN 1.05 ELSE 0.95 END AS worse_5pct
+           b.best_price * CASE WHEN b.is_buy THEN 1.01 ELSE 0.99 END AS worse_1pct,
+           b.best_price * CASE WHEN b.is_buy THEN 1.02 ELSE 0.98 END AS worse_2pct,
+           b.best_price * CASE WHEN b.is_buy THEN 1.05 ELSE 0.95 END AS worse_5pct
       FROM batch_ads a
       JOIN book_bests b USING (batch_id, market_id)
+     -- Sorted once: the aggregates take rows as they come.
+     ORDER BY a.batch_id, a.market_id, a.price
 ), stats AS (
     SELECT batch_id, market_id,
            count(*) AS ads,
@@ -16,7 +18,7 @@ WITH priced AS (
            min(price) FILTER (WHERE is_merchant) AS min_merchant_price,
            max(price) FILTER (WHERE is_merchant) AS max_merchant_price,
            avg(price) AS mean_price,
-           array_agg(price ORDER BY price) AS prices,
+           array_agg(price) AS prices,
            sum(available_amount) AS available_amount,
            sum(worth) AS available_fiat,
            sum(available_amount) FILTER (WHERE price = best_price) AS depth_best,
