@@ -35,8 +35,10 @@ CREATE VIEW warehouse.market_overview AS
 SELECT e.exchange_name, f.currency_code AS fiat_code, c.symbol AS crypto_symbol, m.trade_type, k.*,
        now() - k.read_at AS age
   FROM warehouse.latest_books l
-  JOIN warehouse.mart_books k USING (market_id, day, batch_id)
   JOIN warehouse.dim_markets m USING (market_id)
+ -- OFFSET 0 keeps it one look-up a market: the planner would rather read the month.
+ CROSS JOIN LATERAL (SELECT * FROM warehouse.mart_books k
+                      WHERE k.market_id = l.market_id AND k.day = l.day AND k.batch_id = l.batch_id OFFSET 0) k
   JOIN warehouse.dim_exchanges e USING (exchange_id)
   JOIN warehouse.dim_fiat_currencies f USING (fiat_id)
   JOIN warehouse.dim_cryptocurrencies c USING (crypto_id);
@@ -126,15 +128,20 @@ BEGIN
            trim_scale(least(v.max_limit, v.dynamic_max_limit)),
            (SELECT array_agg(m.identifier ORDER BY m.identifier)
               FROM warehouse.dim_payment_methods m WHERE m.payment_method_id = ANY (v.payment_method_ids)),
-           v.pay_time_limit_minutes, a.advertiser, a.user_no, a.is_merchant, g.month_order_count, g.completion_rate,
-           g.positive_rate, p.active_minutes[l.position], (l.position = p.promoted_position) IS TRUE, v.terms,
+           v.pay_time_limit_minutes, a.advertiser, a.user_no, a.is_merchant,
+           CASE WHEN a.figures_at <= p.fetched_at THEN a.month_order_count ELSE g.month_order_count END,
+           CASE WHEN a.figures_at <= p.fetched_at THEN a.completion_rate ELSE g.completion_rate END,
+           CASE WHEN a.figures_at <= p.fetched_at THEN a.positive_rate ELSE g.positive_rate END,
+           p.active_minutes[l.position], (l.position = p.promoted_position) IS TRUE, v.terms,
            p.fetched_at, read.verdict, read.age
       FROM warehouse.book_pages p
      CROSS JOIN LATERAL unnest(p.offer_ids) WITH ORDINALITY AS l (id, position)
       JOIN warehouse.offer_versions v ON v.day = read.day AND v.id = l.id
       JOIN warehouse.dim_advertisers a ON a.advertiser_sk = v.advertiser_sk
+      -- Only where the latest figures are younger than the page.
       LEFT JOIN LATERAL (SELECT * FROM warehouse.advertiser_figures g
-                          WHERE g.advertiser_id = a.advertiser_id AND g.observed_at <= p.fetched_at
+                          WHERE a.figures_at > p.fetched_at
+                            AND g.advertiser_id = a.advertiser_id AND g.observed_at <= p.fetched_at
                           ORDER BY g.observed_at DESC LIMIT 1) g ON true
      WHERE p.day = read.day AND p.batch_id = read.batch_id AND p.market_id = read.market_id
        AND (p.duplicate_positions IS NULL OR l.position <> ALL (p.duplicate_positions))
@@ -583,26 +590,34 @@ COMMENT ON FUNCTION warehouse.arbitrage_sides(timestamptz, text) IS 'Between the
 
 CREATE FUNCTION warehouse.arbitrage_fiats(at timestamptz DEFAULT now(), exchange text DEFAULT 'binance')
 RETURNS TABLE (from_fiat text, to_fiat text, asset_out text, asset_back text, rate numeric, back_rate numeric, gain numeric, batch_id integer)
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+-- The planner expects few rows of a function and would try every pair of 12,000.
+SET enable_nestloop = off AS $$
 #variable_conflict use_column
 DECLARE
     batch integer := warehouse.batch_at(arbitrage_fiats.at, exchange);
 BEGIN
     RETURN QUERY
-    WITH rates AS MATERIALIZED (
+    -- One division a price; the sort is of integers. 30 digits tell any two rates apart.
+    WITH prices AS MATERIALIZED (
+        SELECT dense_rank() OVER (ORDER BY p.fiat_code)::integer AS fiat, p.fiat_code, p.crypto_symbol, p.sell_price, p.buy_price,
+               CASE WHEN p.buy_price > 0 THEN round(1 / p.buy_price, 30) END AS per_fiat
+          FROM warehouse.complete_prices(batch) p
+    ), rates AS MATERIALIZED (
         -- The best asset to carry: bought for one fiat, sold for the other.
-        SELECT DISTINCT ON (b.fiat_code, s.fiat_code) b.fiat_code AS from_fiat, s.fiat_code AS to_fiat, b.crypto_symbol AS asset,
-               s.sell_price / b.buy_price AS rate
-          FROM warehouse.complete_prices(batch) b
-          JOIN warehouse.complete_prices(batch) s ON s.crypto_symbol = b.crypto_symbol AND s.fiat_code <> b.fiat_code
-         WHERE b.buy_price > 0 AND s.sell_price > 0
-         ORDER BY b.fiat_code, s.fiat_code, s.sell_price / b.buy_price DESC, b.crypto_symbol
+        SELECT DISTINCT ON (b.fiat, s.fiat) b.fiat_code AS from_fiat, s.fiat_code AS to_fiat, b.crypto_symbol AS asset,
+               b.buy_price, s.sell_price, b.fiat AS out, s.fiat AS back
+          FROM prices b
+          JOIN prices s ON s.crypto_symbol = b.crypto_symbol AND s.fiat <> b.fiat
+         WHERE b.per_fiat IS NOT NULL AND s.sell_price > 0
+         ORDER BY b.fiat, s.fiat, s.sell_price * b.per_fiat DESC, b.crypto_symbol
     )
-    SELECT o.from_fiat, o.to_fiat, o.asset, r.asset, trim_scale(round(o.rate, 12)), trim_scale(round(r.rate, 12)),
-           trim_scale(round(o.rate * r.rate - 1, 8)), batch
+    SELECT o.from_fiat, o.to_fiat, o.asset, r.asset, trim_scale(round(o.sell_price / o.buy_price, 12)),
+           trim_scale(round(r.sell_price / r.buy_price, 12)),
+           trim_scale(round((o.sell_price * r.sell_price) / (o.buy_price * r.buy_price) - 1, 8)), batch
       FROM rates o
-      JOIN rates r ON r.from_fiat = o.to_fiat AND r.to_fiat = o.from_fiat
-     WHERE o.from_fiat < o.to_fiat
+      JOIN rates r ON r.out = o.back AND r.back = o.out
+     WHERE o.out < o.back
      ORDER BY 7 DESC, 1, 2;
 END
 $$;
@@ -610,7 +625,9 @@ COMMENT ON FUNCTION warehouse.arbitrage_fiats(timestamptz, text) IS 'Between fia
 
 CREATE FUNCTION warehouse.arbitrage_assets(at timestamptz DEFAULT now(), exchange text DEFAULT 'binance')
 RETURNS TABLE (from_asset text, to_asset text, fiat_out text, fiat_back text, rate numeric, back_rate numeric, gain numeric, batch_id integer)
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+-- The planner expects few rows of a function and would try every pair of 12,000.
+SET enable_nestloop = off AS $$
 #variable_conflict use_column
 DECLARE
     batch integer := warehouse.batch_at(arbitrage_assets.at, exchange);

@@ -260,3 +260,27 @@ pub(crate) async fn open(url: &url::Url, name: &str) -> Result<PgPool> {
         .await
         .with_context(|| format!("connect to database {name}"))
 }
+
+/// Prints what the database runs on and what the tables take.
+pub(crate) async fn tell_sizes(pool: &PgPool) -> Result<()> {
+    let server: String = sqlx::query_scalar(
+        "SELECT format('PostgreSQL %s, shared_buffers %s', current_setting('server_version'), current_setting('shared_buffers'))",
+    )
+    .fetch_one(pool)
+    .await?;
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    println!("{server}, {cores} cores");
+    let sizes: Vec<(String, i64, i64)> = sqlx::query_as(
+        "SELECT coalesce(i.inhparent::regclass::text, c.oid::regclass::text), sum(greatest(c.reltuples, 0))::bigint,
+                sum(pg_total_relation_size(c.oid))::bigint
+           FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+          WHERE c.relnamespace = 'warehouse'::regnamespace AND c.relkind = 'r'
+          GROUP BY 1 HAVING sum(pg_total_relation_size(c.oid)) > 1000000 ORDER BY 3 DESC",
+    )
+    .fetch_all(pool)
+    .await?;
+    for (relation, rows, bytes) in sizes {
+        println!("{relation:<34} {rows:>12} rows {:>8} MB", bytes / 1_000_000);
+    }
+    Ok(())
+}
