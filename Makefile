@@ -2,10 +2,12 @@
 # brings the servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos limits lint build stack stack-down
+.PHONY: help demo test chaos limits month lint build stack stack-down
 
 # Reads SEED, ROUNDS and ONLY, which make hands on. All programs are built first: it starts them.
 CHAOS := cargo build --workspace --locked && cargo run --quiet --locked -p load-tests --bin chaos --
+
+MONTH := cargo run --quiet --locked -p load-tests --bin month --
 
 SCRIPTS := dev/stack dev/demo dev/lib.sh .ci/run
 
@@ -16,7 +18,7 @@ demo: ## Two batches over a simulated market, proven equal (LIVE=1: one small ba
 	@LIVE=$(LIVE) dev/demo
 
 test: ## All tests, against servers of this clone that are stopped again if they were not running
-	@dev/stack run sh -c 'cargo test --workspace --locked && $(CHAOS) --short'
+	@dev/stack run sh -c 'cargo test --workspace --locked && $(CHAOS) --short && $(MONTH) --days 3 --ads 1500 --fiats 12 --plans-only --database p2p_short'
 
 chaos: ## Faults at every step of a batch (SEED=7 ROUNDS=3 ONLY=redis), about 40 minutes a round
 	@dev/stack run sh -c '$(CHAOS)'
@@ -24,6 +26,9 @@ chaos: ## Faults at every step of a batch (SEED=7 ROUNDS=3 ONLY=redis), about 40
 limits: ## Proof that the fleet finds an exchange's limit, uses it, and is not refused: about four minutes
 	@cargo build --workspace --locked --quiet
 	@dev/stack run target/debug/limits
+
+month: ## 30 days of the whole market in a database, and every documented question timed (DAYS=30)
+	@dev/stack run sh -c '$(MONTH) --days $(or $(DAYS),30)'
 
 lint: ## Formatting, clippy with warnings as errors, shellcheck if it is installed
 	cargo fmt --all --check

@@ -22,6 +22,7 @@ const CHUNK: usize = 1 << 20;
 pub(crate) struct Plan {
     pub(crate) days: u32,
     pub(crate) ads: usize,
+    pub(crate) fiats: usize,
     pub(crate) seed: u64,
     /// The last slot is the last one before this instant.
     pub(crate) until: DateTime<Utc>,
@@ -38,7 +39,7 @@ pub(crate) struct Filled {
 /// Fills an empty, migrated database.
 pub(crate) async fn fill(pool: &PgPool, plan: &Plan) -> Result<Filled> {
     let begun = Instant::now();
-    let mut generator = Generator::new(plan.seed, plan.ads);
+    let mut generator = Generator::new(plan.seed, plan.ads, plan.fiats);
     dimensions(pool, &generator, plan.until).await?;
     let mut filled = Filled { batches: 0, readings: 0, seconds: 0.0, marts_seconds: 0.0 };
     let mut marts: Option<tokio::task::JoinHandle<Result<f64>>> = None;

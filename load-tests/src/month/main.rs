@@ -31,6 +31,9 @@ struct Cli {
     /// Ads listed at any time.
     #[arg(long, default_value_t = 30_000)]
     ads: usize,
+    /// Fiats, each with up to 14 assets on both sides.
+    #[arg(long, default_value_t = 110, value_parser = clap::value_parser!(u8).range(1..=110))]
+    fiats: u8,
     /// What the market is drawn from.
     #[arg(long, default_value_t = 7)]
     seed: u64,
@@ -66,7 +69,13 @@ async fn run(cli: &Cli) -> Result<ExitCode> {
         fill::open(&url, &cli.database).await?
     } else {
         let pool = fill::fresh_database(&url, &cli.database).await?;
-        let plan = fill::Plan { days: cli.days, ads: cli.ads, seed: cli.seed, until: Utc::now() };
+        let plan = fill::Plan {
+            days: cli.days,
+            ads: cli.ads,
+            fiats: usize::from(cli.fiats),
+            seed: cli.seed,
+            until: Utc::now(),
+        };
         let filled = fill::fill(&pool, &plan).await?;
         println!(
             "{} batches, {} readings in {:.0} s, of which marts {:.0} s",

@@ -67,9 +67,9 @@ pub(crate) struct Generator {
 
 impl Generator {
     #[must_use]
-    pub(crate) fn new(seed: u64, ads: usize) -> Self {
+    pub(crate) fn new(seed: u64, ads: usize, fiats: usize) -> Self {
         let templates = vec![true, false, false, true, false];
-        let spec = Spec { seed, fiats: 110, assets: 14, ads, delisted: 0, templates, rates: RATES };
+        let spec = Spec { seed, fiats, assets: 14, ads, delisted: 0, templates, rates: RATES };
         Self {
             world: World::new(&spec),
             seed,
