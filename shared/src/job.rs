@@ -46,9 +46,17 @@ pub enum Work {
         /// The last reading had ads here: an empty answer is suspect.
         ads_expected: bool,
     },
+    /// The page of an advertiser.
+    Advertiser { advertiser_id: i32, user_no: String },
 }
 
 impl Work {
+    /// Whether the batch does not wait for it: it is done when nothing else is to do, or not at all.
+    #[must_use]
+    pub fn is_aside(&self) -> bool {
+        matches!(self, Self::Advertiser { .. })
+    }
+
     /// As in `pipeline.jobs.kind`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -57,6 +65,7 @@ impl Work {
             Self::Assets { .. } => "assets",
             Self::PaymentMethods { .. } => "payment_methods",
             Self::Search { .. } => "search",
+            Self::Advertiser { .. } => "advertiser",
         }
     }
 }

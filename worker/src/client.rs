@@ -9,7 +9,7 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER};
 use reqwest::{StatusCode, redirect};
-use shared::exchange::binance::{Call, Request};
+use shared::exchange::binance::{Call, Payload, Request};
 use shared::job::Failure;
 
 use crate::rate_limit::{Outcome, Permit};
@@ -152,12 +152,19 @@ impl Client {
             Call::Assets => &self.endpoints.assets,
             Call::PaymentMethods => &self.endpoints.payment_methods,
             Call::Search => &self.endpoints.search,
+            Call::Advertiser => &self.endpoints.advertiser,
         };
-        let sent = self
-            .http
-            .post(endpoint.clone())
-            .header(CONTENT_TYPE, "application/json")
-            .body(request.body);
+        let sent = match request.payload {
+            Payload::Json(body) => {
+                let post = self.http.post(endpoint.clone());
+                post.header(CONTENT_TYPE, "application/json").body(body)
+            }
+            Payload::Query(name, value) => {
+                let mut url = endpoint.clone();
+                url.query_pairs_mut().append_pair(name, &value);
+                self.http.get(url)
+            }
+        };
         let response = sent.send().await.map_err(|error| broken(&error))?;
         let status = response.status();
         match status {

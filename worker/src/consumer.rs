@@ -21,21 +21,48 @@ pub struct Finished {
     pub place: OwnedSemaphorePermit,
 }
 
-/// Takes deliveries until `shutdown` or until both queues end, then waits for the jobs in hand.
+/// Jobs of the low queue that are in hand at once, besides the others: they wait for permits that
+/// others leave, and must not take a place from a page meanwhile.
+pub const LOW_IN_HAND: usize = 2;
+
+/// Takes deliveries until `shutdown` or until all queues end, then waits for the jobs in hand. A place
+/// for a job of the low queue is none of the `max_in_flight`.
 ///
 /// # Panics
-/// Never: nobody closes the semaphore of places.
+/// Never: nobody closes the semaphores of places.
 pub async fn run(
     handler: Arc<Handler>,
-    deliveries: [mpsc::Receiver<Delivery>; 2],
+    deliveries: [mpsc::Receiver<Delivery>; 3],
     finished: mpsc::Sender<Finished>,
     max_in_flight: usize,
     stop_taking: impl Fn(),
     shutdown: CancellationToken,
 ) {
-    let [mut urgent, mut normal] = deliveries;
+    let [mut urgent, mut normal, mut low] = deliveries;
     let places = Arc::new(Semaphore::new(max_in_flight));
+    let low_places = Arc::new(Semaphore::new(LOW_IN_HAND));
     let jobs = TaskTracker::new();
+    {
+        let (handler, finished, jobs) = (Arc::clone(&handler), finished.clone(), jobs.clone());
+        let shutdown = shutdown.clone();
+        // Counted among the jobs: it ends with the shutdown, or with the queue.
+        jobs.clone().spawn(async move {
+            loop {
+                let place = Arc::clone(&low_places).acquire_owned();
+                let place = tokio::select! {
+                    place = place => place.expect("the semaphore is never closed"),
+                    () = shutdown.cancelled() => return,
+                };
+                let delivery = tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return,
+                    delivery = low.recv() => delivery,
+                };
+                let Some(delivery) = delivery else { return };
+                jobs.spawn(work(Arc::clone(&handler), delivery, false, finished.clone(), place));
+            }
+        });
+    }
     loop {
         let place = Arc::clone(&places).acquire_owned();
         let place = tokio::select! {

@@ -72,6 +72,7 @@ pub enum Facts {
     FiatList(Vec<binance::FiatListed>),
     Assets(binance::AssetLists),
     PaymentMethods(Vec<shared::domain::PaymentMethod>),
+    Advertiser(Box<binance::AdvertiserPage>),
 }
 
 impl Ending {
@@ -208,7 +209,7 @@ impl Handler {
     /// Does one job. Never an error: whatever goes wrong is how the job ended.
     pub async fn run(&self, job: &Job, is_urgent: bool) -> Outcome {
         let class = match job.work {
-            Work::PaymentMethods { .. } => Class::Low,
+            Work::PaymentMethods { .. } | Work::Advertiser { .. } => Class::Low,
             _ if is_urgent => Class::High,
             _ => Class::Normal,
         };
@@ -439,8 +440,15 @@ fn judge_answer(
             Next::End(Ending::without_facts(requests.clone(), EndState::Empty, EMPTY_NO_ADS))
         }
         Ok(facts) => {
-            if let Facts::Page(page) = &facts {
-                metrics::ads_refused(&job.work, page.refusals.len());
+            match &facts {
+                Facts::Page(page) => metrics::ads_refused(&job.work, page.refusals.len()),
+                Facts::Advertiser(page) => {
+                    metrics::ads_refused(&job.work, page.refusals.len());
+                    if !page.warnings.is_empty() {
+                        tracing::warn!(warnings = ?page.warnings, "fields of an advertiser's page were left out");
+                    }
+                }
+                _ => {}
             }
             Next::End(Ending {
                 state: EndState::Done,
@@ -472,5 +480,8 @@ fn read(job: &Job, body: &[u8]) -> Result<Facts, AnswerError> {
         Work::FiatList => Facts::FiatList(binance::parse_fiat_list(body)?),
         Work::Assets { .. } => Facts::Assets(binance::parse_assets(body)?),
         Work::PaymentMethods { .. } => Facts::PaymentMethods(binance::parse_payment_methods(body)?),
+        Work::Advertiser { user_no, .. } => {
+            Facts::Advertiser(Box::new(binance::parse_advertiser(Some(user_no), body)?))
+        }
     })
 }

@@ -52,7 +52,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "worker");
     let in_hand = settings.jobs_in_hand();
     let prefetch = u16::try_from(in_hand).context("MAX_WORKERS")?;
-    let queues = [Queue::UrgentJobs, Queue::NormalJobs];
+    let queues = [Queue::UrgentJobs, Queue::NormalJobs, Queue::LowJobs];
     let (broker, deliveries) =
         Consumer::start(&settings.broker, &settings.topology, "worker", queues, prefetch);
 
@@ -63,7 +63,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         shutdown.clone(),
     );
     let signs = tokio::spawn(signs);
-    let (finished, to_store) = mpsc::channel(in_hand);
+    let (finished, to_store) = mpsc::channel(in_hand + consumer::LOW_IN_HAND);
     let storer = storer::Storer::new(
         store::Store::new(pool.clone(), &settings),
         publisher,

@@ -65,7 +65,7 @@ pub fn ads_refused(work: &Work, ads: usize) {
 
 fn count_error(error_type: &'static str, work: &Work, errors: u64) {
     let (fiat, crypto) = match work {
-        Work::FiatList => ("", ""),
+        Work::FiatList | Work::Advertiser { .. } => ("", ""),
         Work::Assets { fiat, .. } | Work::PaymentMethods { fiat, .. } => (fiat.as_str(), ""),
         Work::Search { market, .. } => (market.fiat.as_str(), market.asset.as_str()),
     };

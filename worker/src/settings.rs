@@ -41,6 +41,7 @@ pub struct Binance {
     pub assets: url::Url,
     pub fiat_list: url::Url,
     pub payment_methods: url::Url,
+    pub advertiser: url::Url,
 }
 
 /// The way out to the exchange.
@@ -156,6 +157,10 @@ impl Binance {
             payment_methods: endpoint(
                 "BINANCE_PAYMENT_METHODS_ENDPOINT",
                 "/bapi/c2c/v2/public/c2c/adv/filter-conditions",
+            ),
+            advertiser: endpoint(
+                "BINANCE_ADVERTISER_ENDPOINT",
+                "/bapi/c2c/v2/friendly/c2c/user/profile-and-ads-list",
             ),
         }
     }

@@ -4,6 +4,6 @@ mod ad;
 mod batch;
 mod market;
 
-pub use ad::{Ad, Advertiser, PaymentMethod, Refusal, RefusalReason};
+pub use ad::{Ad, AdDetails, Advertiser, Json, PaymentMethod, Profile, Refusal, RefusalReason};
 pub use batch::{BatchId, BatchIdError, MAX_ADS_PER_PAGE, MAX_JOBS_PER_BATCH, offer_version_id};
 pub use market::{Market, MarketError, Side, page_count};

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! coordinator ─► P.jobs.urgent ─┐
-//!             ─► P.jobs.normal ─┴► workers ─► P.reports ─► coordinator ─► P.events (topic)
+//!             ─► P.jobs.normal ─┼► workers ─► P.reports ─► coordinator ─► P.events (topic)
+//!             ─► P.jobs.low ────┘
 //!                      └─ delivery limit ─► P.dead
 //! ```
 
@@ -20,6 +21,8 @@ pub enum Queue {
     UrgentJobs,
     /// All other jobs, in plan order.
     NormalJobs,
+    /// Jobs that no batch waits for: pages of advertisers.
+    LowJobs,
     /// Acknowledgements of jobs.
     Reports,
     /// Poison messages: what no worker could read, or what killed every worker that took it.
@@ -27,7 +30,8 @@ pub enum Queue {
 }
 
 impl Queue {
-    pub const ALL: [Self; 4] = [Self::Dead, Self::UrgentJobs, Self::NormalJobs, Self::Reports];
+    pub const ALL: [Self; 5] =
+        [Self::Dead, Self::UrgentJobs, Self::NormalJobs, Self::LowJobs, Self::Reports];
 }
 
 /// Deliveries of one message before it is poison. Every killed worker costs its jobs one, so there
@@ -55,6 +59,7 @@ impl Topology {
         let name = match queue {
             Queue::UrgentJobs => "jobs.urgent",
             Queue::NormalJobs => "jobs.normal",
+            Queue::LowJobs => "jobs.low",
             Queue::Reports => "reports",
             Queue::Dead => "dead",
         };
@@ -101,7 +106,7 @@ impl Topology {
         set("x-queue-type", text("quorum"));
         set("x-max-length", AMQPValue::LongInt(MAX_MESSAGES));
         match queue {
-            Queue::UrgentJobs | Queue::NormalJobs => {
+            Queue::UrgentJobs | Queue::NormalJobs | Queue::LowJobs => {
                 // Written out: brokers before 4.0 have no limit unless told.
                 set("x-delivery-limit", AMQPValue::LongInt(DELIVERY_LIMIT));
                 set("x-dead-letter-exchange", text(""));

@@ -5,4 +5,5 @@
     reason = "clippy.toml allows it in test functions; these are their helpers"
 )]
 
+mod advertiser;
 mod search;

@@ -1,6 +1,6 @@
 //! Advertisers: versions of identity (SCD2), and their figures, each written only on change.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 
 use chrono::{DateTime, Utc};
@@ -24,6 +24,7 @@ struct Figures {
     month_order_count: Option<i32>,
     completion_rate: Option<Decimal>,
     positive_rate: Option<Decimal>,
+    release_seconds: Option<i32>,
 }
 
 #[derive(Clone, Copy)]
@@ -48,6 +49,7 @@ impl<'a> Seen<'a> {
             month_order_count: advertiser.month_order_count,
             completion_rate: advertiser.completion_rate,
             positive_rate: advertiser.positive_rate,
+            release_seconds: advertiser.release_seconds,
         };
         Self { advertiser, identity_hash: identity_hash(advertiser), figures, at }
     }
@@ -67,6 +69,10 @@ fn identity_hash(advertiser: &Advertiser) -> i64 {
     hasher.number(Some(advertiser.is_pro_merchant));
     hasher.number(advertiser.is_blocked);
     hasher.number(advertiser.merchant_group_member);
+    // Only if there is one: what was stored before it was read must not look like another identity.
+    if let Some(description) = &advertiser.pro_merchant_description {
+        hasher.text(Some(description));
+    }
     hasher.finish()
 }
 
@@ -81,6 +87,7 @@ struct Current {
     month_order_count: Option<i32>,
     completion_rate: Option<Decimal>,
     positive_rate: Option<Decimal>,
+    release_seconds: Option<i32>,
     figures_at: DateTime<Utc>,
 }
 
@@ -104,6 +111,7 @@ impl Advertisers {
         seen: Vec<(&Advertiser, DateTime<Utc>)>,
     ) -> Result<(), StoreError> {
         self.resolved.clear();
+        self.forget_closed(pool, &seen).await?;
         let mut changed: BTreeMap<&str, Seen<'_>> = BTreeMap::new();
         for (advertiser, at) in seen {
             let seen = Seen::new(advertiser, at);
@@ -148,6 +156,32 @@ impl Advertisers {
         if left.is_empty() { Ok(()) } else { Err(sqlx::Error::PoolTimedOut.into()) }
     }
 
+    /// Forgets what is known of advertisers of whom another worker has opened a new version: an identity
+    /// that comes back would otherwise be taken for the version that was closed.
+    async fn forget_closed(
+        &mut self,
+        pool: &PgPool,
+        seen: &[(&Advertiser, DateTime<Utc>)],
+    ) -> Result<(), StoreError> {
+        let known = |(advertiser, _): &(&Advertiser, DateTime<Utc>)| {
+            self.known.peek(&advertiser.user_no).map(|known| known.advertiser_sk)
+        };
+        let versions: BTreeSet<i32> = seen.iter().filter_map(known).collect();
+        if versions.is_empty() {
+            return Ok(());
+        }
+        let closed: Vec<String> = sqlx::query_scalar(
+            "SELECT user_no FROM warehouse.dim_advertisers WHERE advertiser_sk = ANY ($1) AND NOT is_current",
+        )
+        .bind(versions.into_iter().collect::<Vec<_>>())
+        .fetch_all(pool)
+        .await?;
+        for user_no in closed {
+            self.known.pop(&user_no);
+        }
+        Ok(())
+    }
+
     /// The version of an advertiser that was resolved for this group.
     pub(super) fn sk(&self, advertiser: &Advertiser) -> Option<i32> {
         self.resolved.get(&advertiser.user_no).copied()
@@ -163,15 +197,16 @@ async fn write(
 ) -> Result<HashMap<String, i32>, StoreError> {
     let mut tx = pool.begin().await?;
     let mut versions = HashMap::new();
-    // First versions. Who is already there conflicts on the current one and is looked at below.
-    for (user_no, advertiser_sk) in insert_versions(&mut tx, exchange, seen, None).await? {
+    let currents = lock_current(&mut tx, exchange, seen).await?;
+    // Only who is not there: an insert that meets a row uses up a number all the same, and numbers are
+    // bounded. Whom another worker inserts meanwhile is left out, and looked at again.
+    let is_new = |seen: &&Seen<'_>| !currents.contains_key(&seen.advertiser.user_no);
+    let new: Vec<Seen<'_>> = seen.iter().filter(is_new).copied().collect();
+    for (user_no, advertiser_sk) in insert_versions(&mut tx, exchange, &new, None).await? {
         versions.insert(user_no, advertiser_sk);
     }
-    let there: Vec<&Seen<'_>> =
-        seen.iter().filter(|s| !versions.contains_key(&s.advertiser.user_no)).collect();
-    let currents = lock_current(&mut tx, exchange, &there).await?;
     let (mut renamed, mut renamed_ids, mut moved) = (Vec::new(), Vec::new(), Vec::new());
-    for seen in there {
+    for seen in seen {
         let Some(current) = currents.get(&seen.advertiser.user_no) else {
             continue;
         };
@@ -190,6 +225,7 @@ async fn write(
             month_order_count: current.month_order_count,
             completion_rate: current.completion_rate,
             positive_rate: current.positive_rate,
+            release_seconds: current.release_seconds,
         };
         if told != seen.figures && seen.at > current.figures_at {
             moved.push((current.advertiser_id, *seen));
@@ -220,19 +256,25 @@ async fn insert_versions(
                 (advertiser_id, exchange_id, user_no, advertiser, user_type, is_merchant, user_identity,
                  user_grade, vip_level, badges, is_pro_merchant, is_blocked, merchant_group_member,
                  identity_hash, valid_from, is_current, month_order_count, completion_rate,
-                 positive_rate, figures_at)
+                 positive_rate, figures_at, pro_merchant_description, release_seconds, registered_on,
+                 first_order_on)
          SELECT coalesce(a.id, nextval('warehouse.advertiser_ids')::int), $1, a.user_no, a.nickname,
                 a.user_type, a.is_merchant, a.user_identity, a.user_grade, a.vip_level,
                 CASE WHEN a.badges IS NOT NULL
                      THEN ARRAY(SELECT jsonb_array_elements_text(a.badges)) END,
                 a.is_pro_merchant, a.is_blocked, a.merchant_group_member, a.identity_hash, a.at, true,
-                a.month_order_count, a.completion_rate, a.positive_rate, a.at
+                a.month_order_count, a.completion_rate, a.positive_rate, a.at,
+                a.pro_merchant_description, a.release_seconds, o.registered_on, o.first_order_on
            FROM unnest($2::int[], $3::text[], $4::text[], $5::text[], $6::bool[], $7::text[],
                        $8::smallint[], $9::smallint[], $10::jsonb[], $11::bool[], $12::bool[], $13::bool[],
-                       $14::bigint[], $15::timestamptz[], $16::int[], $17::numeric[], $18::numeric[])
+                       $14::bigint[], $15::timestamptz[], $16::int[], $17::numeric[], $18::numeric[],
+                       $19::text[], $20::int[])
              AS a (id, user_no, nickname, user_type, is_merchant, user_identity, user_grade, vip_level,
                    badges, is_pro_merchant, is_blocked, merchant_group_member, identity_hash, at,
-                   month_order_count, completion_rate, positive_rate)
+                   month_order_count, completion_rate, positive_rate, pro_merchant_description,
+                   release_seconds)
+           LEFT JOIN LATERAL (SELECT d.registered_on, d.first_order_on FROM warehouse.dim_advertisers d
+                               WHERE d.advertiser_id = a.id ORDER BY d.valid_from DESC LIMIT 1) o ON true
              ON CONFLICT (exchange_id, user_no) WHERE is_current DO NOTHING
       RETURNING user_no, advertiser_sk, advertiser_id",
     )
@@ -257,6 +299,8 @@ async fn insert_versions(
     .bind(who().map(|a| a.month_order_count).collect::<Vec<_>>())
     .bind(who().map(|a| a.completion_rate).collect::<Vec<_>>())
     .bind(who().map(|a| a.positive_rate).collect::<Vec<_>>())
+    .bind(who().map(|a| a.pro_merchant_description.as_deref()).collect::<Vec<_>>())
+    .bind(who().map(|a| a.release_seconds).collect::<Vec<_>>())
     .fetch_all(&mut *connection)
     .await?;
     if ids.is_none() {
@@ -274,11 +318,11 @@ async fn insert_versions(
 async fn lock_current(
     connection: &mut PgConnection,
     exchange: Exchange,
-    seen: &[&Seen<'_>],
+    seen: &[Seen<'_>],
 ) -> Result<HashMap<String, Current>, StoreError> {
     let rows: Vec<Current> = sqlx::query_as(
         "SELECT user_no, advertiser_id, advertiser_sk, identity_hash, valid_from, month_order_count,
-                completion_rate, positive_rate, figures_at
+                completion_rate, positive_rate, release_seconds, figures_at
            FROM warehouse.dim_advertisers
           WHERE exchange_id = $1 AND user_no = ANY ($2) AND is_current
           ORDER BY user_no FOR UPDATE",
@@ -334,9 +378,9 @@ async fn write_figures(
     sqlx::query(
         "UPDATE warehouse.dim_advertisers d
             SET month_order_count = f.month_order_count, completion_rate = f.completion_rate,
-                positive_rate = f.positive_rate, figures_at = f.at
-           FROM unnest($1::int[], $2::timestamptz[], $3::int[], $4::numeric[], $5::numeric[])
-             AS f (id, at, month_order_count, completion_rate, positive_rate)
+                positive_rate = f.positive_rate, release_seconds = f.release_seconds, figures_at = f.at
+           FROM unnest($1::int[], $2::timestamptz[], $3::int[], $4::numeric[], $5::numeric[], $6::int[])
+             AS f (id, at, month_order_count, completion_rate, positive_rate, release_seconds)
           WHERE d.advertiser_id = f.id AND d.is_current",
     )
     .bind(moved.iter().map(|(id, _)| *id).collect::<Vec<_>>())
@@ -344,6 +388,7 @@ async fn write_figures(
     .bind(moved.iter().map(|(_, seen)| seen.figures.month_order_count).collect::<Vec<_>>())
     .bind(moved.iter().map(|(_, seen)| seen.figures.completion_rate).collect::<Vec<_>>())
     .bind(moved.iter().map(|(_, seen)| seen.figures.positive_rate).collect::<Vec<_>>())
+    .bind(moved.iter().map(|(_, seen)| seen.figures.release_seconds).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
@@ -355,8 +400,9 @@ async fn insert_figures(
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO warehouse.advertiser_figures
-                (advertiser_id, observed_at, month_order_count, completion_rate, positive_rate)
-         SELECT * FROM unnest($1::int[], $2::timestamptz[], $3::int[], $4::numeric[], $5::numeric[])
+                (advertiser_id, observed_at, month_order_count, completion_rate, positive_rate,
+                 release_seconds)
+         SELECT * FROM unnest($1::int[], $2::timestamptz[], $3::int[], $4::numeric[], $5::numeric[], $6::int[])
              ON CONFLICT DO NOTHING",
     )
     .bind(moved.iter().map(|(id, _)| *id).collect::<Vec<_>>())
@@ -364,6 +410,7 @@ async fn insert_figures(
     .bind(moved.iter().map(|(_, seen)| seen.figures.month_order_count).collect::<Vec<_>>())
     .bind(moved.iter().map(|(_, seen)| seen.figures.completion_rate).collect::<Vec<_>>())
     .bind(moved.iter().map(|(_, seen)| seen.figures.positive_rate).collect::<Vec<_>>())
+    .bind(moved.iter().map(|(_, seen)| seen.figures.release_seconds).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

@@ -60,13 +60,17 @@ impl JobRow {
 /// The row of a job; `None`: the ledger has none, no longer, or another job under this ordinal, as for
 /// a message of a database that was made anew.
 pub async fn find(pool: &PgPool, job: &Job) -> Result<Option<JobRow>, StoreError> {
-    let (market_id, fiat_id, page) = match job.work {
-        Work::Search { market_id, page, .. } => (Some(market_id), None, Some(page.cast_signed())),
-        Work::Assets { fiat_id, .. } | Work::PaymentMethods { fiat_id, .. } => {
-            (None, Some(fiat_id), None)
+    let (mut market_id, mut fiat_id, mut page, mut advertiser) = (None, None, None, None);
+    match job.work {
+        Work::Search { market_id: market, page: number, .. } => {
+            (market_id, page) = (Some(market), Some(number.cast_signed()));
         }
-        Work::FiatList => (None, None, None),
-    };
+        Work::Assets { fiat_id: fiat, .. } | Work::PaymentMethods { fiat_id: fiat, .. } => {
+            fiat_id = Some(fiat);
+        }
+        Work::Advertiser { advertiser_id, .. } => advertiser = Some(advertiser_id),
+        Work::FiatList => {}
+    }
     let row = sqlx::query_as(
         "SELECT j.state, j.reason, j.issue::int AS issue, j.declared_total,
                 coalesce(j.ads_taken, 0)::int AS ads_taken,
@@ -75,7 +79,8 @@ pub async fn find(pool: &PgPool, job: &Job) -> Result<Option<JobRow>, StoreError
            FROM pipeline.jobs j
           WHERE j.day = $1 AND j.batch_id = $2 AND j.ordinal = $3
             AND j.kind = $5 AND j.market_id IS NOT DISTINCT FROM $4
-            AND j.fiat_id IS NOT DISTINCT FROM $6 AND j.page IS NOT DISTINCT FROM $7",
+            AND j.fiat_id IS NOT DISTINCT FROM $6 AND j.page IS NOT DISTINCT FROM $7
+            AND j.advertiser_id IS NOT DISTINCT FROM $8",
     )
     .bind(job.batch_id.day())
     .bind(job.batch_id.raw())
@@ -84,6 +89,7 @@ pub async fn find(pool: &PgPool, job: &Job) -> Result<Option<JobRow>, StoreError
     .bind(job.work.kind())
     .bind(fiat_id)
     .bind(page)
+    .bind(advertiser)
     .fetch_optional(pool)
     .await?;
     Ok(row)
@@ -178,13 +184,12 @@ pub(super) async fn add_requests(
     Ok(())
 }
 
-/// Ads taken and refused on a page.
+/// Ads taken and refused on a page, also that of an advertiser.
 fn ads(one: &ToStore) -> Option<(i32, i32)> {
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     match &one.ending.facts {
-        Facts::Page(page) => {
-            let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-            Some((count(page.ads.len()), count(page.refusals.len())))
-        }
+        Facts::Page(page) => Some((count(page.ads.len()), count(page.refusals.len()))),
+        Facts::Advertiser(page) => Some((count(page.ads.len()), count(page.refusals.len()))),
         _ => None,
     }
 }

@@ -9,7 +9,9 @@ mod discovery;
 pub mod jobs;
 mod pages;
 mod payment_methods;
+mod profiles;
 mod quarantine;
+mod terms;
 mod versions;
 pub mod workers;
 
@@ -204,6 +206,7 @@ impl Store {
         pages::insert(&mut tx, &pages).await?;
         quarantine::insert(&mut tx, &kept).await?;
         discovery::store(&mut tx, &kept).await?;
+        profiles::store(&mut tx, &kept).await?;
         tx.commit().await?;
         // Only now: an id that was not committed must never be referred to.
         for page in pages {
@@ -234,9 +237,16 @@ impl Store {
             page.ads.iter().map(move |ad| (&ad.advertiser, at))
         });
         self.advertisers.resolve(&self.pool, exchange, seen.collect()).await?;
+        let ads = pages().flat_map(|(one, page)| {
+            let at = one.ending.requests.fetched_at.unwrap_or_default();
+            page.ads.iter().map(move |ad| (ad.adv_no.as_str(), at))
+        });
+        let terms = terms::list_known(&self.pool, exchange, &ads.collect::<Vec<_>>()).await?;
+        let mut terms = terms.into_iter();
         let mut rows = Vec::new();
         for (one, page) in pages() {
-            rows.push(PageRows::new(one, page, &self.advertisers, &self.payment_methods));
+            let (advertisers, methods) = (&self.advertisers, &self.payment_methods);
+            rows.push(PageRows::new(one, page, advertisers, methods, &mut terms));
         }
         self.versions.match_unchanged(&self.pool, &mut rows).await?;
         Ok(rows)

@@ -1,6 +1,6 @@
 //! Pages and the ad versions they saw first.
 
-use shared::domain::{Ad, BatchId, offer_version_id};
+use shared::domain::{Ad, AdDetails, BatchId, Json, offer_version_id};
 use shared::exchange::binance;
 use shared::job::Work;
 use sqlx::PgConnection;
@@ -24,6 +24,8 @@ pub(super) struct PageRows<'a> {
 /// An ad of a page, with its keys.
 pub(super) struct AdRow<'a> {
     ad: &'a Ad,
+    /// As the ad tells them, or else the page of its advertiser.
+    details: AdDetails,
     advertiser_sk: i32,
     payment_method_ids: Vec<i32>,
     pub(super) content_hash: i64,
@@ -42,27 +44,33 @@ impl AdRow<'_> {
 const MAX_ACTIVE_MINUTES: i64 = i16::MAX as i64;
 
 impl<'a> PageRows<'a> {
-    /// Rows of a page. All names of its group must have been resolved before.
+    /// Rows of a page. All names of its group must have been resolved before. `terms` gives for every ad
+    /// what the page of its advertiser told.
     pub(super) fn new(
         one: &'a ToStore,
         page: &'a binance::Page,
         advertisers: &Advertisers,
         payment_methods: &PaymentMethods,
+        terms: &mut impl Iterator<Item = Option<AdDetails>>,
     ) -> Self {
         let Work::Search { market_id, page: number, .. } = one.job.work else {
             unreachable!("only a search is read as a page")
         };
-        let row = |ad: &'a Ad| {
+        let mut row = |ad: &'a Ad| {
             let id =
                 |method| payment_methods.id(method).expect("all methods of the group are resolved");
             let mut payment_method_ids: Vec<i32> = ad.payment_methods.iter().map(id).collect();
             payment_method_ids.sort_unstable();
             let advertiser_sk =
                 advertisers.sk(&ad.advertiser).expect("all advertisers of the group are resolved");
+            let known = terms.next().flatten();
+            let own = ad.details.clone();
+            let details = known.map_or_else(|| own.clone(), |known| own.clone().or(&known));
             AdRow {
                 ad,
                 advertiser_sk,
-                content_hash: content_hash(ad, advertiser_sk, &payment_method_ids),
+                content_hash: content_hash(ad, &details, advertiser_sk, &payment_method_ids),
+                details,
                 payment_method_ids,
                 version_id: offer_version_id(one.job.batch_id, one.job.ordinal, ad.position),
                 is_new: true,
@@ -75,7 +83,7 @@ impl<'a> PageRows<'a> {
             page: number,
             fetched_at: one.ending.requests.fetched_at.expect("a page was fetched at some time"),
             declared_total: page.total,
-            ads: page.ads.iter().map(row).collect(),
+            ads: page.ads.iter().map(&mut row).collect(),
         }
     }
 
@@ -87,6 +95,13 @@ impl<'a> PageRows<'a> {
         let minutes =
             |seconds: i64| i32::try_from((seconds / 60).clamp(0, MAX_ACTIVE_MINUTES)).ok();
         self.ads.iter().map(move |row| row.ad.advertiser.active_seconds.and_then(minutes))
+    }
+
+    /// `None`: no ad of the page has a privilege.
+    fn privilege_types(&self) -> Option<String> {
+        let types = || self.ads.iter().map(|row| row.ad.privilege_type.map(i32::from));
+        types().flatten().next()?;
+        Some(array_literal(types()))
     }
 
     /// Index in `offer_ids` of the ad out of price order, from 1.
@@ -116,13 +131,14 @@ async fn insert_pages(
     sqlx::query(
         "INSERT INTO warehouse.book_pages
                 (day, batch_id, market_id, page, ordinal, fetched_at, declared_total, offer_ids,
-                 active_minutes, promoted_position)
+                 active_minutes, promoted_position, privilege_types)
          SELECT p.day, p.batch_id, p.market_id, p.page, p.ordinal, p.fetched_at, p.declared_total,
-                p.offer_ids::int[], p.active_minutes::smallint[], p.promoted_position
+                p.offer_ids::int[], p.active_minutes::smallint[], p.promoted_position,
+                p.privilege_types::smallint[]
            FROM unnest($1::date[], $2::int[], $3::int[], $4::int[], $5::int[], $6::timestamptz[], $7::int[],
-                       $8::text[], $9::text[], $10::int[])
+                       $8::text[], $9::text[], $10::int[], $11::text[])
              AS p (day, batch_id, market_id, page, ordinal, fetched_at, declared_total, offer_ids,
-                   active_minutes, promoted_position)",
+                   active_minutes, promoted_position, privilege_types)",
     )
     .bind(pages.iter().map(|p| p.batch_id.day()).collect::<Vec<_>>())
     .bind(pages.iter().map(|p| p.batch_id.raw()).collect::<Vec<_>>())
@@ -134,6 +150,7 @@ async fn insert_pages(
     .bind(pages.iter().map(|p| ids(p)).collect::<Vec<_>>())
     .bind(pages.iter().map(|p| array_literal(p.active_minutes())).collect::<Vec<_>>())
     .bind(pages.iter().map(|p| p.promoted_position()).collect::<Vec<_>>())
+    .bind(pages.iter().map(|p| p.privilege_types()).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
@@ -159,7 +176,9 @@ async fn insert_versions(
                 payment_method_ids, classify, is_tradable, is_safe_payment,
                 taker_kyc_required, asset_scale, fiat_scale, price_scale, auto_reply,
                 terms, price_type, price_floating_ratio, rate_floating_ratio,
-                buyer_kyc_limit, buyer_registration_days, buyer_btc_position)
+                buyer_kyc_limit, buyer_registration_days, buyer_btc_position,
+                voucher_template, system_labels, taker_conditions, adv_status, ad_created_at,
+                ad_updated_at)
          SELECT
                 x.day, x.id, x.market_id, x.advertiser_sk, x.content_hash, x.first_seen_at,
                 x.adv_no, x.price, x.available_amount, x.tradable_quantity, x.min_limit,
@@ -170,7 +189,9 @@ async fn insert_versions(
                 x.is_tradable, x.is_safe_payment, x.taker_kyc_required, x.asset_scale,
                 x.fiat_scale, x.price_scale, x.auto_reply, x.terms, x.price_type,
                 x.price_floating_ratio, x.rate_floating_ratio, x.buyer_kyc_limit,
-                x.buyer_registration_days, x.buyer_btc_position
+                x.buyer_registration_days, x.buyer_btc_position, x.voucher_template::jsonb,
+                x.system_labels::jsonb, x.taker_conditions::jsonb, x.adv_status, x.ad_created_at,
+                x.ad_updated_at
            FROM unnest(
                 $1::date[], $2::int[], $3::int[], $4::int[], $5::bigint[],
                 $6::timestamptz[], $7::text[], $8::numeric[], $9::numeric[],
@@ -180,7 +201,8 @@ async fn insert_versions(
                 $22::smallint[], $23::text[], $24::text[], $25::bool[], $26::bool[],
                 $27::bool[], $28::smallint[], $29::smallint[], $30::smallint[],
                 $31::text[], $32::text[], $33::smallint[], $34::numeric[], $35::numeric[],
-                $36::int[], $37::int[], $38::numeric[])
+                $36::int[], $37::int[], $38::numeric[], $39::text[], $40::text[], $41::text[],
+                $42::smallint[], $43::timestamptz[], $44::timestamptz[])
              AS x (
                 day, id, market_id, advertiser_sk, content_hash, first_seen_at, adv_no,
                 price, available_amount, tradable_quantity, min_limit, max_limit,
@@ -190,7 +212,8 @@ async fn insert_versions(
                 payment_method_ids, classify, is_tradable, is_safe_payment,
                 taker_kyc_required, asset_scale, fiat_scale, price_scale, auto_reply,
                 terms, price_type, price_floating_ratio, rate_floating_ratio,
-                buyer_kyc_limit, buyer_registration_days, buyer_btc_position)",
+                buyer_kyc_limit, buyer_registration_days, buyer_btc_position, voucher_template,
+                system_labels, taker_conditions, adv_status, ad_created_at, ad_updated_at)",
     )
     .bind(new.column(|p, _| p.batch_id.day()))
     .bind(new.column(|_, a| a.version_id))
@@ -208,7 +231,7 @@ async fn insert_versions(
     .bind(new.column(|_, a| a.ad.min_quantity))
     .bind(new.column(|_, a| a.ad.max_quantity))
     .bind(new.column(|_, a| a.ad.dynamic_max_quantity))
-    .bind(new.column(|_, a| a.ad.initial_amount))
+    .bind(new.column(|_, a| a.details.initial_amount))
     .bind(new.column(|_, a| a.ad.amount_after_editing))
     .bind(new.column(|_, a| a.ad.commission_rate))
     .bind(new.column(|_, a| a.ad.taker_commission_rate))
@@ -222,14 +245,20 @@ async fn insert_versions(
     .bind(new.column(|_, a| a.ad.asset_scale))
     .bind(new.column(|_, a| a.ad.fiat_scale))
     .bind(new.column(|_, a| a.ad.price_scale))
-    .bind(new.column(|_, a| a.ad.auto_reply.as_deref()))
-    .bind(new.column(|_, a| a.ad.terms.as_deref()))
-    .bind(new.column(|_, a| a.ad.price_type))
-    .bind(new.column(|_, a| a.ad.price_floating_ratio))
-    .bind(new.column(|_, a| a.ad.rate_floating_ratio))
-    .bind(new.column(|_, a| a.ad.buyer_kyc_limit))
-    .bind(new.column(|_, a| a.ad.buyer_registration_days))
-    .bind(new.column(|_, a| a.ad.buyer_btc_position))
+    .bind(new.column(|_, a| a.details.auto_reply.as_deref()))
+    .bind(new.column(|_, a| a.details.terms.as_deref()))
+    .bind(new.column(|_, a| a.details.price_type))
+    .bind(new.column(|_, a| a.details.price_floating_ratio))
+    .bind(new.column(|_, a| a.details.rate_floating_ratio))
+    .bind(new.column(|_, a| a.details.buyer_kyc_limit))
+    .bind(new.column(|_, a| a.details.buyer_registration_days))
+    .bind(new.column(|_, a| a.details.buyer_btc_position))
+    .bind(new.column(|_, a| a.ad.voucher_template.as_ref().map(Json::as_str)))
+    .bind(new.column(|_, a| a.ad.system_labels.as_ref().map(Json::as_str)))
+    .bind(new.column(|_, a| a.details.taker_conditions.as_ref().map(Json::as_str)))
+    .bind(new.column(|_, a| a.details.adv_status))
+    .bind(new.column(|_, a| a.details.created_at))
+    .bind(new.column(|_, a| a.details.updated_at))
     .execute(connection)
     .await?;
     Ok(())

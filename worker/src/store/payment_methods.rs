@@ -78,7 +78,19 @@ pub(super) async fn upsert(
     exchange: Exchange,
     methods: &[&PaymentMethod],
 ) -> Result<Vec<(String, i32, bool)>, StoreError> {
-    let identifiers: Vec<&str> = methods.iter().map(|m| m.identifier.as_str()).collect();
+    let there = list(connection, exchange, methods).await?;
+    // Only what is news: an insert that meets a row uses up a number all the same, and numbers are
+    // bounded.
+    let named: HashMap<&str, bool> =
+        there.iter().map(|(identifier, _, is_named)| (identifier.as_str(), *is_named)).collect();
+    let is_news = |method: &&&PaymentMethod| match named.get(method.identifier.as_str()) {
+        None => true,
+        Some(is_named) => !is_named && method.name.is_some(),
+    };
+    let news: Vec<&PaymentMethod> = methods.iter().filter(is_news).copied().collect();
+    if news.is_empty() {
+        return Ok(there);
+    }
     sqlx::query(
         "INSERT INTO warehouse.dim_payment_methods AS d
                 (exchange_id, identifier, method_name, method_short_name, first_seen_at)
@@ -90,17 +102,26 @@ pub(super) async fn upsert(
           WHERE d.method_name = d.identifier AND EXCLUDED.method_name <> d.identifier",
     )
     .bind(exchange.id())
-    .bind(&identifiers)
-    .bind(methods.iter().map(|m| m.name.as_deref()).collect::<Vec<_>>())
-    .bind(methods.iter().map(|m| m.short_name.as_deref()).collect::<Vec<_>>())
+    .bind(news.iter().map(|m| m.identifier.as_str()).collect::<Vec<_>>())
+    .bind(news.iter().map(|m| m.name.as_deref()).collect::<Vec<_>>())
+    .bind(news.iter().map(|m| m.short_name.as_deref()).collect::<Vec<_>>())
     .execute(&mut *connection)
     .await?;
+    list(connection, exchange, methods).await
+}
+
+/// Those of `methods` that are there.
+async fn list(
+    connection: &mut PgConnection,
+    exchange: Exchange,
+    methods: &[&PaymentMethod],
+) -> Result<Vec<(String, i32, bool)>, StoreError> {
     let rows = sqlx::query_as(
         "SELECT identifier, payment_method_id, method_name <> identifier
            FROM warehouse.dim_payment_methods WHERE exchange_id = $1 AND identifier = ANY ($2)",
     )
     .bind(exchange.id())
-    .bind(&identifiers)
+    .bind(methods.iter().map(|m| m.identifier.as_str()).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
     Ok(rows)

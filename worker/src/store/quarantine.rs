@@ -24,6 +24,7 @@ pub(super) async fn insert(
 fn entries(ending: &Ending) -> Vec<Entry<'_>> {
     match (&ending.facts, &ending.answer) {
         (Facts::Page(page), _) => page.refusals.iter().map(Entry::of_ad).collect(),
+        (Facts::Advertiser(page), _) => page.refusals.iter().map(Entry::of_ad).collect(),
         (_, Some(answer)) if ending.state == EndState::Failed => vec![Entry {
             scope: "answer",
             position: None,

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use chrono::NaiveDate;
 use rust_decimal::Decimal;
-use shared::domain::{Ad, BatchId};
+use shared::domain::{Ad, AdDetails, BatchId, Json};
 use sqlx::PgPool;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
@@ -39,7 +39,7 @@ impl Hasher {
     }
 
     /// Without zeros at the end: `500` and `500.00` are one content.
-    fn decimal(&mut self, decimal: Option<Decimal>) {
+    pub(super) fn decimal(&mut self, decimal: Option<Decimal>) {
         self.bytes(
             decimal.map(|decimal| decimal.normalize().serialize()).as_ref().map(|bytes| &bytes[..]),
         );
@@ -50,8 +50,14 @@ impl Hasher {
     }
 }
 
-/// The hash of what an ad says, without what belongs to the moment.
-pub(super) fn content_hash(ad: &Ad, advertiser_sk: i32, payment_method_ids: &[i32]) -> i64 {
+/// The hash of what an ad says, without what belongs to the moment. `details` are the ad's own, or of
+/// its advertiser's page where the ad is silent.
+pub(super) fn content_hash(
+    ad: &Ad,
+    details: &AdDetails,
+    advertiser_sk: i32,
+    payment_method_ids: &[i32],
+) -> i64 {
     let mut hasher = Hasher::default();
     hasher.text(Some(&ad.adv_no));
     hasher.number(Some(advertiser_sk));
@@ -65,36 +71,55 @@ pub(super) fn content_hash(ad: &Ad, advertiser_sk: i32, payment_method_ids: &[i3
         ad.min_quantity,
         ad.max_quantity,
         ad.dynamic_max_quantity,
-        ad.initial_amount,
         ad.amount_after_editing,
         ad.commission_rate,
         ad.taker_commission_rate,
         ad.min_taker_fee,
-        ad.price_floating_ratio,
-        ad.rate_floating_ratio,
-        ad.buyer_btc_position,
     ];
     for amount in amounts {
         hasher.decimal(amount);
     }
-    for number in
-        [ad.pay_time_limit_minutes, ad.asset_scale, ad.fiat_scale, ad.price_scale, ad.price_type]
-    {
+    for number in [ad.pay_time_limit_minutes, ad.asset_scale, ad.fiat_scale, ad.price_scale] {
         hasher.number(number);
     }
     for flag in [ad.is_tradable, ad.is_safe_payment, ad.taker_kyc_required] {
         hasher.number(flag);
     }
-    for number in [ad.buyer_kyc_limit, ad.buyer_registration_days] {
-        hasher.number(number);
+    hasher.text(ad.classify.as_deref());
+    for json in [&ad.voucher_template, &ad.system_labels] {
+        hasher.text(json.as_ref().map(Json::as_str));
     }
-    for text in [&ad.classify, &ad.auto_reply, &ad.terms] {
-        hasher.text(text.as_deref());
-    }
+    hash_details(&mut hasher, details);
     for id in payment_method_ids {
         hasher.number(Some(*id));
     }
     hasher.finish()
+}
+
+/// Adds what the page of an advertiser tells of an ad.
+pub(super) fn hash_details(hasher: &mut Hasher, details: &AdDetails) {
+    let amounts = [
+        details.initial_amount,
+        details.price_floating_ratio,
+        details.rate_floating_ratio,
+        details.buyer_btc_position,
+    ];
+    for amount in amounts {
+        hasher.decimal(amount);
+    }
+    for number in [details.price_type, details.adv_status] {
+        hasher.number(number);
+    }
+    for number in [details.buyer_kyc_limit, details.buyer_registration_days] {
+        hasher.number(number);
+    }
+    for text in [&details.auto_reply, &details.terms] {
+        hasher.text(text.as_deref());
+    }
+    hasher.text(details.taker_conditions.as_ref().map(Json::as_str));
+    for at in [details.created_at, details.updated_at] {
+        hasher.number(at.map(|at| at.timestamp_millis()));
+    }
 }
 
 /// The number of an ad as a key. Two ads would have to share it *and* their content's hash, which

@@ -75,25 +75,25 @@ impl AssetLists {
 }
 
 #[derive(Deserialize)]
-struct PortalConfig {
+pub(super) struct PortalConfig {
     areas: Vec<Area>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Area {
+pub(super) struct Area {
     area: String,
     trade_sides: Option<Vec<TradeSide>>,
 }
 
 #[derive(Deserialize)]
-struct TradeSide {
+pub(super) struct TradeSide {
     side: String,
     assets: Option<Vec<AreaAsset>>,
 }
 
 #[derive(Deserialize)]
-struct AreaAsset {
+pub(super) struct AreaAsset {
     asset: String,
     #[serde(default, deserialize_with = "or_none")]
     description: Option<String>,

@@ -1,22 +1,26 @@
-//! Binance P2P: the ad search of the web site and the lists around it.
+//! Binance P2P: the ad search of the web site, the pages of advertisers, and the lists around them.
 //!
 //! Undocumented and without promise, so everything here is tolerant of fields that come and go, and
 //! strict about what an ad can't be stored without. Sans I/O: [`request`] makes the body of a call,
 //! [`parse_search`] and its neighbours read an answer.
 
+mod advertiser;
+mod fields;
 mod lists;
 mod request;
 mod search;
 mod value;
 mod wire;
 
+pub use advertiser::{AdvertiserPage, is_advertiser_page, parse_advertiser};
+pub use fields::LEFT_OUT;
 pub use lists::{
     AssetListed, AssetLists, FiatListed, parse_assets, parse_fiat_list, parse_payment_methods,
 };
-pub use request::{Call, Request, SEARCH_ROWS, request};
+pub use request::{Call, Payload, Request, SEARCH_ROWS, request};
 pub use search::{Page, parse_search};
 pub use wire::{AnswerError, rejection};
 
 /// Version of the rules by which bytes become facts. Raise it with every change that can make other
 /// facts of the same bytes.
-pub const PARSER_VERSION: i16 = 1;
+pub const PARSER_VERSION: i16 = 2;

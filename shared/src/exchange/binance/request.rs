@@ -8,20 +8,30 @@ use crate::job::Work;
 /// Ads asked for per page; the exchange refuses more with `000002`.
 pub const SEARCH_ROWS: u32 = 20;
 
-/// The calls there are. Their paths are settings; all are POST with a JSON body.
+/// The calls there are. Their paths are settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Call {
     FiatList,
     Assets,
     PaymentMethods,
     Search,
+    Advertiser,
 }
 
-/// A call with its body.
+/// A call with what it is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub call: Call,
-    pub body: String,
+    pub payload: Payload,
+}
+
+/// How a call is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// POST with a JSON body.
+    Json(String),
+    /// GET with this name and value as query, not yet encoded.
+    Query(&'static str, String),
 }
 
 /// Classes of ads to ask for: those of the web site. What an answer without them leaves out is not
@@ -38,8 +48,12 @@ pub fn request(work: &Work) -> Request {
             (Call::PaymentMethods, json!({ "fiat": fiat, "classifies": CLASSIFIES }))
         }
         Work::Search { market, page, .. } => (Call::Search, search_body(market, *page)),
+        Work::Advertiser { user_no, .. } => {
+            let payload = Payload::Query("userNo", user_no.clone());
+            return Request { call: Call::Advertiser, payload };
+        }
     };
-    Request { call, body: body.to_string() }
+    Request { call, payload: Payload::Json(body.to_string()) }
 }
 
 /// Every filter narrows the book; the whole book is asked for, so none is set.
@@ -78,7 +92,8 @@ mod tests {
         let work = Work::Search { market_id: 7, market, page: 3, ads_expected: true };
         let request = request(&work);
         assert_eq!(request.call, Call::Search);
-        let body: serde_json::Value = serde_json::from_str(&request.body).unwrap();
+        let Payload::Json(body) = request.payload else { panic!("a search is a POST") };
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!(body["tradeType"], "BUY");
         assert_eq!((body["page"].as_u64(), body["rows"].as_u64()), (Some(3), Some(20)));
         assert_eq!(body["payTypes"], json!([]));

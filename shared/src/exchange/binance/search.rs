@@ -9,7 +9,9 @@ use serde_json::value::RawValue;
 
 use super::value::{self, Fault, Raw};
 use super::wire::{self, Adv, AnswerError, Item, OUT_OF_ORDER_PRIVILEGES, TradeMethod};
-use crate::domain::{Ad, Advertiser, Market, PaymentMethod, Refusal, RefusalReason};
+use crate::domain::{
+    Ad, AdDetails, Advertiser, Json, Market, PaymentMethod, Refusal, RefusalReason,
+};
 
 /// What a page of the search holds. Every element of the answer is in one of the two lists.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,14 +39,19 @@ pub fn parse_search(market: &Market, bytes: &[u8]) -> Result<Page, AnswerError> 
 }
 
 /// A refusal before it knows where it stands.
-struct Rejected {
+pub(super) struct Rejected {
     adv_no: Option<String>,
     field: Option<String>,
     fault: Fault,
 }
 
 impl Rejected {
-    fn into_refusal(self, position: usize, item: &RawValue) -> Refusal {
+    /// The same of the ad with this number.
+    pub(super) fn of(self, adv_no: Option<String>) -> Self {
+        Self { adv_no, ..self }
+    }
+
+    pub(super) fn into_refusal(self, position: usize, item: &RawValue) -> Refusal {
         let (reason, detail) = self.fault;
         let raw = item.get().to_owned();
         Refusal { position, adv_no: self.adv_no, reason, field: self.field, detail, raw }
@@ -55,8 +62,8 @@ fn parse_item(market: &Market, position: usize, item: &RawValue) -> Result<Ad, R
     let parts: Item<'_> = object(None, Some(item))?;
     let adv: Adv<'_> = object(Some("adv"), parts.adv)?;
     let adv_no = adv.adv_no.and_then(|raw| value::text(raw).ok()).map(Cow::into_owned);
-    let privilege = parts.privilege_type.and_then(|raw| value::integer::<i64>(raw).ok());
-    let is_promoted = privilege.is_some_and(|kind| OUT_OF_ORDER_PRIVILEGES.contains(&kind));
+    let privilege_type = parts.privilege_type.and_then(|raw| value::integer::<i16>(raw).ok());
+    let is_promoted = privilege_type.is_some_and(|kind| OUT_OF_ORDER_PRIVILEGES.contains(&kind));
     let read = || {
         let user: wire::Advertiser<'_> = object(Some("advertiser"), parts.advertiser)?;
         let mut reader = Reader { object: "advertiser", warnings: Vec::new() };
@@ -64,13 +71,13 @@ fn parse_item(market: &Market, position: usize, item: &RawValue) -> Result<Ad, R
         reader.object = "adv";
         reader.check_market(market, &adv)?;
         let ad = reader.ad(market, &adv, advertiser)?;
-        Ok(Ad { position, is_promoted, warnings: reader.warnings, ..ad })
+        Ok(Ad { position, is_promoted, privilege_type, warnings: reader.warnings, ..ad })
     };
-    read().map_err(|rejected: Rejected| Rejected { adv_no, ..rejected })
+    read().map_err(|rejected: Rejected| rejected.of(adv_no))
 }
 
 /// One object of an item; `field` is `None` for the item itself.
-fn object<'a, T: Deserialize<'a>>(field: Option<&str>, raw: Raw<'a>) -> Result<T, Rejected> {
+pub(super) fn object<'a, T: Deserialize<'a>>(field: Option<&str>, raw: Raw<'a>) -> Result<T, Rejected> {
     let rejected = |fault| Rejected { adv_no: None, field: field.map(str::to_owned), fault };
     let raw =
         raw.ok_or_else(|| rejected((RefusalReason::MissingField, "is absent or null".to_owned())))?;
@@ -79,13 +86,13 @@ fn object<'a, T: Deserialize<'a>>(field: Option<&str>, raw: Raw<'a>) -> Result<T
 
 /// Reads fields of one object, refusing the ad for what it can't be stored without and noting the
 /// rest.
-struct Reader {
-    object: &'static str,
-    warnings: Vec<String>,
+pub(super) struct Reader {
+    pub(super) object: &'static str,
+    pub(super) warnings: Vec<String>,
 }
 
 impl Reader {
-    fn reject(&self, field: &str, fault: Fault) -> Rejected {
+    pub(super) fn reject(&self, field: &str, fault: Fault) -> Rejected {
         Rejected { adv_no: None, field: Some(format!("{}.{field}", self.object)), fault }
     }
 
@@ -125,11 +132,11 @@ impl Reader {
     }
 
     /// Anything that may be absent; what can't be read is noted and left out.
-    fn optional<T>(
+    pub(super) fn optional<'a, T>(
         &mut self,
         field: &str,
-        raw: Raw<'_>,
-        read: impl Fn(&RawValue) -> Result<T, Fault>,
+        raw: Raw<'a>,
+        read: impl Fn(&'a RawValue) -> Result<T, Fault>,
     ) -> Option<T> {
         match raw.map(read).transpose() {
             Ok(value) => value,
@@ -140,11 +147,11 @@ impl Reader {
         }
     }
 
-    fn optional_text(&mut self, field: &str, raw: Raw<'_>) -> Option<String> {
+    pub(super) fn optional_text(&mut self, field: &str, raw: Raw<'_>) -> Option<String> {
         self.optional(field, raw, |raw| value::text(raw).map(Cow::into_owned))
     }
 
-    fn warn(&mut self, field: &str, detail: &str) {
+    pub(super) fn warn(&mut self, field: &str, detail: &str) {
         self.warnings.push(format!("{}.{field} {detail}", self.object));
     }
 
@@ -169,7 +176,7 @@ impl Reader {
         Ok(())
     }
 
-    fn ad(
+    pub(super) fn ad(
         &mut self,
         market: &Market,
         adv: &Adv<'_>,
@@ -185,6 +192,7 @@ impl Reader {
             adv_no: self.key("advNo", adv.adv_no)?,
             advertiser_side: market.side.opposite(),
             is_promoted: false,
+            privilege_type: None,
             price,
             available_amount: self.needed("surplusAmount", adv.surplus_amount, value::amount)?,
             tradable_quantity: self.amount("tradableQuantity", adv.tradable_quantity)?,
@@ -204,7 +212,6 @@ impl Reader {
             max_quantity: self.amount("maxSingleTransQuantity", adv.max_single_trans_quantity)?,
             dynamic_max_quantity: self
                 .amount("dynamicMaxSingleTransQuantity", adv.dynamic_max_single_trans_quantity)?,
-            initial_amount: self.amount("initAmount", adv.init_amount)?,
             amount_after_editing: self.amount("amountAfterEditing", adv.amount_after_editing)?,
             commission_rate: self.amount("commissionRate", adv.commission_rate)?,
             taker_commission_rate: self.amount("takerCommissionRate", adv.taker_commission_rate)?,
@@ -226,6 +233,26 @@ impl Reader {
             asset_scale: self.optional("assetScale", adv.asset_scale, value::integer),
             fiat_scale: self.optional("fiatScale", adv.fiat_scale, value::integer),
             price_scale: self.optional("priceScale", adv.price_scale, value::integer),
+            voucher_template: self.optional(
+                "voucherTemplate",
+                adv.voucher_template,
+                value::json,
+            ),
+            system_labels: self.optional(
+                "advSystemLabelRet",
+                adv.adv_system_label_ret,
+                value::json,
+            ),
+            details: self.details(adv)?,
+            advertiser,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// What the search mostly leaves out.
+    fn details(&mut self, adv: &Adv<'_>) -> Result<AdDetails, Rejected> {
+        Ok(AdDetails {
+            initial_amount: self.amount("initAmount", adv.init_amount)?,
             auto_reply: self.optional_text("autoReplyMsg", adv.auto_reply_msg),
             terms: self.optional_text("remarks", adv.remarks),
             price_type: self.optional("priceType", adv.price_type, value::integer),
@@ -239,9 +266,25 @@ impl Reader {
             ),
             buyer_btc_position: self
                 .amount("buyerBtcPositionLimit", adv.buyer_btc_position_limit)?,
-            advertiser,
-            warnings: Vec::new(),
+            taker_conditions: self.taker_conditions(adv),
+            adv_status: self.optional("advStatus", adv.adv_status, value::integer),
+            created_at: self.optional("createTime", adv.create_time, value::instant),
+            updated_at: self.optional("advUpdateTime", adv.adv_update_time, value::instant),
         })
+    }
+
+    /// Those that are set, as one object.
+    fn taker_conditions(&mut self, adv: &Adv<'_>) -> Option<Json> {
+        let mut members = Vec::new();
+        for (name, raw) in adv.taker_conditions() {
+            if let Some(json) = self.optional(name, raw, value::json) {
+                members.push(format!("\"{name}\":{}", json.as_str()));
+            }
+        }
+        if members.is_empty() {
+            return None;
+        }
+        Json::new(format!("{{{}}}", members.join(",")))
     }
 
     fn advertiser(&mut self, user: &wire::Advertiser<'_>) -> Result<Advertiser, Rejected> {
@@ -262,6 +305,7 @@ impl Reader {
             vip_level: self.optional("vipLevel", user.vip_level, value::integer),
             badges: self.optional("badges", user.badges, badges),
             is_pro_merchant: user.pro_merchant.is_some(),
+            pro_merchant_description: self.description(user.pro_merchant),
             is_blocked: self.optional("isBlocked", user.is_blocked, value::flag),
             merchant_group_member: self.optional(
                 "merchantGroupMember",
@@ -279,12 +323,26 @@ impl Reader {
                 value::decimal,
             ),
             positive_rate: self.optional("positiveRate", user.positive_rate, value::decimal),
+            release_seconds: self.optional(
+                "advConfirmTime",
+                user.adv_confirm_time,
+                value::integer,
+            ),
             active_seconds: self.optional(
                 "activeTimeInSecond",
                 user.active_time_in_second,
                 value::integer,
             ),
         })
+    }
+
+    /// What a merchant says of itself, unless it is empty.
+    fn description(&mut self, pro_merchant: Raw<'_>) -> Option<String> {
+        let pro: Option<wire::ProMerchant<'_>> = self.optional("proMerchant", pro_merchant, |raw| {
+            serde_json::from_str(raw.get()).map_err(|_| value::wrong_type("an object", raw.get()))
+        });
+        let text = pro.and_then(|pro| pro.merchant_description);
+        self.optional_text("proMerchant.merchantDescription", text).filter(|text| !text.is_empty())
     }
 
     /// The exchange may name a method twice, the second time without a name: a set, in which a null

@@ -4,11 +4,14 @@
 use std::borrow::Cow;
 use std::str::FromStr;
 
+use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 use serde_json::value::RawValue;
 
-use crate::domain::RefusalReason;
+
+
+use crate::domain::{Json, RefusalReason};
 
 /// A field as it stands in the answer; `None`: absent or null.
 pub(super) type Raw<'a> = Option<&'a RawValue>;
@@ -24,6 +27,11 @@ const MAX_WHOLE: Decimal = Decimal::from_parts(3_567_587_328, 232, 0, false, 0);
 const MAX_COUNT: u32 = 100_000;
 /// Longest text that is believed; terms of an advertiser run to a few thousand characters.
 const MAX_TEXT_CHARS: usize = 20_000;
+
+/// Longest JSON that is believed; a label or a voucher has a few hundred bytes.
+const MAX_JSON_BYTES: usize = 10_000;
+/// The end of the year 9999.
+const MAX_MS: i64 = 253_402_300_799_999;
 
 /// A text, or a number as its text.
 pub(super) fn text(raw: &RawValue) -> Result<Cow<'_, str>, Fault> {
@@ -91,6 +99,43 @@ pub(super) fn flag(raw: &RawValue) -> Result<bool, Fault> {
             "1" | "true" | "True" => Ok(true),
             other => Err(wrong_type("true, false, 0 or 1", other)),
         },
+    }
+}
+
+/// An instant in milliseconds since 1970.
+pub(super) fn instant(raw: &RawValue) -> Result<DateTime<Utc>, Fault> {
+    let ms: i64 = integer(raw)?;
+    // Far from the ends of what a database holds.
+    let in_range = DateTime::from_timestamp_millis(ms).filter(|_| (0..=MAX_MS).contains(&ms));
+    in_range.ok_or_else(|| {
+        (RefusalReason::OutOfRange, format!("{ms} is not allowed: milliseconds of 1970 to 9999"))
+    })
+}
+
+/// Any JSON, numbers as they are written, that a database holds as `jsonb`: text without NUL, numbers
+/// that are no monsters.
+pub(super) fn json(raw: &RawValue) -> Result<Json, Fault> {
+    let text = raw.get();
+    if text.len() > MAX_JSON_BYTES {
+        return Err((RefusalReason::BadText, format!("is longer than {MAX_JSON_BYTES} bytes")));
+    }
+    // Reading it refuses lone surrogates and what is nested too deep or beyond the range of numbers.
+    let value: serde_json::Value = serde_json::from_str(text)
+        .map_err(|error| (RefusalReason::BadText, error.to_string()))?;
+    if has_nul(&value) {
+        return Err((RefusalReason::BadText, "contains NUL, which a database can't hold".into()));
+    }
+    Json::new(text.to_owned()).ok_or_else(|| wrong_type("JSON", text))
+}
+
+fn has_nul(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::String(text) => text.contains('\0'),
+        serde_json::Value::Array(items) => items.iter().any(has_nul),
+        serde_json::Value::Object(members) => {
+            members.iter().any(|(name, value)| name.contains('\0') || has_nul(value))
+        }
+        _ => false,
     }
 }
 

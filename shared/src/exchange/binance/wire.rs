@@ -1,5 +1,6 @@
-//! The JSON of the ad search. Its field names are used here, and named in the messages of `search`;
-//! those of the lists stand in `lists`, those of requests in `request`.
+//! The JSON of the ad search and of the page of an advertiser. Its field names are used here, and named
+//! in the messages of `search` and `advertiser`; those of the lists stand in `lists`, those of requests
+//! in `request`, and those that are left out, with the reason, in `fields`.
 //!
 //! Fields are kept as raw JSON and read one by one, so that one odd value costs one field or one ad,
 //! never the page.
@@ -46,7 +47,7 @@ impl AnswerError {
 /// What surrounds every answer:
 /// `{"code":"000000","message":null,"messageDetail":null,"data":…,"total":395,"success":true}`
 #[derive(Deserialize)]
-struct Envelope<'a> {
+pub(super) struct Envelope<'a> {
     #[serde(borrow)]
     code: Raw<'a>,
     #[serde(borrow)]
@@ -103,14 +104,15 @@ pub(super) struct Item<'a> {
     pub(super) adv: Raw<'a>,
     #[serde(borrow)]
     pub(super) advertiser: Raw<'a>,
-    /// 8 on the promoted ad, 2 on the featured one; both stand out of price order.
+    /// 8 on the promoted ad, 2 on the featured one; both stand out of price order. 1 on some first ads.
     #[serde(borrow)]
     pub(super) privilege_type: Raw<'a>,
 }
 
 /// `privilegeType` of items that stand out of price order at the head of page 1.
-pub(super) const OUT_OF_ORDER_PRIVILEGES: [i64; 2] = [8, 2];
+pub(super) const OUT_OF_ORDER_PRIVILEGES: [i16; 2] = [8, 2];
 
+/// An ad, in the search and on the page of an advertiser.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Adv<'a> {
@@ -184,8 +186,72 @@ pub(super) struct Adv<'a> {
     pub(super) buyer_reg_days_limit: Raw<'a>,
     #[serde(borrow)]
     pub(super) buyer_btc_position_limit: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) adv_status: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) create_time: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) adv_update_time: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) voucher_template: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) adv_system_label_ret: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_all_trade_count_min: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_all_trade_count_max: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_buy_trade_count_min: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_buy_trade_count_max: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_sell_trade_count_min: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_sell_trade_count_max: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_trade_complete_count_min: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_trade_complete_rate_min: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_trade_complete_rate_filter_time: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_trade_count_filter_time: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_trade_type: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_trade_volume_min: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_trade_volume_max: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_trade_volume_asset: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_trade_volume_filter_time: Raw<'a>,
 }
 
+impl<'a> Adv<'a> {
+    /// The conditions for the taker that have no column of their own, with their names.
+    pub(super) fn taker_conditions(&self) -> [(&'static str, Raw<'a>); 15] {
+        [
+            ("userAllTradeCountMin", self.user_all_trade_count_min),
+            ("userAllTradeCountMax", self.user_all_trade_count_max),
+            ("userBuyTradeCountMin", self.user_buy_trade_count_min),
+            ("userBuyTradeCountMax", self.user_buy_trade_count_max),
+            ("userSellTradeCountMin", self.user_sell_trade_count_min),
+            ("userSellTradeCountMax", self.user_sell_trade_count_max),
+            ("userTradeCompleteCountMin", self.user_trade_complete_count_min),
+            ("userTradeCompleteRateMin", self.user_trade_complete_rate_min),
+            ("userTradeCompleteRateFilterTime", self.user_trade_complete_rate_filter_time),
+            ("userTradeCountFilterTime", self.user_trade_count_filter_time),
+            ("userTradeType", self.user_trade_type),
+            ("userTradeVolumeMin", self.user_trade_volume_min),
+            ("userTradeVolumeMax", self.user_trade_volume_max),
+            ("userTradeVolumeAsset", self.user_trade_volume_asset),
+            ("userTradeVolumeFilterTime", self.user_trade_volume_filter_time),
+        ]
+    }
+}
+
+/// One element of `tradeMethods`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct TradeMethod<'a> {
@@ -197,6 +263,7 @@ pub(super) struct TradeMethod<'a> {
     pub(super) trade_method_short_name: Raw<'a>,
 }
 
+/// `advertiser` of an item of the search.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Advertiser<'a> {
@@ -228,4 +295,115 @@ pub(super) struct Advertiser<'a> {
     pub(super) positive_rate: Raw<'a>,
     #[serde(borrow)]
     pub(super) active_time_in_second: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) adv_confirm_time: Raw<'a>,
+}
+
+/// `proMerchant` of an advertiser.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ProMerchant<'a> {
+    #[serde(borrow)]
+    pub(super) merchant_description: Raw<'a>,
+}
+
+/// `data` of the page of an advertiser.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AdvertiserPage<'a> {
+    #[serde(borrow)]
+    pub(super) user_detail_vo: Raw<'a>,
+    /// Ads of both sides of the advertiser, of any market.
+    #[serde(borrow)]
+    pub(super) buy_list: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) sell_list: Raw<'a>,
+}
+
+/// `userDetailVo` of it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct UserDetail<'a> {
+    #[serde(borrow)]
+    pub(super) user_no: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_type: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) nick_name: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_stats_ret: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) user_kyc_ret: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) adv_confirm_time: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) order_count: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) margin: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) margin_unit: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) eq_margin: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) eq_margin_unit: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) margin_stats: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) email_verified: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) bind_mobile: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) kyc_verified: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) kyc_type: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) kyc_status: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) is_company_account: Raw<'a>,
+}
+
+/// `userStatsRet` of that.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct UserStats<'a> {
+    #[serde(borrow)]
+    pub(super) register_days: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) first_order_days: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) completed_order_num: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) completed_buy_order_num: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) completed_sell_order_num: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) completed_order_total_btc_amount: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) completed_buy_order_total_btc_amount: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) completed_sell_order_total_btc_amount: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) counterparty_count: Raw<'a>,
+    #[serde(borrow, rename = "completedOrderNumOfLatest30day")]
+    pub(super) completed_order_num_30d: Raw<'a>,
+    #[serde(borrow, rename = "completedBuyOrderNumOfLatest30day")]
+    pub(super) completed_buy_order_num_30d: Raw<'a>,
+    #[serde(borrow, rename = "completedSellOrderNumOfLatest30day")]
+    pub(super) completed_sell_order_num_30d: Raw<'a>,
+    #[serde(borrow, rename = "completedOrderTotalBtcAmountOfLatest30day")]
+    pub(super) completed_order_total_btc_amount_30d: Raw<'a>,
+    #[serde(borrow, rename = "finishRateLatest30day")]
+    pub(super) finish_rate_30d: Raw<'a>,
+    #[serde(borrow, rename = "avgPayTimeOfLatest30day")]
+    pub(super) avg_pay_time_30d: Raw<'a>,
+    #[serde(borrow, rename = "avgReleaseTimeOfLatest30day")]
+    pub(super) avg_release_time_30d: Raw<'a>,
+}
+
+/// `userKycRet` of that.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct UserKyc<'a> {
+    #[serde(borrow)]
+    pub(super) address_status: Raw<'a>,
 }
