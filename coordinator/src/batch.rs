@@ -26,7 +26,7 @@ use crate::store::batches::{self, Found, OpenBatch};
 use crate::store::catalog::{self, FiatList};
 use crate::store::close::{self, BatchOutcome, Cut};
 use crate::store::jobs::Loaded;
-use crate::store::{Store, drift, jobs, workers};
+use crate::store::{Store, advertisers, drift, jobs, workers};
 
 /// Ads in quarantine, and answers that could not be read, in one batch: somebody should know of more.
 const REFUSED_ADS_BEFORE_ALERT: i64 = 100;
@@ -275,6 +275,12 @@ impl BatchRunner<'_> {
                 .take(left)
                 .map(|fiat| Work::PaymentMethods { fiat_id: fiat.fiat_id, fiat: fiat.code }),
         );
+        let left = budget.saturating_sub(u32::try_from(works.len()).unwrap_or(u32::MAX));
+        let advertisers = self.due_advertisers(left).await?;
+        works.extend(advertisers.iter().map(|advertiser| Work::Advertiser {
+            advertiser_id: advertiser.advertiser_id,
+            user_no: advertiser.user_no.clone(),
+        }));
         let planned = running.plan(false, works)?;
         let beyond = |book: &PlannedBook| book.pages + 1..=book.pages + book.shed;
         let left_out = books.iter().flat_map(|book| beyond(book).map(move |page| work(book, page)));
@@ -282,6 +288,7 @@ impl BatchRunner<'_> {
         let mut tx = self.store.begin().await?;
         jobs::insert(&mut tx, &running.batch, &planned).await?;
         jobs::insert_shed(&mut tx, &running.batch, &shed).await?;
+        advertisers::mark_asked(&mut tx, &advertisers).await?;
         jobs::mark_planned(&mut tx, running.batch.id, budget, rates.len(), now).await?;
         tx.commit().await?;
         running.batch.is_planned = true;
@@ -289,11 +296,31 @@ impl BatchRunner<'_> {
             markets = books.len(),
             pages,
             shed = shed.len(),
+            advertisers = advertisers.len(),
             budget,
             ?rates,
             "pages planned"
         );
         Ok(())
+    }
+
+    /// Whose pages are read with what pages and lists leave of the budget, within a bound of their own.
+    async fn due_advertisers(
+        &self,
+        left: u32,
+    ) -> anyhow::Result<Vec<advertisers::DueAdvertiser>> {
+        let settings = self.settings;
+        // Of a market whose turn did not come in two batches nobody knows who is still there.
+        let seen_within = settings.interval * 2;
+        advertisers::list_due(
+            &self.store.pool,
+            Exchange::Binance,
+            seen_within,
+            settings.advertiser_refresh,
+            settings.batch_deadline,
+            settings.advertiser_requests.min(left),
+        )
+        .await
     }
 
     /// Publishes what is planned and folds what ends, until all has ended or the time is over.
@@ -561,7 +588,11 @@ impl Stall {
 }
 
 fn message(batch: &OpenBatch, job: &LedgerJob) -> anyhow::Result<Message> {
-    let queue = if job.urgent { Queue::UrgentJobs } else { Queue::NormalJobs };
+    let queue = match &job.work {
+        work if work.is_aside() => Queue::LowJobs,
+        _ if job.urgent => Queue::UrgentJobs,
+        _ => Queue::NormalJobs,
+    };
     let body = Job {
         version: MESSAGE_VERSION,
         exchange: Exchange::Binance,

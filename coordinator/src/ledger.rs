@@ -116,7 +116,7 @@ pub struct Ledger {
     jobs: BTreeMap<u32, (LedgerJob, State)>,
     /// Ordinals of the jobs that are to be published.
     unpublished: BTreeSet<u32>,
-    /// Ordinals of the jobs that have not ended.
+    /// Ordinals of the jobs that have not ended and that the batch waits for.
     open: BTreeSet<u32>,
     books: HashMap<i32, Book>,
     counts: Counts,
@@ -166,10 +166,12 @@ impl Ledger {
         }
         let ordinal = job.ordinal;
         let state = if is_published { State::Published } else { State::Planned };
-        if self.jobs.insert(ordinal, (job, state)).is_none() {
-            self.counts.jobs += 1;
+        let is_aside = job.work.is_aside();
+        let is_new = self.jobs.insert(ordinal, (job, state)).is_none();
+        if !is_aside {
+            self.counts.jobs += u32::from(is_new);
+            self.open.insert(ordinal);
         }
-        self.open.insert(ordinal);
         if !is_published {
             self.unpublished.insert(ordinal);
         }
@@ -203,6 +205,11 @@ impl Ledger {
             return FollowUp::default();
         };
         if matches!(state, State::Ended(_)) || job.issue != end.issue {
+            return FollowUp::default();
+        }
+        if job.work.is_aside() {
+            // Nothing waits for it, and it is not issued again: it is due in a later batch.
+            self.set_ended(end.ordinal, end.state);
             return FollowUp::default();
         }
         let passing =
@@ -366,7 +373,7 @@ impl Ledger {
         }
     }
 
-    /// Everything that is out is to be published again: the messages may be lost.
+    /// Everything that is waited for is to be published again: the messages may be lost.
     pub fn mark_lost(&mut self) {
         for ordinal in &self.open {
             if let Some((_, state)) = self.jobs.get_mut(ordinal) {
@@ -376,7 +383,7 @@ impl Ledger {
         }
     }
 
-    /// Ordinals of the jobs that have not ended.
+    /// Ordinals of the jobs that have not ended, those left aside that nothing waits for.
     #[must_use]
     pub fn open(&self) -> Vec<u32> {
         self.open.iter().copied().collect()

@@ -31,6 +31,10 @@ pub struct Settings {
     pub catalog_refresh: Duration,
     /// Fiats whose lists are refreshed in one batch; new fiats are read at once.
     pub catalog_refresh_per_batch: u32,
+    /// Pages of advertisers read in one batch at most; 0: none.
+    pub advertiser_requests: u32,
+    /// Age at which the page of an advertiser is read again.
+    pub advertiser_refresh: Duration,
     /// The only fiats to read; empty: all.
     pub fiats: Vec<String>,
     /// Names this process in logs and ledger.
@@ -78,6 +82,10 @@ impl Settings {
                 vars.number("CATALOG_REFRESH_HOURS", 24, 1..=8760) * 3600,
             ),
             catalog_refresh_per_batch: vars.number("CATALOG_REFRESH_PER_BATCH", 10, 1..=1000),
+            advertiser_requests: vars.number("ADVERTISER_REQUESTS_PER_BATCH", 0, 0..=10_000),
+            advertiser_refresh: Duration::from_secs(
+                vars.number("ADVERTISER_REFRESH_HOURS", 24, 1..=8760) * 3600,
+            ),
             fiats: vars.list("FIATS"),
             coordinator_id: vars.text("COORDINATOR_ID", &own_id),
         };
@@ -128,6 +136,16 @@ mod tests {
         let error = read([("PRIORITY_MARKETS", "VES,USDT/EUR/UP")]).unwrap_err();
         assert!(error.contains("USDT/EUR/UP") && error.contains("USDT/VES/BUY"), "{error}");
         assert_eq!(read([("PRIORITY_MARKETS", "VES,USDT/EUR")]).unwrap().priority_markets.len(), 2);
+    }
+
+    #[test]
+    fn pages_of_advertisers_are_not_read_unless_told() {
+        let settings = |more: &[(&'static str, &'static str)]| read(more.to_vec()).unwrap();
+        assert_eq!(settings(&[]).advertiser_requests, 0);
+        let told = [("ADVERTISER_REQUESTS_PER_BATCH", "50"), ("ADVERTISER_REFRESH_HOURS", "6")];
+        let told = settings(&told);
+        assert_eq!(told.advertiser_requests, 50);
+        assert_eq!(told.advertiser_refresh, Duration::from_hours(6));
     }
 
     #[test]

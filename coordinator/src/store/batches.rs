@@ -4,9 +4,10 @@ use anyhow::Context;
 use chrono::{DateTime, NaiveDate, Utc};
 use shared::domain::BatchId;
 use shared::exchange::Exchange;
+use shared::job::EXPIRED_DEADLINE;
 use sqlx::PgPool;
 
-use super::Store;
+use super::{Store, advertisers};
 use crate::schedule::{Recorded, SkipReason, SlotState};
 use crate::store::close::BatchOutcome;
 
@@ -46,6 +47,7 @@ pub async fn open(
         .bind(PARTITION_DAYS_AHEAD)
         .execute(&mut *tx)
         .await?;
+    advertisers::expire_left_over(&mut tx, exchange, EXPIRED_DEADLINE).await?;
     let id = BatchId::new(day, next_number(&mut tx, day).await?)?;
     sqlx::query(
         "INSERT INTO pipeline.batches

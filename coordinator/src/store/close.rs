@@ -98,6 +98,8 @@ pub struct Sums {
     pub requests_failed: i64,
     /// Of these, answers that could not be read.
     pub unreadable: i64,
+    /// Jobs of advertisers that are still out.
+    pub advertisers_open: i64,
     /// Books, with those left out.
     pub books: i64,
     /// Books certified complete or empty.
@@ -161,7 +163,7 @@ pub async fn close(
             SET state = 'closed', outcome = $2, reason = $3, closed_at = clock_timestamp(), closed_by = $4,
                 pages_read = $5, pages_lost = $6, pages_shed = $7, pages_reread = $8, lists_lost = $9,
                 ads = $10, ads_refused = $11, ads_missed = $12, requests = $13, books = $14,
-                books_complete = $15, requests_failed = $16
+                books_complete = $15, requests_failed = $16, advertisers_open = $17
           WHERE batch_id = $1",
     )
     .bind(batch.raw())
@@ -180,6 +182,7 @@ pub async fn close(
     .bind(sums.books)
     .bind(sums.books_complete)
     .bind(sums.requests_failed)
+    .bind(sums.advertisers_open)
     .execute(&mut *tx)
     .await?;
     sqlx::query("SELECT pg_notify($1, $2)")
@@ -191,6 +194,9 @@ pub async fn close(
     Ok(Some(Closed { outcome, reason, sums }))
 }
 
+/// Jobs of advertisers that are out go on: workers do them when no page waits, which is mostly after the
+/// close, until they expire. What they leave, [`super::advertisers::expire_left_over`] ends.
+///
 /// Takes the rows' locks: a worker that is just committing a page comes first, one that comes later
 /// finds its job ended and stores nothing.
 async fn expire_open_jobs(
@@ -200,7 +206,8 @@ async fn expire_open_jobs(
 ) -> anyhow::Result<()> {
     sqlx::query(
         "UPDATE pipeline.jobs SET state = 'expired', reason = $3, ended_at = now()
-          WHERE day = $1 AND batch_id = $2 AND state IN ('planned', 'published')",
+          WHERE day = $1 AND batch_id = $2 AND state IN ('planned', 'published')
+            AND (kind <> 'advertiser' OR state = 'planned' OR expires_at <= clock_timestamp())",
     )
     .bind(batch.day())
     .bind(batch.raw())
@@ -276,6 +283,7 @@ async fn sum_up(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result
                    FROM warehouse.books WHERE day = $1 AND batch_id = $2) b,
                 (SELECT count(*) FILTER (WHERE kind IN ('fiat_list', 'assets')
                                            AND state IN ('failed', 'expired')) AS lists_lost,
+                        count(*) FILTER (WHERE kind = 'advertiser' AND state = 'published') AS advertisers_open,
                         coalesce(sum(attempts), 0)::bigint AS requests
                    FROM pipeline.jobs WHERE day = $1 AND batch_id = $2) j,
                 (SELECT count(*) AS requests_failed, count(*) FILTER (WHERE error = ANY($3)) AS unreadable

@@ -40,32 +40,37 @@ async fn insert_as(
     if jobs.is_empty() {
         return Ok(());
     }
-    let (mut markets, mut fiats, mut pages, mut expected) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut markets, mut fiats, mut pages, mut expected, mut advertisers) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for job in jobs {
-        let (market_id, fiat_id, page, ads_expected) = match &job.work {
-            Work::FiatList => (None, None, None, false),
+        let (mut market, mut fiat, mut number, mut ads, mut advertiser) =
+            (None, None, None, false, None);
+        match &job.work {
+            Work::FiatList => {}
             Work::Assets { fiat_id, .. } | Work::PaymentMethods { fiat_id, .. } => {
-                (None, Some(*fiat_id), None, false)
+                fiat = Some(*fiat_id);
             }
             Work::Search { market_id, page, ads_expected, .. } => {
-                (Some(*market_id), None, Some(page.cast_signed()), *ads_expected)
+                (market, number, ads) = (Some(*market_id), Some(page.cast_signed()), *ads_expected);
             }
-        };
-        markets.push(market_id);
-        fiats.push(fiat_id);
-        pages.push(page);
-        expected.push(ads_expected);
+            Work::Advertiser { advertiser_id, .. } => advertiser = Some(*advertiser_id),
+        }
+        markets.push(market);
+        fiats.push(fiat);
+        pages.push(number);
+        expected.push(ads);
+        advertisers.push(advertiser);
     }
     sqlx::query(
         "INSERT INTO pipeline.jobs
                 (day, batch_id, ordinal, kind, market_id, fiat_id, page, urgent, ads_expected, state, reason,
-                 planned_at, ended_at, expires_at)
+                 planned_at, ended_at, expires_at, advertiser_id)
          SELECT $1, $2, j.ordinal, j.kind, j.market_id, j.fiat_id, j.page, j.urgent, j.ads_expected,
                 CASE WHEN $10::text IS NULL THEN 'planned' ELSE 'shed' END, $10,
-                now(), CASE WHEN $10 IS NOT NULL THEN now() END, $11
-           FROM unnest($3::int[], $4::text[], $5::int[], $6::int[], $7::int[], $8::bool[], $9::bool[])
-             AS j (ordinal, kind, market_id, fiat_id, page, urgent, ads_expected)
+                now(), CASE WHEN $10 IS NOT NULL THEN now() END, $11, j.advertiser_id
+           FROM unnest($3::int[], $4::text[], $5::int[], $6::int[], $7::int[], $8::bool[], $9::bool[],
+                       $12::int[])
+             AS j (ordinal, kind, market_id, fiat_id, page, urgent, ads_expected, advertiser_id)
              ON CONFLICT DO NOTHING",
     )
     .bind(batch.id.day())
@@ -79,6 +84,7 @@ async fn insert_as(
     .bind(expected)
     .bind(shed)
     .bind(batch.deadline_at)
+    .bind(advertisers)
     .execute(connection)
     .await?;
     Ok(())
@@ -207,6 +213,8 @@ struct JobRow {
     fiat: Option<String>,
     asset: Option<String>,
     side: Option<String>,
+    advertiser_id: Option<i32>,
+    user_no: Option<String>,
 }
 
 impl JobRow {
@@ -236,6 +244,10 @@ impl JobRow {
                     ads_expected: self.ads_expected,
                 }
             }
+            "advertiser" => Work::Advertiser {
+                advertiser_id: self.advertiser_id.context("advertiser_id")?,
+                user_no: self.user_no.clone().context("user_no")?,
+            },
             other => bail!("kind {other:?} is not known"),
         })
     }
@@ -255,11 +267,12 @@ pub async fn load(pool: &PgPool, batch: BatchId, reread_percent: u32) -> anyhow:
     let rows: Vec<JobRow> = sqlx::query_as(
         "SELECT j.ordinal, j.issue::int AS issue, j.urgent, j.kind, j.state, j.market_id, j.fiat_id,
                 j.page::int AS page, j.ads_expected, f.currency_code AS fiat, a.symbol AS asset,
-                m.trade_type AS side
+                m.trade_type AS side, j.advertiser_id, d.user_no
            FROM pipeline.jobs j
            LEFT JOIN warehouse.dim_markets m ON m.market_id = j.market_id
            LEFT JOIN warehouse.dim_fiat_currencies f ON f.fiat_id = coalesce(j.fiat_id, m.fiat_id)
            LEFT JOIN warehouse.dim_cryptocurrencies a ON a.crypto_id = m.crypto_id
+           LEFT JOIN warehouse.dim_advertisers d ON d.advertiser_id = j.advertiser_id AND d.is_current
           WHERE j.day = $1 AND j.batch_id = $2 ORDER BY j.ordinal",
     )
     .bind(batch.day())

@@ -1,5 +1,6 @@
 //! What the coordinator writes: slots, batches, the ledger, and the close of a batch.
 
+pub mod advertisers;
 pub mod batches;
 pub mod catalog;
 pub mod close;

@@ -46,7 +46,7 @@ impl PaymentMethods {
             if let Some(known) = known {
                 self.resolved.insert(method.identifier.clone(), known.id);
             }
-            if known.is_none_or(|known| !known.is_named && method.name.is_some()) {
+            if known.is_none_or(|known| !known.is_named && names(method)) {
                 let entry = unknown.entry(method.identifier.as_str()).or_insert(method);
                 if entry.name.is_none() {
                     *entry = method;
@@ -71,6 +71,11 @@ impl PaymentMethods {
     }
 }
 
+/// Whether a method tells a name that is not its identifier, which stands in for one.
+fn names(method: &PaymentMethod) -> bool {
+    method.name.as_ref().is_some_and(|name| *name != method.identifier)
+}
+
 /// Inserts what is new and names what had no name. `methods` ascending by identifier and each once,
 /// so that writers do not wait for each other in a circle. Gives identifier, id and whether named.
 pub(super) async fn upsert(
@@ -85,7 +90,7 @@ pub(super) async fn upsert(
         there.iter().map(|(identifier, _, is_named)| (identifier.as_str(), *is_named)).collect();
     let is_news = |method: &&&PaymentMethod| match named.get(method.identifier.as_str()) {
         None => true,
-        Some(is_named) => !is_named && method.name.is_some(),
+        Some(is_named) => !is_named && names(method),
     };
     let news: Vec<&PaymentMethod> = methods.iter().filter(is_news).copied().collect();
     if news.is_empty() {
