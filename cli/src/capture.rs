@@ -1,6 +1,6 @@
 //! Forms in which collectors keep captured answers, brought back to the form the exchange sends.
 //!
-//! An answer as sent is passed on untouched. Of the others the ads are put into an envelope: a line
+//! An answer as sent is passed on untouched. Of the others the data is put into an envelope: a line
 //! of a collector (`anuncios` holds the ads), a bare list of items, several of these as lines, rows
 //! of a table (every value a text, "" for null), an advertiser's page (`buy_list`, `sell_list`).
 //! Values are never altered: number text stays as it stands in the file.
@@ -89,29 +89,35 @@ fn unwrap(document: &RawValue) -> Option<Vec<Cow<'_, [u8]>>> {
         return Some(vec![envelope(ads.get())]);
     }
     if members.contains_key("buy_list") || members.contains_key("sell_list") {
-        return Some(vec![envelope(&profile_items(document, &members))]);
+        return Some(vec![envelope(&advertiser_page(&members))]);
     }
     None
 }
 
-fn envelope(items: &str) -> Cow<'static, [u8]> {
-    let text = format!(r#"{{"code":"000000","message":null,"data":{items},"success":true}}"#);
+fn envelope(data: &str) -> Cow<'static, [u8]> {
+    let text = format!(r#"{{"code":"000000","message":null,"data":{data},"success":true}}"#);
     Cow::Owned(text.into_bytes())
 }
 
-/// The ads of both sides of an advertiser's page, each with the advertiser.
-fn profile_items(document: &RawValue, members: &Members<'_>) -> String {
-    let mut items = Vec::new();
-    for list in ["buy_list", "sell_list"] {
-        let ads: Members<'_> = members
-            .get(list)
-            .and_then(|ads| serde_json::from_str(ads.get()).ok())
-            .unwrap_or_default();
-        for ad in ads.values() {
-            items.push(format!(r#"{{"adv":{},"advertiser":{}}}"#, ad.get(), document.get()));
-        }
-    }
-    format!("[{}]", items.join(","))
+/// The page of an advertiser as it was sent, from which its collector took the lists of ads and keyed
+/// them by number.
+fn advertiser_page(members: &Members<'_>) -> String {
+    let list = |name: &str| {
+        let ads = members.get(name).and_then(|ads| serde_json::from_str(ads.get()).ok());
+        let ads: Members<'_> = ads.unwrap_or_default();
+        ads.into_values().map(RawValue::get).collect::<Vec<_>>().join(",")
+    };
+    let user: Vec<String> = members
+        .iter()
+        .filter(|(name, _)| !matches!(name.as_str(), "buy_list" | "sell_list"))
+        .map(|(name, value)| format!("{}:{}", json!(name), value.get()))
+        .collect();
+    format!(
+        r#"{{"userDetailVo":{{{}}},"buyList":[{}],"sellList":[{}]}}"#,
+        user.join(","),
+        list("buy_list"),
+        list("sell_list")
+    )
 }
 
 /// Columns of an advertiser where the table has no prefixes.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde_json::json;
 use shared::domain::{Market, Side};
 use shared::exchange::Exchange;
-use shared::exchange::binance::parse_search;
+use shared::exchange::binance::{is_advertiser_page, parse_advertiser, parse_search};
 
 use crate::capture::{self, Answer};
 use crate::{EXIT_NOT_FOUND, EXIT_TROUBLE};
@@ -65,6 +65,9 @@ fn parse_one(
         Some(line) => json!({ "file": file.display().to_string(), "line": line }),
         None => json!({ "file": file.display().to_string() }),
     };
+    if is_advertiser_page(&answer.bytes) {
+        return parse_page(place, answer, out, err);
+    }
     let page = match parse_search(market, &answer.bytes) {
         Ok(page) => page,
         Err(error) => {
@@ -76,6 +79,43 @@ fn parse_one(
         }
     };
     for ad in &page.ads {
+        let mut object =
+            json!({ "fiat": market.fiat, "asset": market.asset, "trade_type": market.side });
+        merge(&mut object, serde_json::to_value(ad)?);
+        writeln!(out, "{object}")?;
+    }
+    for refusal in &page.refusals {
+        let mut object = place.clone();
+        merge(&mut object, serde_json::to_value(refusal)?);
+        writeln!(err, "{object}")?;
+    }
+    Ok(page.refusals.is_empty())
+}
+
+/// Prints the page of an advertiser: its figures, then its ads, whatever their markets.
+fn parse_page(
+    place: serde_json::Value,
+    answer: &Answer<'_>,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> std::io::Result<bool> {
+    let page = match parse_advertiser(None, &answer.bytes) {
+        Ok(page) => page,
+        Err(error) => {
+            let mut object = place;
+            let why = json!({ "reason": error.failure().as_str(), "detail": error.to_string() });
+            merge(&mut object, why);
+            writeln!(err, "{object}")?;
+            return Ok(false);
+        }
+    };
+    let mut profile = json!({ "user_no": page.user_no });
+    merge(&mut profile, serde_json::to_value(&page.profile)?);
+    if !page.warnings.is_empty() {
+        merge(&mut profile, json!({ "warnings": page.warnings }));
+    }
+    writeln!(out, "{profile}")?;
+    for (market, ad) in &page.ads {
         let mut object =
             json!({ "fiat": market.fiat, "asset": market.asset, "trade_type": market.side });
         merge(&mut object, serde_json::to_value(ad)?);

@@ -289,11 +289,21 @@ impl Fleet {
         self.remove_queues().await
     }
 
+    /// Loses a queue of the fleet, with all that is in it; whoever uses it next makes it anew.
+    pub async fn lose_queue(&self, queue: &str) -> Result<()> {
+        let properties = lapin::ConnectionProperties::default();
+        let connection = lapin::Connection::connect(&self.servers.amqp_url, properties).await?;
+        let channel = connection.create_channel().await?;
+        let name = format!("{}.{queue}", self.name).into();
+        channel.queue_delete(name, lapin::options::QueueDeleteOptions::default()).await?;
+        Ok(connection.close(200, "done".into()).await?)
+    }
+
     async fn remove_queues(&self) -> Result<()> {
         let properties = lapin::ConnectionProperties::default();
         let connection = lapin::Connection::connect(&self.servers.amqp_url, properties).await?;
         let channel = connection.create_channel().await?;
-        for queue in ["jobs.urgent", "jobs.normal", "reports", "dead"] {
+        for queue in ["jobs.urgent", "jobs.normal", "jobs.low", "reports", "dead"] {
             let name = format!("{}.{queue}", self.name).into();
             channel.queue_delete(name, lapin::options::QueueDeleteOptions::default()).await?;
         }

@@ -95,6 +95,9 @@ pub struct Options {
     /// Advertisers that take another nickname, per 1,000 and hour.
     #[arg(long, default_value_t = 1, value_parser = value_parser!(u64).range(0..=10_000))]
     pub rename_per_hour: u64,
+    /// Ads whose terms are reworded, per 1,000 and hour; only the page of the advertiser shows it.
+    #[arg(long, default_value_t = 5, value_parser = value_parser!(u64).range(0..=1_000_000))]
+    pub reword_per_hour: u64,
     /// Requests per minute and client address, in a sliding window; more get 429. 0: no limit.
     #[arg(long, default_value_t = 0, value_parser = value_parser!(u32).range(0..=1_000_000))]
     pub rate_limit: u32,
@@ -177,6 +180,7 @@ impl Options {
                 change: self.change_per_minute,
                 month: self.month_change_per_minute,
                 rename: self.rename_per_hour,
+                reword: self.reword_per_hour,
             },
         }
     }
@@ -263,6 +267,7 @@ impl Live {
                 market: world.key(&world.markets[ad.market]),
                 adv_no: ad.number.to_string(),
                 ad: with_content.then(|| world.content(ad)),
+                details: with_content.then(|| ad.details()),
             }
         };
         truth.write(&match event {
@@ -282,6 +287,7 @@ impl Live {
                     month_order_count: advertiser.month_order_count,
                     month_finish_rate: advertiser.month_finish_rate.clone(),
                     positive_rate: advertiser.positive_rate.clone(),
+                    adv_confirm_time: advertiser.confirm_seconds(),
                 })
             }
         })

@@ -66,6 +66,20 @@ pub struct AdEvent {
     /// The content from now on; `None` when it was delisted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ad: Option<AdContent>,
+    /// What the page of the advertiser shows of it from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<PageDetails>,
+}
+
+/// What only the page of the advertiser shows of an ad.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are named after those of the answer")]
+pub struct PageDetails {
+    pub remarks: String,
+    pub price_type: i16,
+    pub price_floating_ratio: String,
+    pub buyer_kyc_limit: i32,
+    pub user_trade_volume_min: Option<String>,
 }
 
 /// What a parser can see of an ad.
@@ -87,6 +101,10 @@ pub struct AdContent {
     pub payment_methods: Vec<String>,
     pub classify: String,
     pub user_no: String,
+    #[serde(default)]
+    pub voucher_template: Option<serde_json::Value>,
+    #[serde(default)]
+    pub adv_system_label_ret: Option<serde_json::Value>,
 }
 
 /// The state of an advertiser from now on.
@@ -105,6 +123,9 @@ pub struct AdvertiserEvent {
     pub month_finish_rate: String,
     /// The number's text.
     pub positive_rate: String,
+    /// Seconds.
+    #[serde(default)]
+    pub adv_confirm_time: Option<i32>,
 }
 
 /// Appends records to a file.

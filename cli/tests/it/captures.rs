@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use cli::capture;
 use serde_json::Value;
 use shared::domain::{Market, Side};
-use shared::exchange::binance::{parse_assets, parse_search};
+use shared::exchange::binance::{
+    is_advertiser_page, parse_advertiser, parse_assets, parse_search,
+};
 
 /// Folders with ads.
 const FOLDERS: [&str; 7] = [
@@ -62,6 +64,12 @@ fn every_ad_is_taken_or_refused() {
         let bytes = std::fs::read(&file).unwrap();
         let (mut taken, mut refused, mut reasons) = (0, 0, Vec::new());
         for answer in capture::answers(&bytes) {
+            if is_advertiser_page(&answer.bytes) {
+                let page = parse_advertiser(None, &answer.bytes).unwrap();
+                taken += page.ads.len();
+                refused += page.refusals.len();
+                continue;
+            }
             let page = parse_search(&market(&name), &answer.bytes)
                 .unwrap_or_else(|error| panic!("{name}: {error}"));
             taken += page.ads.len();

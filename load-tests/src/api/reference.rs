@@ -5,8 +5,9 @@ use serde_json::value::RawValue;
 
 use super::render::Detail;
 use super::{Answer, Renderer};
-use crate::market::{Ad, Side, World};
+use crate::market::{Ad, Side, TICK_MS, World};
 
+const MS_OF_A_DAY: u64 = 86_400_000;
 /// `null`.
 const NULL: () = ();
 
@@ -200,17 +201,48 @@ struct Profile<'a> {
 struct UserDetail<'a> {
     user_no: &'a str,
     nick_name: &'a str,
-    user_type: &'a str,
     user_grade: u8,
     user_identity: &'a str,
+    margin: u32,
+    margin_unit: Option<&'a str>,
+    order_count: u32,
     month_order_count: u32,
-    month_finish_rate: Box<RawValue>,
-    positive_rate: Box<RawValue>,
+    month_finish_rate: &'a RawValue,
+    adv_confirm_time: i32,
     email_verified: bool,
     bind_mobile: bool,
     kyc_verified: bool,
-    register_days: u32,
+    kyc_type: u8,
+    kyc_status: &'a str,
+    user_stats_ret: UserStats<'a>,
+    user_kyc_ret: UserKyc<'a>,
     active_time_in_second: Option<u64>,
+    is_company_account: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct UserStats<'a> {
+    register_days: u64,
+    first_order_days: u64,
+    #[serde(rename = "avgReleaseTimeOfLatest30day")]
+    avg_release_time: &'a RawValue,
+    #[serde(rename = "avgPayTimeOfLatest30day")]
+    avg_pay_time: &'a RawValue,
+    #[serde(rename = "finishRateLatest30day")]
+    finish_rate: &'a RawValue,
+    #[serde(rename = "completedOrderNumOfLatest30day")]
+    month_orders: u32,
+    completed_order_num: u32,
+    completed_order_total_btc_amount: &'a RawValue,
+    counterparty_count: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct UserKyc<'a> {
+    kyc_type: &'a str,
+    address_status: Option<&'a str>,
 }
 
 pub(super) fn profile(world: &World, renderer: &Renderer, query: &str) -> Answer {
@@ -232,21 +264,42 @@ pub(super) fn profile(world: &World, renderer: &Renderer, query: &str) -> Answer
         };
         world.ads.iter().filter(of_side).map(adv).collect()
     };
+    // Figures follow from the month's orders, so that they change when these do.
+    let orders = advertiser.month_order_count;
+    let decimals = |whole: u32| raw(&format!("{whole}.{:02}", orders % 100));
+    let (pay, release, volume) = (decimals(100), decimals(40), decimals(orders / 10));
+    let finish_rate = raw(&advertiser.month_finish_rate);
     Answer::data(&Profile {
         user_detail_vo: UserDetail {
             user_no: &advertiser.user_no,
             nick_name: &advertiser.nick_name,
-            user_type: template.user_type(),
             user_grade: template.user_grade(),
             user_identity: template.user_identity(),
-            month_order_count: advertiser.month_order_count,
-            month_finish_rate: raw(&advertiser.month_finish_rate),
-            positive_rate: raw(&advertiser.positive_rate),
+            margin: 0,
+            margin_unit: None,
+            order_count: 0,
+            month_order_count: orders,
+            month_finish_rate: &finish_rate,
+            adv_confirm_time: advertiser.confirm_seconds().unwrap_or(0),
             email_verified: true,
             bind_mobile: true,
             kyc_verified: true,
-            register_days: 900,
+            kyc_type: 1,
+            kyc_status: "PASS",
+            user_stats_ret: UserStats {
+                register_days: 900 + world.tick * TICK_MS / MS_OF_A_DAY,
+                first_order_days: 800 + world.tick * TICK_MS / MS_OF_A_DAY,
+                avg_release_time: &release,
+                avg_pay_time: &pay,
+                finish_rate: &finish_rate,
+                month_orders: orders,
+                completed_order_num: 1_000 + orders,
+                completed_order_total_btc_amount: &volume,
+                counterparty_count: 500 + orders / 2,
+            },
+            user_kyc_ret: UserKyc { kyc_type: "1", address_status: Some("PASS") },
             active_time_in_second: world.active_seconds(advertiser),
+            is_company_account: false,
         },
         buy_list: list(Side::Buy),
         sell_list: list(Side::Sell),

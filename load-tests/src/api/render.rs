@@ -229,10 +229,9 @@ impl Renderer {
                 ("fiatScale", _) => put(out, format_args!("{}", fiat.scale)),
                 ("priceScale", _) => put(out, format_args!("{}", market.price_scale)),
                 ("fiatSymbol", _) => quote(out, &fiat.symbol),
-                ("advStatus" | "priceType", Detail::Profile) => out.push(b'1'),
-                ("priceFloatingRatio", Detail::Profile) => quote(out, "100.00000000"),
-                ("rateFloatingRatio", Detail::Profile) => quote(out, "0.00000000"),
-                ("remarks", Detail::Profile) => quote(out, "Own account only.\nNo third party."),
+                ("voucherTemplate", _) => json(out, ad.voucher().as_ref()),
+                ("advSystemLabelRet", _) => json(out, ad.labels().as_ref()),
+                (_, Detail::Profile) if page_only(out, key, ad) => {}
                 _ => out.extend_from_slice(captured.as_bytes()),
             }
         }
@@ -256,6 +255,7 @@ impl Renderer {
                     put(&mut head, format_args!("{}", advertiser.month_finish_rate));
                 }
                 "positiveRate" => put(&mut head, format_args!("{}", advertiser.positive_rate)),
+                "advConfirmTime" => json(&mut head, advertiser.confirm_seconds().as_ref()),
                 "activeTimeInSecond" => cut = head.len(),
                 _ => head.extend_from_slice(captured.as_bytes()),
             }
@@ -264,6 +264,35 @@ impl Renderer {
         let tail = head.split_off(cut);
         [head, tail]
     }
+}
+
+/// Writes a field that only the page of the advertiser fills; `false`: it is none.
+fn page_only(out: &mut Vec<u8>, key: &str, ad: &Ad) -> bool {
+    /// When the first ads were made, in milliseconds since 1970.
+    const FIRST: u64 = 1_697_132_794_294;
+    let details = ad.details();
+    let created = FIRST + ad.number % 10_000_000_000;
+    match key {
+        "advStatus" => out.push(b'1'),
+        "priceType" => put(out, format_args!("{}", details.price_type)),
+        "priceFloatingRatio" => quote(out, &details.price_floating_ratio),
+        "rateFloatingRatio" => quote(out, "0.00000000"),
+        "remarks" => quote(out, &details.remarks),
+        "buyerKycLimit" => put(out, format_args!("{}", details.buyer_kyc_limit)),
+        // A number, not a text: its digits are to be kept.
+        "userTradeVolumeMin" => {
+            let volume = details.user_trade_volume_min.as_deref();
+            out.extend_from_slice(volume.unwrap_or("null").as_bytes());
+        }
+        "createTime" => put(out, format_args!("{created}")),
+        "advUpdateTime" => put(out, format_args!("{}", created + u64::from(ad.wording) * 60_000)),
+        _ => return false,
+    }
+    true
+}
+
+fn json(out: &mut Vec<u8>, value: Option<&impl serde::Serialize>) {
+    serde_json::to_writer(out, &value).expect("plain values always serialize into memory");
 }
 
 /// A number as the exchange writes most of them: in quotes.

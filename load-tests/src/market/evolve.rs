@@ -31,6 +31,8 @@ pub struct Rates {
     pub month: u64,
     /// Advertisers that take another nickname, per 1,000 and hour.
     pub rename: u64,
+    /// Ads whose terms are reworded, per 1,000 listed and hour.
+    pub reword: u64,
 }
 
 /// Something that a request can see from now on.
@@ -53,6 +55,7 @@ enum Kind {
     Change,
     Month,
     Rename,
+    Reword,
     Tell(Event),
 }
 
@@ -60,7 +63,7 @@ enum Kind {
 #[derive(Debug, Default)]
 pub(super) struct Due {
     pending: VecDeque<Kind>,
-    carried: [u64; 4],
+    carried: [u64; 5],
 }
 
 impl World {
@@ -90,6 +93,7 @@ impl World {
             (listed * rates.change, 60_000),
             (advertisers * rates.month, 60_000),
             (advertisers * rates.rename, 3_600_000),
+            (listed * rates.reword, 3_600_000),
         ];
         for (at, (per_mille, period_ms)) in per_minute.into_iter().enumerate() {
             let due = self.due.carried[at] + per_mille * TICK_MS;
@@ -99,7 +103,8 @@ impl World {
                     0 => self.due.pending.extend([Kind::Go, Kind::Come]),
                     1 => self.due.pending.push_back(Kind::Change),
                     2 => self.due.pending.push_back(Kind::Month),
-                    _ => self.due.pending.push_back(Kind::Rename),
+                    3 => self.due.pending.push_back(Kind::Rename),
+                    _ => self.due.pending.push_back(Kind::Reword),
                 }
             }
         }
@@ -115,6 +120,11 @@ impl World {
                 let at = self.any_advertiser()?;
                 self.advertisers[at].nick_name = names::nick_name(&mut self.rng);
                 Some(Event::Advertiser(at))
+            }
+            Kind::Reword => {
+                let at = self.any_listed()?;
+                self.ads[at].wording += 1;
+                Some(Event::Changed(at))
             }
             Kind::Tell(event) => Some(event),
         }
@@ -279,7 +289,7 @@ mod tests {
             ads: 1_000,
             delisted: 0,
             templates: vec![true, false],
-            rates: Rates { churn: 100, change: 100, month: 100, rename: 600 },
+            rates: Rates { churn: 100, change: 100, month: 100, rename: 600, reword: 0 },
         })
     }
 

@@ -97,6 +97,7 @@ impl World {
             market,
             advertiser,
             template: self.advertisers[advertiser].template,
+            wording: 0,
             listed: false,
             revision: 0,
             terms,

@@ -15,7 +15,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rust_decimal::Decimal;
 
 pub use self::evolve::{Event, Rates, TICK_MS};
-use crate::truth::{AdContent, MarketKey};
+use crate::truth::{AdContent, MarketKey, PageDetails};
 use catalog::Catalog;
 
 /// What a world is made from.
@@ -140,6 +140,8 @@ pub struct Ad {
     pub advertiser: usize,
     /// Which captured item its other fields come from.
     pub template: usize,
+    /// How often its terms were reworded.
+    pub wording: u32,
     /// Whether it stands in its market's book.
     pub listed: bool,
     /// Grows with every change of content.
@@ -148,6 +150,50 @@ pub struct Ad {
     pub terms: Terms,
     /// What follows from the terms.
     pub derived: Derived,
+}
+
+/// The rest of an ad follows from its number, so that nothing more is drawn.
+impl Ad {
+    /// A voucher, on few ads.
+    #[must_use]
+    pub fn voucher(&self) -> Option<serde_json::Value> {
+        let voucher = || {
+            serde_json::json!({ "voucherTemplateNo": self.number.to_string(),
+                "voucherDiscountType": "RATIO", "fixDiscount": 0.0, "discountRatio": 0.25 })
+        };
+        (self.number % 50 == 7).then(voucher)
+    }
+
+    /// Labels that the exchange puts on few ads.
+    #[must_use]
+    pub fn labels(&self) -> Option<serde_json::Value> {
+        const TITLE: &str = "c2c_tag_beginner_friendly_title";
+        (self.number % 60 == 11).then(|| serde_json::json!({ "appTitle": TITLE, "webTitle": TITLE }))
+    }
+
+    /// What only the page of the advertiser shows.
+    #[must_use]
+    pub fn details(&self) -> PageDetails {
+        let is_floating = self.number.is_multiple_of(5);
+        let (number, wording) = (self.number, self.wording);
+        PageDetails {
+            remarks: format!("Own account only.\nNo third party. ⚡ {number} / {wording}"),
+            price_type: if is_floating { 2 } else { 1 },
+            price_floating_ratio: (if is_floating { "101.50000000" } else { "100.00000000" })
+                .to_owned(),
+            buyer_kyc_limit: if number.is_multiple_of(2) { 90 } else { 10 },
+            user_trade_volume_min: number.is_multiple_of(7).then(|| "0.10".to_owned()),
+        }
+    }
+}
+
+impl Advertiser {
+    /// Average seconds to release, told of few.
+    #[must_use]
+    pub fn confirm_seconds(&self) -> Option<i32> {
+        let seconds = i32::try_from(self.commission_ppm / 10).ok();
+        seconds.filter(|seconds| seconds % 7 == 0)
+    }
 }
 
 /// What the advertiser decides.
@@ -243,6 +289,8 @@ impl World {
             payment_methods,
             classify: ad.terms.classify.to_owned(),
             user_no: self.advertisers[ad.advertiser].user_no.clone(),
+            voucher_template: ad.voucher(),
+            adv_system_label_ret: ad.labels(),
         }
     }
 

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use rust_decimal::Decimal;
 use serde::Serialize;
 
-use super::history::{History, Window};
-use crate::truth::{AdContent, AdvertiserEvent, MarketKey};
+use super::history::{History, Timeline, Window};
+use crate::truth::{AdContent, AdvertiserEvent, MarketKey, PageDetails};
 
 /// Samples kept of each kind of violation.
 const MAX_SAMPLES: usize = 10;
@@ -42,6 +42,10 @@ pub struct StoredAd {
     pub payment_methods: Vec<String>,
     pub classify: Option<String>,
     pub user_no: String,
+    pub voucher_template: Option<serde_json::Value>,
+    pub adv_system_label_ret: Option<serde_json::Value>,
+    /// What the page of the advertiser told before; nothing of it is told if it was not read.
+    pub details: Option<PageDetails>,
 }
 
 /// A stored page.
@@ -91,6 +95,7 @@ pub struct StoredAdvertiser {
     pub month_order_count: Option<i32>,
     pub month_finish_rate: Option<Decimal>,
     pub positive_rate: Option<Decimal>,
+    pub adv_confirm_time: Option<i32>,
 }
 
 /// What was found.
@@ -106,6 +111,8 @@ pub struct Report {
     pub ads_compared: u64,
     /// Of these, those that the exchange showed exactly like that.
     pub ads_exact: u64,
+    /// Of these, those that carry what the page of the advertiser showed.
+    pub ads_with_terms: u64,
     /// Ads that books had to hold: listed all the time that a complete book was read.
     pub ads_required: u64,
     /// Ads missing in books that say that they moved or lost pages.
@@ -198,7 +205,10 @@ fn compare_page(
                 report.violation("dangling offer id", || format!("{} id {id}", place()));
             }
             Ok(ad) => match find_state(history, market, ad, window) {
-                Ok(()) => report.ads_exact += 1,
+                Ok(()) => {
+                    report.ads_exact += 1;
+                    report.ads_with_terms += u64::from(ad.details.is_some());
+                }
                 Err(why) => {
                     report.violation("ad not as shown", || {
                         format!("{} ad {}: {why}", place(), ad.adv_no)
@@ -222,6 +232,15 @@ fn find_state(
         return Err("was never listed in this market".to_owned());
     };
     let differences = states.during(window).flatten().map(|state| differences(ad, state));
+    // Terms may be of any time before the page: its advertiser's page was read at some time.
+    let before = Window { from_us: 0, ..window };
+    if let Some(details) = &ad.details {
+        let known = history.details.get(&ad.adv_no).into_iter();
+        let mut shown = known.flat_map(|states: &Timeline<PageDetails>| states.during(before));
+        if !shown.any(|shown| shown == details) {
+            return Err(format!("{details:?} was never shown"));
+        }
+    }
     match differences.min_by_key(Vec::len) {
         None => Err("was not listed at that time".to_owned()),
         Some(none) if none.is_empty() => Ok(()),
@@ -260,6 +279,10 @@ fn differences(ad: &StoredAd, state: &AdContent) -> Vec<String> {
     check("payment_methods", ad.payment_methods.join("+"), state.payment_methods.join("+"));
     check("classify", ad.classify.clone().unwrap_or_default(), state.classify.clone());
     check("user_no", ad.user_no.clone(), state.user_no.clone());
+    let json = |value: &Option<serde_json::Value>| format!("{value:?}");
+    check("voucher_template", json(&ad.voucher_template), json(&state.voucher_template));
+    let labels = (json(&ad.adv_system_label_ret), json(&state.adv_system_label_ret));
+    check("adv_system_label_ret", labels.0, labels.1);
     found
 }
 
@@ -353,6 +376,7 @@ fn same_figures(stored: &StoredAdvertiser, state: &AdvertiserEvent) -> bool {
     stored.month_order_count.map(i64::from) == Some(i64::from(state.month_order_count))
         && stored.month_finish_rate == rate(&state.month_finish_rate)
         && stored.positive_rate == rate(&state.positive_rate)
+        && stored.adv_confirm_time == state.adv_confirm_time
 }
 
 #[cfg(test)]
@@ -379,11 +403,24 @@ mod tests {
             payment_methods: vec!["BANK".to_owned(), "PagoMovil".to_owned()],
             classify: "mass".to_owned(),
             user_no: "s1".to_owned(),
+            voucher_template: None,
+            adv_system_label_ret: None,
+        }
+    }
+
+    fn details(remarks: &str) -> PageDetails {
+        PageDetails {
+            remarks: remarks.to_owned(),
+            price_type: 1,
+            price_floating_ratio: "100.00000000".to_owned(),
+            buyer_kyc_limit: 90,
+            user_trade_volume_min: None,
         }
     }
 
     fn ad_event(at_us: u64, adv_no: &str, ad: Option<AdContent>) -> AdEvent {
-        AdEvent { at_us, market: market(), adv_no: adv_no.to_owned(), ad }
+        let details = ad.is_some().then(|| details(&format!("since {at_us}")));
+        AdEvent { at_us, market: market(), adv_no: adv_no.to_owned(), ad, details }
     }
 
     fn advertiser(at_us: u64, nick_name: &str) -> Record {
@@ -397,6 +434,7 @@ mod tests {
             month_order_count: 7,
             month_finish_rate: "1.000".to_owned(),
             positive_rate: "0.9912345678901234567".to_owned(),
+            adv_confirm_time: Some(71),
         })
     }
 
@@ -432,6 +470,9 @@ mod tests {
             payment_methods: vec!["BANK".to_owned(), "PagoMovil".to_owned()],
             classify: Some("mass".to_owned()),
             user_no: "s1".to_owned(),
+            voucher_template: None,
+            adv_system_label_ret: None,
+            details: None,
         })
     }
 
@@ -479,7 +520,12 @@ mod tests {
             let ads = vec![stored("1", "961.5"), Arc::new(ad)];
             assert_eq!(kinds(&batch("complete", 200, 300, ads)), [("ad not as shown", 1)]);
         }
-        let changes: [fn(&mut StoredAd); 5] = [
+        let changes: [fn(&mut StoredAd); 9] = [
+            |ad| ad.voucher_template = Some(serde_json::json!({})),
+            |ad| ad.adv_system_label_ret = Some(serde_json::json!([])),
+            |ad| ad.details = Some(details("never")),
+            // Only later.
+            |ad| ad.details = Some(details("since 500")),
             |ad| ad.amounts[1] = None,
             |ad| ad.pay_time_limit = None,
             |ad| drop(ad.payment_methods.pop()),
@@ -492,6 +538,14 @@ mod tests {
             let ads = vec![stored("1", "961.5"), Arc::new(ad)];
             assert_eq!(kinds(&batch("complete", 200, 300, ads)), [("ad not as shown", 1)]);
         }
+    }
+
+    #[test]
+    fn terms_may_be_older_than_the_page() {
+        let mut ad = StoredAd::clone(&stored("1", "961.6"));
+        ad.details = Some(details("since 100"));
+        let ads = vec![Arc::new(ad), stored("2", "970")];
+        assert_eq!(kinds(&batch("complete", 610, 700, ads)), []);
     }
 
     #[test]
@@ -558,6 +612,7 @@ mod tests {
                 month_order_count: Some(orders),
                 month_finish_rate: Some(Decimal::ONE),
                 positive_rate: Decimal::from_str("0.9912345678901234567").ok(),
+                adv_confirm_time: Some(71),
             };
             let mut report = Report::default();
             compare_advertisers(&history(), &last, &[found], end_us, &mut report);

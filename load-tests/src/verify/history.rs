@@ -5,7 +5,7 @@ use std::io::BufRead;
 
 use anyhow::{Context, Result, bail};
 
-use crate::truth::{AdContent, AdvertiserEvent, Header, MarketKey, Record};
+use crate::truth::{AdContent, AdvertiserEvent, Header, MarketKey, PageDetails, Record};
 
 /// A span of time in Unix microseconds, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +60,8 @@ impl Timeline<Option<AdContent>> {
 pub struct History {
     pub header: Header,
     pub ads: HashMap<MarketKey, HashMap<String, Timeline<Option<AdContent>>>>,
+    /// What pages of advertisers showed, by number of the ad.
+    pub details: HashMap<String, Timeline<PageDetails>>,
     pub advertisers: HashMap<String, Timeline<AdvertiserEvent>>,
 }
 
@@ -73,7 +75,12 @@ impl History {
         else {
             bail!("the first line of the truth log is no header: {line}");
         };
-        let mut history = Self { header, ads: HashMap::new(), advertisers: HashMap::new() };
+        let mut history = Self {
+            header,
+            ads: HashMap::new(),
+            details: HashMap::new(),
+            advertisers: HashMap::new(),
+        };
         let mut number = 1_u64;
         loop {
             line.clear();
@@ -93,6 +100,10 @@ impl History {
         match record {
             Record::Header(_) => {}
             Record::Listed(event) | Record::Changed(event) | Record::Delisted(event) => {
+                if let Some(details) = event.details {
+                    let states = self.details.entry(event.adv_no.clone()).or_default();
+                    states.0.push((event.at_us, details));
+                }
                 let market = self.ads.entry(event.market).or_default();
                 market.entry(event.adv_no).or_default().0.push((event.at_us, event.ad));
             }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rust_decimal::Decimal;
+use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 
 use super::compare::{Batch, Book, Page, StoredAd, StoredAdvertiser};
 use super::history::Window;
-use crate::truth::MarketKey;
+use crate::truth::{MarketKey, PageDetails};
 
 /// A closed batch, not yet loaded.
 #[derive(Debug)]
@@ -108,7 +109,10 @@ impl Loader {
             "SELECT v.id, v.adv_no, v.price, v.available_amount, v.tradable_quantity, v.min_limit,
                     v.max_limit, v.dynamic_max_limit, v.min_quantity, v.max_quantity,
                     v.dynamic_max_quantity, v.pay_time_limit_minutes, v.payment_method_ids,
-                    v.classify, a.user_no
+                    v.classify, a.user_no, v.voucher_template::text AS voucher_template,
+                    v.system_labels::text AS system_labels, v.terms, v.price_type,
+                    v.price_floating_ratio::text AS price_floating_ratio, v.buyer_kyc_limit,
+                    v.taker_conditions ->> 'userTradeVolumeMin' AS user_trade_volume_min
                FROM warehouse.offer_versions v
                JOIN warehouse.dim_advertisers a USING (advertiser_sk)
               WHERE v.day = $1::date",
@@ -142,6 +146,9 @@ impl Loader {
                 payment_methods,
                 classify: row.try_get("classify")?,
                 user_no: row.try_get("user_no")?,
+                voucher_template: json(&row, "voucher_template")?,
+                adv_system_label_ret: json(&row, "system_labels")?,
+                details: details(&row)?,
             };
             self.versions.insert(row.try_get("id")?, Arc::new(ad));
         }
@@ -223,7 +230,7 @@ impl Loader {
     pub(super) async fn advertisers(&self) -> Result<Vec<StoredAdvertiser>> {
         let rows = sqlx::query(
             "SELECT user_no, advertiser, user_type, user_identity, user_grade, month_order_count,
-                    completion_rate, positive_rate
+                    completion_rate, positive_rate, release_seconds
                FROM warehouse.dim_advertisers WHERE is_current",
         )
         .fetch_all(&self.pool)
@@ -239,6 +246,7 @@ impl Loader {
                 month_order_count: row.try_get("month_order_count")?,
                 month_finish_rate: row.try_get("completion_rate")?,
                 positive_rate: row.try_get("positive_rate")?,
+                adv_confirm_time: row.try_get("release_seconds")?,
             })
         };
         rows.into_iter().map(stored).collect()
@@ -254,6 +262,29 @@ impl Loader {
         .context("read pipeline.jobs")?;
         Ok(u64::try_from(last.unwrap_or(0))?)
     }
+}
+
+fn json(row: &PgRow, column: &str) -> Result<Option<serde_json::Value>> {
+    let text: Option<String> = row.try_get(column)?;
+    Ok(text.as_deref().map(serde_json::from_str).transpose()?)
+}
+
+/// What stems from the page of the advertiser. The exchange always tells a type of price there.
+fn details(row: &PgRow) -> Result<Option<PageDetails>> {
+    let Some(price_type) = row.try_get("price_type")? else {
+        let terms: Option<String> = row.try_get("terms")?;
+        anyhow::ensure!(terms.is_none(), "terms without a type of price: {terms:?}");
+        return Ok(None);
+    };
+    Ok(Some(PageDetails {
+        remarks: row.try_get::<Option<String>, _>("terms")?.unwrap_or_default(),
+        price_type,
+        price_floating_ratio: row
+            .try_get::<Option<String>, _>("price_floating_ratio")?
+            .unwrap_or_default(),
+        buyer_kyc_limit: row.try_get::<Option<i32>, _>("buyer_kyc_limit")?.unwrap_or_default(),
+        user_trade_volume_min: row.try_get("user_trade_volume_min")?,
+    }))
 }
 
 fn window(from: i64, to: i64) -> Result<Window> {

@@ -75,6 +75,7 @@ fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
     writeln!(out, "pages compared            {}", report.pages)?;
     writeln!(out, "ads compared              {}", report.ads_compared)?;
     writeln!(out, "  exactly as shown        {}", report.ads_exact)?;
+    writeln!(out, "  with terms              {}", report.ads_with_terms)?;
     writeln!(out, "ads that had to be there  {}", report.ads_required)?;
     writeln!(
         out,

@@ -5,6 +5,7 @@
     reason = "clippy.toml allows it in test functions; these are their helpers"
 )]
 
+mod advertisers;
 mod errors;
 mod faults;
 mod limits;

@@ -198,5 +198,8 @@ pub(crate) fn content(item: &Value) -> AdContent {
         payment_methods,
         classify: text("classify"),
         user_no: item["advertiser"]["userNo"].as_str().unwrap().to_owned(),
+        voucher_template: Some(adv["voucherTemplate"].clone()).filter(|value| !value.is_null()),
+        adv_system_label_ret: Some(adv["advSystemLabelRet"].clone())
+            .filter(|value| !value.is_null()),
     }
 }

@@ -111,6 +111,9 @@ impl<'a> Collector<'a> {
             methods.push(number(self.pool, &format!("INSERT INTO warehouse.dim_payment_methods (exchange_id, identifier, method_name, first_seen_at) VALUES (1, '{method}', '{method}', now()) ON CONFLICT (exchange_id, identifier) DO UPDATE SET method_name = '{method}' RETURNING payment_method_id")).await);
         }
         let adv_no = item["adv"]["advNo"].as_str().unwrap();
+        let json = |value: &Option<Value>| {
+            value.as_ref().map_or("NULL".to_owned(), |value| format!("'{value}'"))
+        };
         let minutes = ad.pay_time_limit.map_or("NULL".to_owned(), |minutes| minutes.to_string());
         let amounts = [
             &ad.price,
@@ -125,7 +128,7 @@ impl<'a> Collector<'a> {
         ]
         .map(String::as_str)
         .join(", ");
-        execute(self.pool, &format!("INSERT INTO warehouse.offer_versions (day, id, market_id, advertiser_sk, content_hash, first_seen_at, adv_no, price, available_amount, tradable_quantity, min_limit, max_limit, dynamic_max_limit, min_quantity, max_quantity, dynamic_max_quantity, pay_time_limit_minutes, payment_method_ids, classify) VALUES (current_date, {id}, {market_id}, {advertiser_sk}, 0, now(), '{adv_no}', {amounts}, {minutes}, ARRAY{methods:?}, '{}')", ad.classify)).await;
+        execute(self.pool, &format!("INSERT INTO warehouse.offer_versions (day, id, market_id, advertiser_sk, content_hash, first_seen_at, adv_no, price, available_amount, tradable_quantity, min_limit, max_limit, dynamic_max_limit, min_quantity, max_quantity, dynamic_max_quantity, pay_time_limit_minutes, payment_method_ids, classify, voucher_template, system_labels) VALUES (current_date, {id}, {market_id}, {advertiser_sk}, 0, now(), '{adv_no}', {amounts}, {minutes}, ARRAY{methods:?}, '{}', {}, {})", ad.classify, json(&ad.voucher_template), json(&ad.adv_system_label_ret))).await;
     }
 
     async fn store_advertiser(&mut self, advertiser: &Value, texts: &Item) -> i32 {
@@ -138,7 +141,7 @@ impl<'a> Collector<'a> {
             None => number(self.pool, &format!("INSERT INTO warehouse.dim_advertisers (exchange_id, user_no, advertiser, is_merchant, is_pro_merchant, identity_hash, valid_from, is_current, figures_at) VALUES (1, '{user_no}', '', false, false, 0, now(), true, now()) RETURNING advertiser_sk")).await,
         };
         self.advertisers.insert(user_no, sk);
-        sqlx::query("UPDATE warehouse.dim_advertisers SET advertiser = $2, user_type = $3, user_identity = $4, user_grade = $5, month_order_count = $6, completion_rate = $7, positive_rate = $8 WHERE advertiser_sk = $1")
+        sqlx::query("UPDATE warehouse.dim_advertisers SET advertiser = $2, user_type = $3, user_identity = $4, user_grade = $5, month_order_count = $6, completion_rate = $7, positive_rate = $8, release_seconds = $9 WHERE advertiser_sk = $1")
             .bind(sk)
             .bind(text("nickName"))
             .bind(text("userType"))
@@ -147,6 +150,7 @@ impl<'a> Collector<'a> {
             .bind(orders)
             .bind(rate("monthFinishRate"))
             .bind(rate("positiveRate"))
+            .bind(advertiser["advConfirmTime"].as_i64())
             .execute(self.pool)
             .await
             .unwrap();
@@ -189,6 +193,9 @@ async fn a_faultless_collector_is_equal_and_each_fault_is_found(pool: PgPool) {
         "UPDATE pipeline.jobs SET requested_at = requested_at + interval '1 hour', fetched_at = fetched_at + interval '1 hour' WHERE ordinal = 0",
         "UPDATE warehouse.dim_advertisers SET advertiser = advertiser || ' '",
         "UPDATE warehouse.dim_advertisers SET month_order_count = month_order_count + 100000",
+        "UPDATE warehouse.dim_advertisers SET release_seconds = coalesce(release_seconds, 0) + 1",
+        "UPDATE warehouse.offer_versions SET voucher_template = NULL, system_labels = NULL",
+        "UPDATE warehouse.offer_versions SET terms = 'Nobody said this', price_type = 1 WHERE id & 31 = 6",
     ];
     for fault in faults {
         // The fault is undone by putting back the tables it may touch.
@@ -201,7 +208,7 @@ async fn a_faultless_collector_is_equal_and_each_fault_is_found(pool: PgPool) {
             let rows = if table.ends_with("advertisers") {
                 // Its keys are referred to and generated: put back the values only.
                 format!(
-                    "UPDATE {table} t SET advertiser = k.advertiser, month_order_count = k.month_order_count FROM kept_{} k WHERE k.advertiser_sk = t.advertiser_sk",
+                    "UPDATE {table} t SET advertiser = k.advertiser, month_order_count = k.month_order_count, release_seconds = k.release_seconds FROM kept_{} k WHERE k.advertiser_sk = t.advertiser_sk",
                     plain(table)
                 )
             } else {

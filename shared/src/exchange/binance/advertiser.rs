@@ -14,6 +14,7 @@ const MAX_ADS: usize = 1_000;
 /// What the page of an advertiser holds. Every ad of the answer is in one of the two lists.
 #[derive(Debug, PartialEq, Eq)]
 pub struct AdvertiserPage {
+    pub user_no: String,
     pub profile: Profile,
     /// Of both sides, each with its market.
     pub ads: Vec<(Market, Ad)>,
@@ -77,7 +78,8 @@ pub fn parse_advertiser(
             Err(rejected) => refusals.push(rejected.into_refusal(position, item)),
         }
     }
-    Ok(AdvertiserPage { profile, ads, refusals, warnings: reader.warnings })
+    let (user_no, warnings) = (owner.user_no, reader.warnings);
+    Ok(AdvertiserPage { user_no, profile, ads, refusals, warnings })
 }
 
 /// An ad of the page. Which market it is of, it says itself.
