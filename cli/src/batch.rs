@@ -278,6 +278,9 @@ async fn list_lost_jobs(
     let jobs = sqlx::query_as(
         "SELECT j.ordinal, j.kind,
                 CASE j.kind WHEN 'search' THEN c.symbol || '/' || f.currency_code || ' ' || m.trade_type
+                            WHEN 'advertiser' THEN
+                                 (SELECT user_no FROM warehouse.dim_advertisers d
+                                   WHERE d.advertiser_id = j.advertiser_id AND d.is_current)
                             ELSE f.currency_code END AS subject,
                 j.page, j.state, j.reason, j.http_status, j.attempts, j.issue, j.worker_id, j.detail
            FROM pipeline.jobs j

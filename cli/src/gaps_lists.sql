@@ -9,7 +9,7 @@ WITH closed AS MATERIALIZED (
            j.state || coalesce('(' || j.reason || ')', '') AS reason
       FROM pipeline.jobs j JOIN closed USING (batch_id)
       LEFT JOIN warehouse.dim_fiat_currencies f USING (fiat_id)
-     WHERE j.day >= ($2 AT TIME ZONE 'UTC')::date AND j.kind <> 'search'
+     WHERE j.day >= ($2 AT TIME ZONE 'UTC')::date AND j.kind IN ('fiat_list', 'assets', 'payment_methods')
        AND ($3::text IS NULL OR f.currency_code = $3)
 ), lost AS (
     SELECT kind, fiat, reason, count(DISTINCT batch_id) AS batches,

@@ -305,10 +305,7 @@ impl BatchRunner<'_> {
     }
 
     /// Whose pages are read with what pages and lists leave of the budget, within a bound of their own.
-    async fn due_advertisers(
-        &self,
-        left: u32,
-    ) -> anyhow::Result<Vec<advertisers::DueAdvertiser>> {
+    async fn due_advertisers(&self, left: u32) -> anyhow::Result<Vec<advertisers::DueAdvertiser>> {
         let settings = self.settings;
         // Of a market whose turn did not come in two batches nobody knows who is still there.
         let seen_within = settings.interval * 2;

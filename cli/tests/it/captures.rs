@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use cli::capture;
 use serde_json::Value;
 use shared::domain::{Market, Side};
-use shared::exchange::binance::{
-    is_advertiser_page, parse_advertiser, parse_assets, parse_search,
-};
+use shared::exchange::binance::{is_advertiser_page, parse_advertiser, parse_assets, parse_search};
 
 /// Folders with ads.
 const FOLDERS: [&str; 7] = [

@@ -168,7 +168,8 @@ impl Ad {
     #[must_use]
     pub fn labels(&self) -> Option<serde_json::Value> {
         const TITLE: &str = "c2c_tag_beginner_friendly_title";
-        (self.number % 60 == 11).then(|| serde_json::json!({ "appTitle": TITLE, "webTitle": TITLE }))
+        (self.number % 60 == 11)
+            .then(|| serde_json::json!({ "appTitle": TITLE, "webTitle": TITLE }))
     }
 
     /// What only the page of the advertiser shows.

@@ -10,10 +10,14 @@ const STILL: &str = "--fiats 2 --ads 300 --churn-per-minute 0 --change-per-minut
      --month-change-per-minute 0 --rename-per-hour 0 --tie-shuffle-per-mille 0 --manual-clock";
 const PATH: &str = "/bapi/c2c/v2/friendly/c2c/user/profile-and-ads-list";
 const OUT: &str = "SELECT count(*) FROM pipeline.jobs WHERE ended_at IS NULL";
-const NONE_OUT: &str = "SELECT (count(*) = 0)::int::bigint FROM pipeline.jobs WHERE ended_at IS NULL";
-const READ: &str = "SELECT count(*) FROM pipeline.jobs WHERE kind = 'advertiser' AND state = 'done'";
+const NONE_OUT: &str =
+    "SELECT (count(*) = 0)::int::bigint FROM pipeline.jobs WHERE ended_at IS NULL";
+const READ: &str =
+    "SELECT count(*) FROM pipeline.jobs WHERE kind = 'advertiser' AND state = 'done'";
 const ADVERTISERS: &str = "SELECT count(DISTINCT advertiser_id) FROM warehouse.dim_advertisers";
-const VERSIONS: &str = "SELECT count(*) FROM warehouse.offer_versions";
+/// A promoted ad stands on its page twice, so that its content may be stored twice.
+const VERSIONS: &str =
+    "SELECT count(DISTINCT (adv_no, content_hash)) FROM warehouse.offer_versions";
 /// Ads of the last batch that carry terms, and all of them.
 const WITH_TERMS: &str = "SELECT count(terms) FROM warehouse.fact_offers
      WHERE batch_id = (SELECT max(batch_id) FROM pipeline.batches)";
@@ -26,6 +30,19 @@ fn requests_for_advertisers(fleet: &Fleet) -> Result<usize> {
 
 async fn all_ended(fleet: &Fleet) -> Result<()> {
     fleet.wait_for(NONE_OUT, 1).await
+}
+
+/// Lets so much time pass for what is known of advertisers.
+async fn age(fleet: &Fleet, time: &str) -> Result<()> {
+    sqlx::query(
+        "UPDATE pipeline.advertiser_catalog
+            SET asked_at = asked_at - $1::text::interval, read_at = read_at - $1::text::interval,
+                failed_at = failed_at - $1::text::interval",
+    )
+    .bind(time)
+    .execute(&fleet.pool)
+    .await?;
+    Ok(())
 }
 
 /// Off, nothing asks for the pages. On, the next batch carries the terms, a version is new only where
@@ -62,9 +79,7 @@ async fn terms_come_with_the_next_batch_and_cost_rows_on_change_only() -> Result
 
     // Some terms are reworded. They are old enough to be read again only if they were read long ago.
     fleet.admin("advance?ms=30000", &json!(null)).await?;
-    sqlx::query("UPDATE pipeline.advertiser_catalog SET read_at = read_at - interval '25 hours'")
-        .execute(&fleet.pool)
-        .await?;
+    age(&fleet, "25 hours").await?;
     assert_eq!(fleet.batch(&[ON]).await?, 0);
     all_ended(&fleet).await?;
     assert_eq!(fleet.number(READ).await?, 2 * advertisers);
@@ -94,13 +109,15 @@ async fn lost_pages_of_advertisers_leave_the_batch_complete() -> Result<()> {
     assert_eq!(fleet.batch(&[]).await?, 0);
     assert!(worker.terminate().await?.success());
     // Slow enough that the pages end long before the advertisers.
-    let mut slow = fleet.worker("b", &[("INITIAL_RATE_LIMIT", "1200"), ("MAX_RATE_LIMIT", "1200")])?;
+    let mut slow =
+        fleet.worker("b", &[("INITIAL_RATE_LIMIT", "1200"), ("MAX_RATE_LIMIT", "1200")])?;
     let seconds = [ON, ("BATCH_DEADLINE_SECONDS", "20")];
     assert_eq!(fleet.batch(&seconds).await?, 0);
     slow.kill().await?;
     let open = fleet.number(OUT).await?;
     assert!(open > 0, "all were read before the worker was killed");
-    let told = "SELECT advertisers_open::bigint FROM pipeline.batches ORDER BY batch_id DESC LIMIT 1";
+    let told =
+        "SELECT advertisers_open::bigint FROM pipeline.batches ORDER BY batch_id DESC LIMIT 1";
     assert!(fleet.number(told).await? >= open);
 
     // Their messages are gone.
@@ -135,9 +152,10 @@ async fn a_page_that_fails_is_not_asked_for_in_every_batch() -> Result<()> {
     assert_eq!(fleet.number(failed).await?, advertisers, "once each");
     let noted = "SELECT count(*) FROM pipeline.advertiser_catalog WHERE read_at IS NULL AND consecutive_failures = 1";
     assert_eq!(fleet.number(noted).await?, advertisers);
-    sqlx::query("UPDATE pipeline.advertiser_catalog SET failed_at = failed_at - interval '61 minutes'")
-        .execute(&fleet.pool)
-        .await?;
+    age(&fleet, "59 minutes").await?;
+    assert_eq!(fleet.batch(&[ON]).await?, 0);
+    assert_eq!(fleet.number(failed).await?, advertisers, "not yet");
+    age(&fleet, "2 minutes").await?;
     assert_eq!(fleet.batch(&[ON]).await?, 0);
     all_ended(&fleet).await?;
     assert_eq!(fleet.number(failed).await?, 2 * advertisers);

@@ -102,9 +102,7 @@ impl AdDetails {
             price_floating_ratio: self.price_floating_ratio.or(other.price_floating_ratio),
             rate_floating_ratio: self.rate_floating_ratio.or(other.rate_floating_ratio),
             buyer_kyc_limit: self.buyer_kyc_limit.or(other.buyer_kyc_limit),
-            buyer_registration_days: self
-                .buyer_registration_days
-                .or(other.buyer_registration_days),
+            buyer_registration_days: self.buyer_registration_days.or(other.buyer_registration_days),
             buyer_btc_position: self.buyer_btc_position.or(other.buyer_btc_position),
             taker_conditions: self.taker_conditions.or_else(|| other.taker_conditions.clone()),
             adv_status: self.adv_status.or(other.adv_status),

@@ -52,7 +52,12 @@ fn every_captured_page_is_read() {
         let answer = as_sent(&std::fs::read_to_string(&file).unwrap());
         assert!(is_advertiser_page(answer.as_bytes()));
         let page = parse_advertiser(Some(user_no), answer.as_bytes()).unwrap();
-        assert_eq!((page.refusals.len(), page.warnings.len()), (0, 0), "{name}: {:?}", page.warnings);
+        assert_eq!(
+            (page.refusals.len(), page.warnings.len()),
+            (0, 0),
+            "{name}: {:?}",
+            page.warnings
+        );
         writeln!(table, "{user_no}: {}", serde_json::to_string(&page.profile).unwrap()).unwrap();
         for (market, ad) in &page.ads {
             assert!(ad.warnings.is_empty() && ad.details.terms.is_some(), "{:?}", ad.warnings);
@@ -84,8 +89,7 @@ fn one_odd_ad_or_figure_costs_itself_only() {
     answer["data"]["userDetailVo"]["userStatsRet"]["registerDays"] = json!("long");
     let page = parse(&answer).unwrap();
     let reasons: Vec<_> = page.refusals.iter().map(|refusal| refusal.reason).collect();
-    let wanted =
-        [RefusalReason::OtherMarket, RefusalReason::NotADecimal, RefusalReason::Malformed];
+    let wanted = [RefusalReason::OtherMarket, RefusalReason::NotADecimal, RefusalReason::Malformed];
     assert_eq!(reasons, wanted);
     assert_eq!(page.ads.len() + 3, count + answer["data"]["sellList"].as_array().unwrap().len());
     assert_eq!(page.profile.registered_days, None);
@@ -124,7 +128,8 @@ fn what_the_search_adds_is_kept_as_sent() {
     item["adv"]["createTime"] = json!(1_697_132_794_294_i64);
     item["adv"]["advUpdateTime"] = json!("soon");
     item["advertiser"]["advConfirmTime"] = json!(71);
-    item["advertiser"]["proMerchant"] = json!({ "merchantDescription": "We pay", "merchantLogo": "x" });
+    item["advertiser"]["proMerchant"] =
+        json!({ "merchantDescription": "We pay", "merchantLogo": "x" });
     let answer = json!({ "code": "000000", "data": [item], "total": 1, "success": true });
     let text = answer.to_string().replace(r#""@""#, r#"{"discountRatio":0.10}"#);
     let market = shared::domain::Market::new("KZT", "BNB", Side::Buy).unwrap();

@@ -9,6 +9,7 @@ mod binary;
 mod client;
 mod exchange;
 mod fleet;
+mod identity;
 mod limiter;
 mod limiter_script;
 mod poison;

@@ -92,8 +92,7 @@ fn parse_ad(
     let adv_no = adv.adv_no.and_then(|raw| value::text(raw).ok()).map(std::borrow::Cow::into_owned);
     let mut reader = Reader { object: "adv", warnings: Vec::new() };
     let mut read = || {
-        let mut text =
-            |field, raw| reader.optional_text(field, raw).unwrap_or_default();
+        let mut text = |field, raw| reader.optional_text(field, raw).unwrap_or_default();
         let (fiat, asset) = (text("fiatUnit", adv.fiat_unit), text("asset", adv.asset));
         let side: Option<Side> = text("tradeType", adv.trade_type).parse().ok();
         let market = side.and_then(|side| Market::new(&fiat, &asset, side.opposite()).ok());
@@ -186,7 +185,10 @@ fn figures(reader: &mut Reader, stats: &UserStats<'_>) -> Profile {
         sell_orders: count("completedSellOrderNum", stats.completed_sell_order_num),
         counterparties: count("counterpartyCount", stats.counterparty_count),
         orders_30d: count("completedOrderNumOfLatest30day", stats.completed_order_num_30d),
-        buy_orders_30d: count("completedBuyOrderNumOfLatest30day", stats.completed_buy_order_num_30d),
+        buy_orders_30d: count(
+            "completedBuyOrderNumOfLatest30day",
+            stats.completed_buy_order_num_30d,
+        ),
         sell_orders_30d: count(
             "completedSellOrderNumOfLatest30day",
             stats.completed_sell_order_num_30d,
@@ -195,10 +197,7 @@ fn figures(reader: &mut Reader, stats: &UserStats<'_>) -> Profile {
     };
     let mut decimal = |field, raw| reader.optional(field, raw, value::decimal);
     Profile {
-        btc_volume: decimal(
-            "completedOrderTotalBtcAmount",
-            stats.completed_order_total_btc_amount,
-        ),
+        btc_volume: decimal("completedOrderTotalBtcAmount", stats.completed_order_total_btc_amount),
         btc_bought: decimal(
             "completedBuyOrderTotalBtcAmount",
             stats.completed_buy_order_total_btc_amount,

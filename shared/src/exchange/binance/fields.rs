@@ -6,11 +6,17 @@ pub const LEFT_OUT: &[(&str, &str)] = &[
     ("answer.message", "says why an answer is an error; it is in pipeline.jobs.detail then"),
     ("answer.messageDetail", "null in every capture but errors, whose code says enough"),
     ("data[].privilegeDesc", "a caption for privilegeType, which is kept"),
-    ("data[].privilegeTypeAdTotalCount", "counts the promoted ads of the answer, which privilegeType shows"),
+    (
+        "data[].privilegeTypeAdTotalCount",
+        "counts the promoted ads of the answer, which privilegeType shows",
+    ),
     ("adv.abnormalStatusList", "null in every capture"),
     ("adv.adAdditionalKycVerifyItems", "null in every capture"),
     ("adv.adTradeInstructionTagInfoRets", "empty in every capture"),
-    ("adv.advVisibleRet", "whom the site shows the ad: 1 in every capture that fills it, for a hidden ad is not listed"),
+    (
+        "adv.advVisibleRet",
+        "whom the site shows the ad: 1 in every capture that fills it, for a hidden ad is not listed",
+    ),
     ("adv.allowTradeMerchant", "null in every capture"),
     ("adv.assetLogo", "decoration: the address of a picture"),
     ("adv.assetVo", "null in every capture"),
@@ -35,9 +41,18 @@ pub const LEFT_OUT: &[(&str, &str)] = &[
     ("adv.tradeMethods[].id", "null in every capture"),
     ("adv.tradeMethods[].payId", "null in every capture: the advertiser's own account, not public"),
     ("adv.tradeMethods[].payMethodId", "empty in every capture"),
-    ("adv.tradeMethods[].payAccount", "null in every capture: the advertiser's own account, not public"),
-    ("adv.tradeMethods[].payBank", "null in every capture: the advertiser's own account, not public"),
-    ("adv.tradeMethods[].paySubBank", "null in every capture: the advertiser's own account, not public"),
+    (
+        "adv.tradeMethods[].payAccount",
+        "null in every capture: the advertiser's own account, not public",
+    ),
+    (
+        "adv.tradeMethods[].payBank",
+        "null in every capture: the advertiser's own account, not public",
+    ),
+    (
+        "adv.tradeMethods[].paySubBank",
+        "null in every capture: the advertiser's own account, not public",
+    ),
     ("advertiser.email", "null in every capture: not public"),
     ("advertiser.mobile", "null in every capture: not public"),
     ("advertiser.realName", "null in every capture: not public"),
@@ -45,10 +60,16 @@ pub const LEFT_OUT: &[(&str, &str)] = &[
     ("advertiser.marginUnit", "null in every capture of the search; advertiser_profiles has it"),
     ("advertiser.orderCount", "null in every capture of the search; advertiser_profiles has it"),
     ("advertiser.redirect*", "null in every capture; a way into the exchange's app"),
-    ("advertiser.registrationTime", "null in every capture; dim_advertisers.registered_on comes from registerDays"),
+    (
+        "advertiser.registrationTime",
+        "null in every capture; dim_advertisers.registered_on comes from registerDays",
+    ),
     ("advertiser.tagIconUrls", "decoration, and empty in every capture"),
     ("proMerchant.merchantLogo", "decoration: the address of a picture"),
-    ("userDetailVo.nickName", "identity is left to the search, which tells it of every ad; masked here for some"),
+    (
+        "userDetailVo.nickName",
+        "identity is left to the search, which tells it of every ad; masked here for some",
+    ),
     ("userDetailVo.userGrade", "identity is left to the search"),
     ("userDetailVo.userGradeInstanceRet", "null in every capture"),
     ("userDetailVo.userIdentity", "identity is left to the search"),
@@ -57,12 +78,24 @@ pub const LEFT_OUT: &[(&str, &str)] = &[
     ("userDetailVo.vipLevel", "identity is left to the search"),
     ("userDetailVo.proMerchant", "identity is left to the search"),
     ("userDetailVo.isBlocked", "identity is left to the search; null in every capture"),
-    ("userDetailVo.monthOrderCount", "figures of 30 days are left to the search; completedOrderNumOfLatest30day is kept"),
-    ("userDetailVo.monthFinishRate", "figures of 30 days are left to the search; finishRateLatest30day is kept"),
+    (
+        "userDetailVo.monthOrderCount",
+        "figures of 30 days are left to the search; completedOrderNumOfLatest30day is kept",
+    ),
+    (
+        "userDetailVo.monthFinishRate",
+        "figures of 30 days are left to the search; finishRateLatest30day is kept",
+    ),
     ("userDetailVo.positiveRate", "left to the search, which tells it of every ad"),
-    ("userDetailVo.activeTimeInSecond", "of the moment: book_pages.active_minutes has it of every reading of an ad"),
+    (
+        "userDetailVo.activeTimeInSecond",
+        "of the moment: book_pages.active_minutes has it of every reading of an ad",
+    ),
     ("userDetailVo.lastActiveTime", "the same as an instant"),
-    ("userDetailVo.registrationTime", "null in every capture; dim_advertisers.registered_on comes from registerDays"),
+    (
+        "userDetailVo.registrationTime",
+        "null in every capture; dim_advertisers.registered_on comes from registerDays",
+    ),
     ("userDetailVo.companyAccountName", "empty in every capture"),
     ("userDetailVo.alertEnabled", "about the one who asks; null in every capture"),
     ("userDetailVo.isFollowing", "about the one who asks; null in every capture"),
@@ -186,8 +219,7 @@ mod tests {
         /// A row of a table: columns of ad and advertiser, with prefixes or without.
         fn row(&mut self, row: &Map<String, Value>) {
             self.items += 1;
-            let (adv, advertiser) =
-                (names::<wire::Adv<'_>>(), names::<wire::Advertiser<'_>>());
+            let (adv, advertiser) = (names::<wire::Adv<'_>>(), names::<wire::Advertiser<'_>>());
             let item = names::<wire::Item<'_>>();
             for column in row.keys().filter(|column| !COLLECTORS_OWN.contains(&column.as_str())) {
                 let is_known = match column.split_once('.') {

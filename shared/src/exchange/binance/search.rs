@@ -77,7 +77,10 @@ fn parse_item(market: &Market, position: usize, item: &RawValue) -> Result<Ad, R
 }
 
 /// One object of an item; `field` is `None` for the item itself.
-pub(super) fn object<'a, T: Deserialize<'a>>(field: Option<&str>, raw: Raw<'a>) -> Result<T, Rejected> {
+pub(super) fn object<'a, T: Deserialize<'a>>(
+    field: Option<&str>,
+    raw: Raw<'a>,
+) -> Result<T, Rejected> {
     let rejected = |fault| Rejected { adv_no: None, field: field.map(str::to_owned), fault };
     let raw =
         raw.ok_or_else(|| rejected((RefusalReason::MissingField, "is absent or null".to_owned())))?;
@@ -233,11 +236,7 @@ impl Reader {
             asset_scale: self.optional("assetScale", adv.asset_scale, value::integer),
             fiat_scale: self.optional("fiatScale", adv.fiat_scale, value::integer),
             price_scale: self.optional("priceScale", adv.price_scale, value::integer),
-            voucher_template: self.optional(
-                "voucherTemplate",
-                adv.voucher_template,
-                value::json,
-            ),
+            voucher_template: self.optional("voucherTemplate", adv.voucher_template, value::json),
             system_labels: self.optional(
                 "advSystemLabelRet",
                 adv.adv_system_label_ret,
@@ -323,11 +322,7 @@ impl Reader {
                 value::decimal,
             ),
             positive_rate: self.optional("positiveRate", user.positive_rate, value::decimal),
-            release_seconds: self.optional(
-                "advConfirmTime",
-                user.adv_confirm_time,
-                value::integer,
-            ),
+            release_seconds: self.optional("advConfirmTime", user.adv_confirm_time, value::integer),
             active_seconds: self.optional(
                 "activeTimeInSecond",
                 user.active_time_in_second,
@@ -338,9 +333,11 @@ impl Reader {
 
     /// What a merchant says of itself, unless it is empty.
     fn description(&mut self, pro_merchant: Raw<'_>) -> Option<String> {
-        let pro: Option<wire::ProMerchant<'_>> = self.optional("proMerchant", pro_merchant, |raw| {
-            serde_json::from_str(raw.get()).map_err(|_| value::wrong_type("an object", raw.get()))
-        });
+        let pro: Option<wire::ProMerchant<'_>> =
+            self.optional("proMerchant", pro_merchant, |raw| {
+                serde_json::from_str(raw.get())
+                    .map_err(|_| value::wrong_type("an object", raw.get()))
+            });
         let text = pro.and_then(|pro| pro.merchant_description);
         self.optional_text("proMerchant.merchantDescription", text).filter(|text| !text.is_empty())
     }

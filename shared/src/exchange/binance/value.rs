@@ -9,8 +9,6 @@ use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 use serde_json::value::RawValue;
 
-
-
 use crate::domain::{Json, RefusalReason};
 
 /// A field as it stands in the answer; `None`: absent or null.
@@ -120,8 +118,8 @@ pub(super) fn json(raw: &RawValue) -> Result<Json, Fault> {
         return Err((RefusalReason::BadText, format!("is longer than {MAX_JSON_BYTES} bytes")));
     }
     // Reading it refuses lone surrogates and what is nested too deep or beyond the range of numbers.
-    let value: serde_json::Value = serde_json::from_str(text)
-        .map_err(|error| (RefusalReason::BadText, error.to_string()))?;
+    let value: serde_json::Value =
+        serde_json::from_str(text).map_err(|error| (RefusalReason::BadText, error.to_string()))?;
     if has_nul(&value) {
         return Err((RefusalReason::BadText, "contains NUL, which a database can't hold".into()));
     }
