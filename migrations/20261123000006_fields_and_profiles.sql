@@ -222,6 +222,7 @@ CREATE TABLE pipeline.advertiser_catalog (
     asked_at             timestamptz NOT NULL,
     read_at              timestamptz,
     failed_at            timestamptz,
+    failure              text,
     consecutive_failures integer NOT NULL DEFAULT 0
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE pipeline.advertiser_catalog IS 'When the pages of advertisers were read; who is not there was never asked for.';
@@ -229,6 +230,7 @@ COMMENT ON COLUMN pipeline.advertiser_catalog.advertiser_id IS 'Advertiser (dim_
 COMMENT ON COLUMN pipeline.advertiser_catalog.asked_at IS 'When a job for it was last planned.';
 COMMENT ON COLUMN pipeline.advertiser_catalog.read_at IS 'When its page was last read. NULL: never.';
 COMMENT ON COLUMN pipeline.advertiser_catalog.failed_at IS 'When a job for it last failed. NULL: never.';
+COMMENT ON COLUMN pipeline.advertiser_catalog.failure IS 'Class of the error of that job. NULL: none failed.';
 COMMENT ON COLUMN pipeline.advertiser_catalog.consecutive_failures IS 'Failures since it was last read; each doubles the time before it is asked for again.';
 
 ALTER TABLE pipeline.jobs ADD COLUMN advertiser_id integer;

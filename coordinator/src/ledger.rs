@@ -459,6 +459,33 @@ mod tests {
         ledger
     }
 
+    #[test]
+    fn the_pages_of_advertisers_are_not_waited_for() {
+        let mut ledger = ledger(1);
+        let work = Work::Advertiser { advertiser_id: 7, user_no: "s7".to_owned() };
+        for ordinal in [1, 2] {
+            ledger.add(LedgerJob { ordinal, issue: 1, urgent: false, work: work.clone() }, false);
+        }
+        assert_eq!(ledger.unpublished(10).len(), 2, "they are published");
+        ledger.mark_published(&[1, 2]);
+        let failed = JobEnd {
+            ordinal: 1,
+            issue: 1,
+            state: EndState::Failed,
+            reason: Some(Failure::Timeout.as_str().to_owned()),
+            declared_total: None,
+            ads: 0,
+        };
+        assert_eq!(ledger.fold(&failed), FollowUp::default(), "not issued again");
+        assert_eq!((ledger.open(), ledger.is_settled()), (vec![0], false));
+        ledger.fold(&done(0, 20));
+        assert!(ledger.is_settled());
+        assert_eq!(ledger.counts(), Counts { jobs: 1, ended: 1, ads: 20 });
+        // What is out stays out: a second message would read the page twice.
+        ledger.mark_lost();
+        assert_eq!(ledger.unpublished(10), []);
+    }
+
     fn pages(jobs: &[LedgerJob]) -> Vec<u32> {
         jobs.iter()
             .map(|job| match &job.work {

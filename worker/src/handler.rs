@@ -379,7 +379,9 @@ fn judge_error(
     let again = match &error {
         // The pause is in the limiter: the next permit comes after it.
         FetchError::RateLimited { .. } => {
-            (patience.lone_refusals < MAX_LONE_REFUSALS).then_some(Duration::ZERO)
+            // One refused request more for what nothing waits for would slow the pages down.
+            let is_worth_it = !job.work.is_aside() && patience.lone_refusals < MAX_LONE_REFUSALS;
+            is_worth_it.then_some(Duration::ZERO)
         }
         FetchError::CorruptBody(_) | FetchError::EmptyBody | FetchError::NotJson { .. } => {
             patience.reread()

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shared::exchange::Exchange;
+use shared::job::Failure;
 use sqlx::{PgConnection, PgPool};
 
 /// An advertiser whose page is to be read.
@@ -15,6 +16,9 @@ pub struct DueAdvertiser {
 /// Time after a failure before the same advertiser is asked for again; doubled with every further one,
 /// up to the age at which pages are read again anyway.
 const FIRST_BACKOFF: Duration = Duration::from_hours(1);
+/// A refusal of any of these requests slows the pages of the market down too, so that after one only a
+/// single page is asked for, until so much time went by without another.
+const REFUSAL_MEMORY: Duration = Duration::from_hours(1);
 /// Doublings that matter: beyond them every backoff is longer than the longest age.
 const MAX_DOUBLINGS: i32 = 14;
 
@@ -51,7 +55,10 @@ pub async fn list_due(
             AND (c.consecutive_failures IS NULL OR c.consecutive_failures = 0
                  OR c.failed_at < now() - make_interval(secs =>
                       least($3, $5 * 2 ^ least(c.consecutive_failures - 1, $6))))
-          ORDER BY c.read_at NULLS FIRST, c.asked_at NULLS FIRST, d.advertiser_id LIMIT $7",
+          ORDER BY c.read_at NULLS FIRST, c.asked_at NULLS FIRST, d.advertiser_id
+          LIMIT CASE WHEN EXISTS (SELECT FROM pipeline.advertiser_catalog
+                                   WHERE failure = $8 AND failed_at > now() - make_interval(secs => $9))
+                     THEN 1 ELSE $7 END",
     );
     let due = due
         .bind(exchange.id())
@@ -61,6 +68,8 @@ pub async fn list_due(
         .bind(FIRST_BACKOFF.as_secs_f64())
         .bind(MAX_DOUBLINGS)
         .bind(i64::from(limit))
+        .bind(Failure::RateLimited.as_str())
+        .bind(REFUSAL_MEMORY.as_secs_f64())
         .fetch_all(pool)
         .await?;
     Ok(due)

@@ -198,6 +198,7 @@ struct Profile<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "as the answer has them")]
 struct UserDetail<'a> {
     user_no: &'a str,
     nick_name: &'a str,

@@ -172,5 +172,16 @@ async fn no_more_advertisers_are_read_than_told() -> Result<()> {
     all_ended(&fleet).await?;
     assert_eq!(requests_for_advertisers(&fleet)?, 7);
     assert_eq!(fleet.number("SELECT count(*) FROM pipeline.advertiser_catalog").await?, 7);
+
+    // After a refusal a single one is asked for, to try.
+    sqlx::query(
+        "UPDATE pipeline.advertiser_catalog SET failure = 'rate_limited', failed_at = now()
+          WHERE advertiser_id = (SELECT min(advertiser_id) FROM pipeline.advertiser_catalog)",
+    )
+    .execute(&fleet.pool)
+    .await?;
+    assert_eq!(fleet.batch(&[("ADVERTISER_REQUESTS_PER_BATCH", "7")]).await?, 0);
+    all_ended(&fleet).await?;
+    assert_eq!(requests_for_advertisers(&fleet)?, 8);
     fleet.remove().await
 }

@@ -156,18 +156,7 @@ async fn insert_pages(
     Ok(())
 }
 
-async fn insert_versions(
-    connection: &mut PgConnection,
-    pages: &[&PageRows<'_>],
-) -> Result<(), StoreError> {
-    let new =
-        pages.iter().flat_map(|page| page.ads.iter().filter(|ad| ad.is_new).map(|ad| (*page, ad)));
-    let new = Columns(new.collect());
-    if new.0.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "INSERT INTO warehouse.offer_versions (
+const INSERT_VERSIONS: &str = "INSERT INTO warehouse.offer_versions (
                 day, id, market_id, advertiser_sk, content_hash, first_seen_at, adv_no,
                 price, available_amount, tradable_quantity, min_limit, max_limit,
                 dynamic_max_limit, min_quantity, max_quantity, dynamic_max_quantity,
@@ -213,54 +202,65 @@ async fn insert_versions(
                 taker_kyc_required, asset_scale, fiat_scale, price_scale, auto_reply,
                 terms, price_type, price_floating_ratio, rate_floating_ratio,
                 buyer_kyc_limit, buyer_registration_days, buyer_btc_position, voucher_template,
-                system_labels, taker_conditions, adv_status, ad_created_at, ad_updated_at)",
-    )
-    .bind(new.column(|p, _| p.batch_id.day()))
-    .bind(new.column(|_, a| a.version_id))
-    .bind(new.column(|p, _| p.market_id))
-    .bind(new.column(|_, a| a.advertiser_sk))
-    .bind(new.column(|_, a| a.content_hash))
-    .bind(new.column(|p, _| p.fetched_at))
-    .bind(new.column(|_, a| a.ad.adv_no.as_str()))
-    .bind(new.column(|_, a| a.ad.price))
-    .bind(new.column(|_, a| a.ad.available_amount))
-    .bind(new.column(|_, a| a.ad.tradable_quantity))
-    .bind(new.column(|_, a| a.ad.min_limit))
-    .bind(new.column(|_, a| a.ad.max_limit))
-    .bind(new.column(|_, a| a.ad.dynamic_max_limit))
-    .bind(new.column(|_, a| a.ad.min_quantity))
-    .bind(new.column(|_, a| a.ad.max_quantity))
-    .bind(new.column(|_, a| a.ad.dynamic_max_quantity))
-    .bind(new.column(|_, a| a.details.initial_amount))
-    .bind(new.column(|_, a| a.ad.amount_after_editing))
-    .bind(new.column(|_, a| a.ad.commission_rate))
-    .bind(new.column(|_, a| a.ad.taker_commission_rate))
-    .bind(new.column(|_, a| a.ad.min_taker_fee))
-    .bind(new.column(|_, a| a.ad.pay_time_limit_minutes))
-    .bind(new.column(|_, a| array_literal(a.payment_method_ids.iter().copied().map(Some))))
-    .bind(new.column(|_, a| a.ad.classify.as_deref()))
-    .bind(new.column(|_, a| a.ad.is_tradable))
-    .bind(new.column(|_, a| a.ad.is_safe_payment))
-    .bind(new.column(|_, a| a.ad.taker_kyc_required))
-    .bind(new.column(|_, a| a.ad.asset_scale))
-    .bind(new.column(|_, a| a.ad.fiat_scale))
-    .bind(new.column(|_, a| a.ad.price_scale))
-    .bind(new.column(|_, a| a.details.auto_reply.as_deref()))
-    .bind(new.column(|_, a| a.details.terms.as_deref()))
-    .bind(new.column(|_, a| a.details.price_type))
-    .bind(new.column(|_, a| a.details.price_floating_ratio))
-    .bind(new.column(|_, a| a.details.rate_floating_ratio))
-    .bind(new.column(|_, a| a.details.buyer_kyc_limit))
-    .bind(new.column(|_, a| a.details.buyer_registration_days))
-    .bind(new.column(|_, a| a.details.buyer_btc_position))
-    .bind(new.column(|_, a| a.ad.voucher_template.as_ref().map(Json::as_str)))
-    .bind(new.column(|_, a| a.ad.system_labels.as_ref().map(Json::as_str)))
-    .bind(new.column(|_, a| a.details.taker_conditions.as_ref().map(Json::as_str)))
-    .bind(new.column(|_, a| a.details.adv_status))
-    .bind(new.column(|_, a| a.details.created_at))
-    .bind(new.column(|_, a| a.details.updated_at))
-    .execute(connection)
-    .await?;
+                system_labels, taker_conditions, adv_status, ad_created_at, ad_updated_at)";
+
+async fn insert_versions(
+    connection: &mut PgConnection,
+    pages: &[&PageRows<'_>],
+) -> Result<(), StoreError> {
+    let new =
+        pages.iter().flat_map(|page| page.ads.iter().filter(|ad| ad.is_new).map(|ad| (*page, ad)));
+    let new = Columns(new.collect());
+    if new.0.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(INSERT_VERSIONS)
+        .bind(new.column(|p, _| p.batch_id.day()))
+        .bind(new.column(|_, a| a.version_id))
+        .bind(new.column(|p, _| p.market_id))
+        .bind(new.column(|_, a| a.advertiser_sk))
+        .bind(new.column(|_, a| a.content_hash))
+        .bind(new.column(|p, _| p.fetched_at))
+        .bind(new.column(|_, a| a.ad.adv_no.as_str()))
+        .bind(new.column(|_, a| a.ad.price))
+        .bind(new.column(|_, a| a.ad.available_amount))
+        .bind(new.column(|_, a| a.ad.tradable_quantity))
+        .bind(new.column(|_, a| a.ad.min_limit))
+        .bind(new.column(|_, a| a.ad.max_limit))
+        .bind(new.column(|_, a| a.ad.dynamic_max_limit))
+        .bind(new.column(|_, a| a.ad.min_quantity))
+        .bind(new.column(|_, a| a.ad.max_quantity))
+        .bind(new.column(|_, a| a.ad.dynamic_max_quantity))
+        .bind(new.column(|_, a| a.details.initial_amount))
+        .bind(new.column(|_, a| a.ad.amount_after_editing))
+        .bind(new.column(|_, a| a.ad.commission_rate))
+        .bind(new.column(|_, a| a.ad.taker_commission_rate))
+        .bind(new.column(|_, a| a.ad.min_taker_fee))
+        .bind(new.column(|_, a| a.ad.pay_time_limit_minutes))
+        .bind(new.column(|_, a| array_literal(a.payment_method_ids.iter().copied().map(Some))))
+        .bind(new.column(|_, a| a.ad.classify.as_deref()))
+        .bind(new.column(|_, a| a.ad.is_tradable))
+        .bind(new.column(|_, a| a.ad.is_safe_payment))
+        .bind(new.column(|_, a| a.ad.taker_kyc_required))
+        .bind(new.column(|_, a| a.ad.asset_scale))
+        .bind(new.column(|_, a| a.ad.fiat_scale))
+        .bind(new.column(|_, a| a.ad.price_scale))
+        .bind(new.column(|_, a| a.details.auto_reply.as_deref()))
+        .bind(new.column(|_, a| a.details.terms.as_deref()))
+        .bind(new.column(|_, a| a.details.price_type))
+        .bind(new.column(|_, a| a.details.price_floating_ratio))
+        .bind(new.column(|_, a| a.details.rate_floating_ratio))
+        .bind(new.column(|_, a| a.details.buyer_kyc_limit))
+        .bind(new.column(|_, a| a.details.buyer_registration_days))
+        .bind(new.column(|_, a| a.details.buyer_btc_position))
+        .bind(new.column(|_, a| a.ad.voucher_template.as_ref().map(Json::as_str)))
+        .bind(new.column(|_, a| a.ad.system_labels.as_ref().map(Json::as_str)))
+        .bind(new.column(|_, a| a.details.taker_conditions.as_ref().map(Json::as_str)))
+        .bind(new.column(|_, a| a.details.adv_status))
+        .bind(new.column(|_, a| a.details.created_at))
+        .bind(new.column(|_, a| a.details.updated_at))
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

@@ -31,7 +31,9 @@ pub(super) async fn store(
                 store_page(connection, one, advertiser_id, at, page).await?;
                 read.push((advertiser_id, at));
             }
-            _ if one.ending.state == EndState::Failed => failed.push(advertiser_id),
+            _ if one.ending.state == EndState::Failed => {
+                failed.push((advertiser_id, one.ending.reason));
+            }
             _ => {}
         }
     }
@@ -214,17 +216,21 @@ async fn note_read(
     Ok(())
 }
 
-async fn note_failed(connection: &mut PgConnection, failed: &[i32]) -> Result<(), StoreError> {
+async fn note_failed(
+    connection: &mut PgConnection,
+    failed: &[(i32, Option<&str>)],
+) -> Result<(), StoreError> {
     if failed.is_empty() {
         return Ok(());
     }
     sqlx::query(
-        "INSERT INTO pipeline.advertiser_catalog AS c (advertiser_id, asked_at, failed_at, consecutive_failures)
-         SELECT id, now(), now(), 1 FROM unnest($1::int[]) AS id
+        "INSERT INTO pipeline.advertiser_catalog AS c (advertiser_id, asked_at, failed_at, failure, consecutive_failures)
+         SELECT f.id, now(), now(), f.failure, 1 FROM unnest($1::int[], $2::text[]) AS f (id, failure)
              ON CONFLICT (advertiser_id) DO UPDATE
-            SET failed_at = now(), consecutive_failures = c.consecutive_failures + 1",
+            SET failed_at = now(), failure = EXCLUDED.failure, consecutive_failures = c.consecutive_failures + 1",
     )
-    .bind(failed)
+    .bind(failed.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+    .bind(failed.iter().map(|(_, reason)| *reason).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
