@@ -104,3 +104,20 @@ fn a_missing_setting_is_named() {
     assert_eq!(output.status.code(), Some(64));
     assert!(String::from_utf8_lossy(&output.stderr).contains("DATABASE_URL is not set"));
 }
+
+#[test]
+fn the_page_of_an_advertiser_is_its_figures_and_the_ads_of_all_its_markets() {
+    let page = "../fixtures/binance/profile/profile-and-ads-s10d81aa57f853ad684a638ea73649ad2.json";
+    let output = p2p(&[&MARKET[..], &[page]].concat(), b"");
+    assert_eq!(output.status.code(), Some(0));
+    let lines = lines(&output.stdout);
+    assert_eq!(lines.len(), 9, "the figures and eight ads");
+    assert_eq!(lines[0]["user_no"], "s10d81aa57f853ad684a638ea73649ad2");
+    assert_eq!(
+        (&lines[0]["orders"], &lines[0]["btc_volume"]),
+        (&3919.into(), &"328.87018813".into())
+    );
+    assert!(lines[1..].iter().all(|ad| ad["fiat"] == "BND" && ad["price_type"].is_i64()));
+    let sides: Vec<_> = lines[1..].iter().map(|ad| ad["trade_type"].as_str().unwrap()).collect();
+    assert_eq!(sides.iter().filter(|side| **side == "SELL").count(), 7, "the advertiser buys");
+}
