@@ -3,15 +3,20 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
+use shared::settings::{Database, Vars};
 
 /// Days for which partitions are made at once; the coordinator makes more as it goes.
 const PARTITION_DAYS: i32 = 3;
 
-/// Brings the schema to this version and makes the first partitions. Running it again changes
-/// nothing.
+/// Brings the schema to this version, makes the first partitions, and gives the roles what they need:
+/// they may have been made since. Running it again changes nothing.
 pub async fn run() -> anyhow::Result<ExitCode> {
-    let pool = crate::connect().await?;
+    let mut vars = Vars::from_environment();
+    let owner = Database::read_owner(&mut vars);
+    let owner = vars.finish(owner)?;
+    let pool = shared::store::connect(&owner, "p2p migrate").await?;
     shared::store::MIGRATOR.run(&pool).await.context("the schema can't be migrated")?;
+    sqlx::query("SELECT pipeline.grant_roles()").execute(&pool).await.context("granting")?;
     sqlx::query("SELECT pipeline.make_partitions(current_date, current_date + $1)")
         .bind(PARTITION_DAYS)
         .execute(&pool)

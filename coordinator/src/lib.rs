@@ -27,7 +27,7 @@ use shared::exchange::Exchange;
 use shared::queue::{Consumer, Delivery, Publisher, Queue};
 use shared::service;
 use shared::store::{ANSWER_LIMIT, within};
-use sqlx::PgPool;
+use sqlx::{Connection, PgPool};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +39,7 @@ use crate::settings::Settings;
 use crate::store::Store;
 use crate::store::batches::{self, Found, OpenBatch, Trigger};
 use crate::store::close::BatchOutcome;
+use crate::store::retention;
 
 /// The exchange that this coordinator reads.
 const EXCHANGE: Exchange = Exchange::Binance;
@@ -131,6 +132,15 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// How long [`Mode::Once`] goes on trying to close its batch after the deadline, and to lead again
 /// after it lost the lead, while the database is away.
 const ONCE_PATIENCE: Duration = Duration::from_mins(2);
+
+/// Pause between two looks for what is old: days pass slowly.
+const RETENTION_PAUSE: Duration = Duration::from_mins(10);
+/// The same while there is more to drop, or a partition is still read.
+const RETENTION_PAUSE_BUSY: Duration = Duration::from_secs(10);
+/// Time in which a round begins something new.
+const RETENTION_ROUND: Duration = Duration::from_secs(5);
+/// Longest round: what was begun in time may take a few statements more, each bounded by the server.
+const RETENTION_LIMIT: Duration = Duration::from_secs(20);
 
 struct Coordinator {
     settings: Settings,
@@ -277,6 +287,7 @@ impl Leader<'_> {
         let schedule = Schedule::new(settings.interval, grace);
         let shutdown = self.coordinator.shutdown.clone();
         let mut is_resumed = false;
+        let mut next_retention = Instant::now();
         while !shutdown.is_cancelled() {
             let step = if is_resumed {
                 self.run_due(&schedule).await
@@ -290,12 +301,69 @@ impl Leader<'_> {
                     "the schedule stumbled, going on from what is recorded"
                 );
             }
+            if is_resumed && Instant::now() >= next_retention && self.is_idle(&schedule) {
+                next_retention = Instant::now() + self.drop_what_is_old().await;
+            }
             tokio::select! {
                 () = tokio::time::sleep(CLOCK_PULSE) => {}
                 () = shutdown.cancelled() => {}
             }
         }
         Ok(RunOutcome::Stopped)
+    }
+
+    /// Whether no slot comes due while a round of retention runs.
+    fn is_idle(&self, schedule: &Schedule) -> bool {
+        let now = self.coordinator.clock.now();
+        let left = (schedule.next(schedule.slot(now)) - now).to_std().unwrap_or_default();
+        left > RETENTION_LIMIT
+    }
+
+    /// One round of retention; says after which pause the next is due. What fails is tried again then:
+    /// no batch depends on it.
+    async fn drop_what_is_old(&self) -> Duration {
+        let settings = &self.coordinator.settings;
+        let today = self.coordinator.clock.now().date_naive();
+        let round = async {
+            let mut owner = retention::connect(&settings.owner).await?;
+            let until = Instant::now() + RETENTION_ROUND;
+            let round = retention::round(&mut owner, &settings.retention, today, until).await;
+            owner.close().await?;
+            round
+        };
+        let round = tokio::select! {
+            round = within(RETENTION_LIMIT, round) => round,
+            () = self.coordinator.shutdown.cancelled() => return RETENTION_PAUSE,
+        };
+        match round {
+            Ok(round) => {
+                for partition in &round.dropped {
+                    tracing::info!(%partition, "a partition was dropped by age");
+                }
+                if let Some(partition) = &round.waits_for {
+                    tracing::warn!(%partition, "an old partition is still read, dropping it later");
+                }
+                if round.quarantine_deleted + round.latest_forgotten > 0 {
+                    tracing::info!(
+                        quarantine = round.quarantine_deleted,
+                        latest_books = round.latest_forgotten,
+                        "old rows were deleted"
+                    );
+                }
+                if round.has_more { RETENTION_PAUSE_BUSY } else { RETENTION_PAUSE }
+            }
+            Err(error) if retention::is_not_owner(&error) => {
+                tracing::error!(
+                    %error,
+                    "nothing is dropped by age: OWNER_DATABASE_URL must name the owner of the tables"
+                );
+                RETENTION_PAUSE
+            }
+            Err(error) => {
+                tracing::warn!(%error, "what is old could not be dropped, trying later");
+                RETENTION_PAUSE
+            }
+        }
     }
 
     /// Runs what a former leader, or a former try, left open: one batch at a time, and none into the

@@ -12,6 +12,10 @@ use crate::planner::MarketPattern;
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub database: Database,
+    /// The database as the owner of the tables, who alone may drop partitions.
+    pub owner: Database,
+    /// For how long what is kept.
+    pub retention: Retention,
     pub broker: Broker,
     pub telemetry: Telemetry,
     pub topology: Topology,
@@ -39,6 +43,45 @@ pub struct Settings {
     pub fiats: Vec<String>,
     /// Names this process in logs and ledger.
     pub coordinator_id: String,
+}
+
+/// Days for which what was read is kept. What is older, counted from the newest batch, is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Ads, pages, certificates, jobs.
+    pub facts_days: u16,
+    /// Figures made of them.
+    pub marts_days: u16,
+    /// What could not be taken.
+    pub quarantine_days: u16,
+}
+
+/// Fewest days of facts. The latest state shows the last good book of each market, and one without ads
+/// may be read only once a day; planner and workers look at a market's book before. `p2p gaps` looks
+/// back over two days.
+const MIN_FACTS_DAYS: u16 = 3;
+/// Most days: ten years.
+const MAX_DAYS: u16 = 3650;
+
+impl Retention {
+    fn read(vars: &mut Vars) -> Self {
+        let facts_days = vars.number("RETENTION_FACTS_DAYS", 35, MIN_FACTS_DAYS..=MAX_DAYS);
+        let marts_days =
+            vars.number("RETENTION_MARTS_DAYS", facts_days.max(1095), MIN_FACTS_DAYS..=MAX_DAYS);
+        if marts_days < facts_days {
+            vars.problem(format!(
+                "RETENTION_MARTS_DAYS={marts_days}: allowed is no less than RETENTION_FACTS_DAYS={facts_days}, for marts outlive what they were made of"
+            ));
+        }
+        let quarantine_days =
+            vars.number("RETENTION_QUARANTINE_DAYS", facts_days.min(35), 1..=MAX_DAYS);
+        if quarantine_days > facts_days {
+            vars.problem(format!(
+                "RETENTION_QUARANTINE_DAYS={quarantine_days}: allowed is no more than RETENTION_FACTS_DAYS={facts_days}, for without its job nobody knows of which market an entry was"
+            ));
+        }
+        Self { facts_days, marts_days, quarantine_days }
+    }
 }
 
 impl Settings {
@@ -69,6 +112,8 @@ impl Settings {
         let priority_markets = read_priorities(&mut vars);
         let settings = Self {
             database: Database::read(&mut vars),
+            owner: Database::read_owner(&mut vars),
+            retention: Retention::read(&mut vars),
             broker: Broker::read(&mut vars),
             telemetry: Telemetry::read(&mut vars),
             topology: Topology::new(&vars.prefix("AMQP_PREFIX", "p2p")),
@@ -146,6 +191,35 @@ mod tests {
         let told = settings(&told);
         assert_eq!(told.advertiser_requests, 50);
         assert_eq!(told.advertiser_refresh, Duration::from_hours(6));
+    }
+
+    #[test]
+    fn nothing_is_dropped_that_is_still_needed() {
+        let kept = read([]).unwrap().retention;
+        let (facts_days, marts_days, quarantine_days) = (35, 1095, 35);
+        assert_eq!(kept, Retention { facts_days, marts_days, quarantine_days });
+        let longer = read([("RETENTION_FACTS_DAYS", "2000")]).unwrap().retention;
+        assert_eq!((longer.marts_days, longer.quarantine_days), (2000, 35));
+        let error = read([
+            ("RETENTION_FACTS_DAYS", "2"),
+            ("RETENTION_MARTS_DAYS", "20"),
+            ("RETENTION_QUARANTINE_DAYS", "40"),
+        ]);
+        let error = error.unwrap_err();
+        for part in [
+            "RETENTION_FACTS_DAYS=\"2\": allowed are 3 to 3650",
+            "RETENTION_MARTS_DAYS=20: allowed is no less than RETENTION_FACTS_DAYS=35",
+            "RETENTION_QUARANTINE_DAYS=40: allowed is no more than RETENTION_FACTS_DAYS=35",
+        ] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+    }
+
+    #[test]
+    fn the_owner_of_the_tables_may_come_another_way() {
+        assert_eq!(read([]).unwrap().owner.url.as_str(), "postgres://h/d");
+        let owner = read([("OWNER_DATABASE_URL", "postgres://owner@h/d")]).unwrap().owner;
+        assert_eq!(owner.url.as_str(), "postgres://owner@h/d");
     }
 
     #[test]

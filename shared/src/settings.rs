@@ -187,6 +187,16 @@ impl Database {
         let overflow = vars.number("DB_MAX_OVERFLOW", 10, 0..=1000);
         Self { url, max_connections: size + overflow }
     }
+
+    /// The database as the owner of its tables reaches it: `OWNER_DATABASE_URL`, or as everybody does.
+    /// One connection, for migrations and for what is dropped by age.
+    pub fn read_owner(vars: &mut Vars) -> Self {
+        let name = match vars.optional("OWNER_DATABASE_URL") {
+            Some(_) => "OWNER_DATABASE_URL",
+            None => "DATABASE_URL",
+        };
+        Self { url: vars.url(name, None, &["postgres", "postgresql"]), max_connections: 1 }
+    }
 }
 
 impl fmt::Debug for Database {
@@ -287,6 +297,23 @@ mod tests {
             Vars::from_pairs([("DATABASE_URL", "postgres://u:geheim@h/db?sslkey=geheim")]);
         let shown = format!("{:?}", Database::read(&mut vars));
         assert!(!shown.contains("geheim"), "{shown}");
+    }
+
+    #[test]
+    fn the_owner_comes_as_everybody_unless_told() {
+        let own = |pairs: &[(&str, &str)]| {
+            let mut vars = Vars::from_pairs(pairs.iter().copied());
+            let owner = Database::read_owner(&mut vars);
+            vars.finish(owner.url.to_string()).map_err(|error| error.to_string())
+        };
+        let all = ("DATABASE_URL", "postgres://w@h/d");
+        assert_eq!(own(&[all]).unwrap(), "postgres://w@h/d");
+        assert_eq!(
+            own(&[all, ("OWNER_DATABASE_URL", "postgres://o@h/d")]).unwrap(),
+            "postgres://o@h/d"
+        );
+        let error = own(&[all, ("OWNER_DATABASE_URL", "o@h")]).unwrap_err();
+        assert!(error.contains("OWNER_DATABASE_URL"), "{error}");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What the coordinator writes: slots, batches, the ledger, and the close of a batch.
+//! What the coordinator writes: slots, batches, the ledger, and the close of a batch. And what it
+//! drops.
 
 pub mod advertisers;
 pub mod batches;
@@ -7,6 +8,7 @@ pub mod close;
 pub mod drift;
 pub mod jobs;
 pub mod marts;
+pub mod retention;
 pub mod workers;
 
 use sqlx::{PgPool, Postgres, Transaction};

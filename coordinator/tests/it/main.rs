@@ -7,6 +7,8 @@
 
 mod binary;
 mod leader;
+mod retention;
+mod roles;
 mod schedule;
 
 use coordinator::settings::Settings;

@@ -1,0 +1,232 @@
+//! What is old is dropped: partitions by their last day, the quarantine row by row.
+//!
+//! A plain `DROP` or `DETACH` takes ACCESS EXCLUSIVE on the parent: it waits behind the longest query,
+//! and everybody else waits behind it. So a partition goes in steps, each of which gives up after
+//! [`LOCK_LIMIT`] and is taken up again by a later round, or by a later coordinator:
+//!
+//! 1. the decision is recorded in `pipeline.dropped_partitions`;
+//! 2. `DETACH PARTITION ... CONCURRENTLY`: from its first commit on, new queries no longer see the
+//!    partition; then it waits for those that may, without holding a lock that others want;
+//! 3. `FINALIZE`, if the second step was cut while it waited;
+//! 4. `DROP TABLE` of what is then a table of its own;
+//! 5. the record says when it was gone.
+//!
+//! None of it can be bound to the leader's term, for step 2 takes no transaction. It need not be: each
+//! step leaves the same behind whoever does it, and a lock of the session lets one at a time try.
+
+use chrono::NaiveDate;
+use shared::settings::Database;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
+use tokio::time::Instant;
+
+use crate::settings::Retention;
+
+/// Longest wait for a lock. Below `deadlock_timeout` (1 s): where a reader and a step wait for each
+/// other, it is the step that gives up. A reader who must wait for a step waits no longer than this.
+const LOCK_LIMIT: &str = "500ms";
+/// Longest statement: dropping a partition deletes its files.
+const STATEMENT_LIMIT: &str = "5s";
+/// Partitions dropped in one round. A day has four; after a long absence the rest comes in the next.
+const PARTITIONS_PER_ROUND: i64 = 16;
+/// Rows of the quarantine deleted in one statement: each carries up to a page's bytes.
+const QUARANTINE_CHUNK: i64 = 500;
+/// Such statements in one round.
+const QUARANTINE_CHUNKS_PER_ROUND: usize = 10;
+
+/// What a round did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Round {
+    /// Partitions that are gone, with their schemas.
+    pub dropped: Vec<String>,
+    /// A partition that is still read; the round ended with it.
+    pub waits_for: Option<String>,
+    /// Entries of the quarantine that were deleted.
+    pub quarantine_deleted: u64,
+    /// Markets whose last good book went with its day.
+    pub latest_forgotten: u64,
+    /// Whether there is more to do than one round does.
+    pub has_more: bool,
+}
+
+/// A connection of the owner for one round.
+pub async fn connect(owner: &Database) -> Result<PgConnection, sqlx::Error> {
+    let options: PgConnectOptions = owner.url.as_str().parse()?;
+    let limits = [
+        ("lock_timeout", LOCK_LIMIT.to_owned()),
+        ("statement_timeout", STATEMENT_LIMIT.to_owned()),
+    ];
+    options.application_name("coordinator retention").options(limits).connect().await
+}
+
+/// A partition that is to go, or is going.
+#[derive(Debug, sqlx::FromRow)]
+struct Partition {
+    /// Quoted, with its schema.
+    parent: String,
+    /// Quoted, with its schema.
+    child: String,
+    schema_name: String,
+    partition_name: String,
+    /// Whether it is still a partition.
+    is_attached: bool,
+    /// Whether its detaching began and was cut.
+    is_pending: bool,
+}
+
+/// Drops what is older than `kept`, counted from `today` or from the newest batch, whichever is
+/// older: a clock that jumps ahead drops nothing. Ends at `until`, at the first partition that is
+/// still read, or after a bounded piece of work.
+pub async fn round(
+    owner: &mut PgConnection,
+    kept: &Retention,
+    today: NaiveDate,
+    until: Instant,
+) -> Result<Round, sqlx::Error> {
+    let mut round = Round::default();
+    let is_alone: bool =
+        sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('pipeline.retention'))")
+            .fetch_one(&mut *owner)
+            .await?;
+    if !is_alone {
+        return Ok(round);
+    }
+    let today: NaiveDate = sqlx::query_scalar(
+        "SELECT least($1, (now() AT TIME ZONE 'UTC')::date, (SELECT max(day) FROM pipeline.batches))",
+    )
+    .bind(today)
+    .fetch_one(&mut *owner)
+    .await?;
+    let first_kept = |days: u16| today - chrono::Days::new(u64::from(days));
+    let (facts, marts) = (first_kept(kept.facts_days), first_kept(kept.marts_days));
+    round.latest_forgotten = forget_latest(owner, facts).await?;
+    decide(owner, facts, marts).await?;
+    let going = list_going(owner).await?;
+    round.has_more = i64::try_from(going.len()).is_ok_and(|going| going == PARTITIONS_PER_ROUND);
+    for partition in going {
+        if Instant::now() >= until {
+            round.has_more = true;
+            return Ok(round);
+        }
+        match let_go(owner, &partition).await {
+            Ok(()) => round.dropped.push(partition.child),
+            Err(error) if is_in_use(&error) => {
+                round.waits_for = Some(partition.child);
+                round.has_more = true;
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    for _ in 0..QUARANTINE_CHUNKS_PER_ROUND {
+        if Instant::now() >= until {
+            round.has_more = true;
+            break;
+        }
+        let deleted = delete_quarantine(owner, first_kept(kept.quarantine_days)).await?;
+        round.quarantine_deleted += deleted;
+        if i64::try_from(deleted).is_ok_and(|deleted| deleted < QUARANTINE_CHUNK) {
+            return Ok(round);
+        }
+        round.has_more = true;
+    }
+    Ok(round)
+}
+
+/// A market whose last good book is of a day before `first_kept` has no latest state any more: a row
+/// that points to pages that are gone would show a book without ads.
+async fn forget_latest(
+    owner: &mut PgConnection,
+    first_kept: NaiveDate,
+) -> Result<u64, sqlx::Error> {
+    let forgotten = sqlx::query("DELETE FROM warehouse.latest_books WHERE day < $1");
+    Ok(forgotten.bind(first_kept).execute(owner).await?.rows_affected())
+}
+
+/// Records which partitions are to go, the oldest first. A decision that a longer time made wrong is
+/// taken back as long as nothing happened.
+async fn decide(
+    owner: &mut PgConnection,
+    facts: NaiveDate,
+    marts: NaiveDate,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(include_str!("retention_decide.sql"))
+        .bind(facts)
+        .bind(marts)
+        .bind(PARTITIONS_PER_ROUND)
+        .execute(owner)
+        .await?;
+    Ok(())
+}
+
+async fn list_going(owner: &mut PgConnection) -> Result<Vec<Partition>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT format('%I.%I', d.schema_name, d.table_name) AS parent,
+                format('%I.%I', d.schema_name, d.partition_name) AS child,
+                d.schema_name, d.partition_name,
+                i.inhrelid IS NOT NULL AS is_attached, i.inhdetachpending IS TRUE AS is_pending
+           FROM pipeline.dropped_partitions d
+           LEFT JOIN pipeline.partitioned_tables t USING (schema_name, table_name)
+           LEFT JOIN pg_inherits i ON i.inhrelid = to_regclass(format('%I.%I', d.schema_name, d.partition_name))
+          WHERE d.dropped_at IS NULL
+          -- A table can have one partition under way only, so that goes first.
+          ORDER BY i.inhrelid IS NOT NULL AND NOT i.inhdetachpending, d.last_day, t.drop_order LIMIT $1",
+    )
+    .bind(PARTITIONS_PER_ROUND)
+    .fetch_all(owner)
+    .await
+}
+
+/// Takes a partition from whatever step it is at to its end.
+async fn let_go(owner: &mut PgConnection, partition: &Partition) -> Result<(), sqlx::Error> {
+    let Partition { parent, child, .. } = partition;
+    if partition.is_pending {
+        run(owner, format!("ALTER TABLE {parent} DETACH PARTITION {child} FINALIZE")).await?;
+    } else if partition.is_attached {
+        run(owner, format!("ALTER TABLE {parent} DETACH PARTITION {child} CONCURRENTLY")).await?;
+    }
+    run(owner, format!("DROP TABLE IF EXISTS {child}")).await?;
+    sqlx::query(
+        "UPDATE pipeline.dropped_partitions SET dropped_at = now()
+          WHERE schema_name = $1 AND partition_name = $2",
+    )
+    .bind(&partition.schema_name)
+    .bind(&partition.partition_name)
+    .execute(owner)
+    .await?;
+    Ok(())
+}
+
+/// Without a transaction around it. The names come quoted from the database.
+async fn run(owner: &mut PgConnection, statement: String) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(owner).await?;
+    Ok(())
+}
+
+async fn delete_quarantine(
+    owner: &mut PgConnection,
+    first_kept: NaiveDate,
+) -> Result<u64, sqlx::Error> {
+    let deleted = sqlx::query(
+        "DELETE FROM pipeline.quarantine WHERE quarantine_id IN
+                (SELECT quarantine_id FROM pipeline.quarantine WHERE day < $1 ORDER BY day LIMIT $2)",
+    );
+    let deleted = deleted.bind(first_kept).bind(QUARANTINE_CHUNK).execute(owner).await?;
+    Ok(deleted.rows_affected())
+}
+
+/// Somebody still uses it: a lock that was not got in time, a statement that took too long, a deadlock
+/// that was broken, another partition of the table that is under way.
+fn is_in_use(error: &sqlx::Error) -> bool {
+    const CODES: [&str; 4] = ["55P03", "57014", "40P01", "55000"];
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| CODES.contains(&code.as_ref()))
+}
+
+/// Whether the one who tried owns the tables.
+#[must_use]
+pub fn is_not_owner(error: &sqlx::Error) -> bool {
+    const INSUFFICIENT_PRIVILEGE: &str = "42501";
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.as_deref() == Some(INSUFFICIENT_PRIVILEGE)
+}

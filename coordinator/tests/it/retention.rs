@@ -1,0 +1,379 @@
+//! Partitions made ahead and dropped by age, beside readers and after a kill. Days are told, for no
+//! clock can be moved: all lie before the real one.
+
+use std::time::Duration;
+
+use chrono::NaiveDate;
+use coordinator::settings::Retention;
+use coordinator::store::retention::{self, Round};
+use shared::settings::{Database, Vars};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use tokio::time::Instant;
+
+use crate::url_of;
+
+const KEPT: Retention = Retention { facts_days: 3, marts_days: 30, quarantine_days: 3 };
+
+fn day(text: &str) -> NaiveDate {
+    text.parse().unwrap()
+}
+
+async fn run(db: &PgPool, sql: impl Into<String>) {
+    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(db).await.unwrap();
+}
+
+async fn number(db: &PgPool, sql: &'static str) -> i64 {
+    sqlx::query_scalar(sql).fetch_one(db).await.unwrap()
+}
+
+async fn make(db: &PgPool, first: &str, last: &str) -> i32 {
+    sqlx::query_scalar("SELECT pipeline.make_partitions($1, $2)")
+        .bind(day(first))
+        .bind(day(last))
+        .fetch_one(db)
+        .await
+        .unwrap()
+}
+
+/// A closed batch, so that days count from there.
+async fn batch(db: &PgPool, on: &str) -> i32 {
+    sqlx::query_scalar(
+        "INSERT INTO pipeline.batches (batch_id, day, exchange_id, slot_at, trigger, state, outcome, opened_by,
+                                       opened_at, deadline_at, closed_at)
+         SELECT ($1 - DATE '1970-01-01') << 9, $1, 1, $1, 'once', 'closed', 'complete', 'test', $1, $1, $1
+         RETURNING batch_id",
+    )
+    .bind(day(on))
+    .fetch_one(db)
+    .await
+    .unwrap()
+}
+
+async fn owner(db: &PgPool) -> PgConnection {
+    let url = url_of(db);
+    let mut vars = Vars::from_pairs([("DATABASE_URL", url.as_str())]);
+    retention::connect(&Database::read_owner(&mut vars)).await.unwrap()
+}
+
+async fn round_with(db: &PgPool, kept: &Retention, today: &str) -> Round {
+    let mut owner = owner(db).await;
+    let until = Instant::now() + Duration::from_mins(1);
+    let round = retention::round(&mut owner, kept, day(today), until).await.unwrap();
+    owner.close().await.unwrap();
+    round
+}
+
+async fn round(db: &PgPool, today: &str) -> Round {
+    round_with(db, &KEPT, today).await
+}
+
+/// Partitions of a table that a query sees, by what stands behind its name.
+async fn partitions(db: &PgPool, table: &str) -> Vec<String> {
+    sqlx::query_scalar(
+        "SELECT substring(inhrelid::regclass::text FROM '[0-9]+$') FROM pg_inherits
+          WHERE inhparent = to_regclass($1) AND NOT inhdetachpending ORDER BY 1",
+    )
+    .bind(table)
+    .fetch_all(db)
+    .await
+    .unwrap()
+}
+
+const TABLES: [&str; 4] =
+    ["warehouse.offer_versions", "warehouse.book_pages", "warehouse.books", "pipeline.jobs"];
+
+/// Over a leap day and the ends of months, by the day and by the month, and twice.
+#[sqlx::test(migrations = "../migrations")]
+async fn days_and_months_are_made_and_dropped(db: PgPool) {
+    run(
+        &db,
+        "CREATE TABLE warehouse.mart_test (day date NOT NULL, ads integer, PRIMARY KEY (day)) PARTITION BY RANGE (day);
+         INSERT INTO pipeline.partitioned_tables VALUES ('warehouse', 'mart_test', 'marts', 'month', 999)",
+    )
+    .await;
+    assert_eq!(make(&db, "2024-02-27", "2024-03-02").await, 4 * 5 + 2);
+    assert_eq!(make(&db, "2024-02-27", "2024-03-02").await, 0);
+    assert_eq!(make(&db, "2023-12-31", "2024-01-01").await, 4 * 2 + 2);
+    let all = ["20231231", "20240101", "20240227", "20240228", "20240229", "20240301", "20240302"];
+    for table in TABLES {
+        assert_eq!(partitions(&db, table).await, all, "{table}");
+    }
+    let months = ["202312", "202401", "202402", "202403"];
+    assert_eq!(partitions(&db, "warehouse.mart_test").await, months);
+    run(
+        &db,
+        "INSERT INTO warehouse.mart_test VALUES ('2024-02-01'), ('2024-02-29'), ('2024-03-01')",
+    )
+    .await;
+
+    batch(&db, "2024-03-03").await;
+    let first = round(&db, "2024-03-03").await;
+    // The oldest first, and of a day the pages before what they refer to.
+    assert_eq!(first.dropped.len(), 16, "{first:?}");
+    assert_eq!(
+        first.dropped[..5],
+        [
+            "warehouse.book_pages_20231231",
+            "warehouse.offer_versions_20231231",
+            "warehouse.books_20231231",
+            "pipeline.jobs_20231231",
+            "warehouse.mart_test_202312",
+        ]
+    );
+    assert!(first.has_more);
+    let second = round(&db, "2024-03-03").await;
+    assert_eq!(second.dropped, ["warehouse.books_20240228", "pipeline.jobs_20240228"]);
+    assert_eq!(round(&db, "2024-03-03").await, Round::default());
+    for table in TABLES {
+        assert_eq!(partitions(&db, table).await, ["20240229", "20240301", "20240302"], "{table}");
+    }
+    // A month goes when its last day is old enough, the leap day here.
+    batch(&db, "2024-03-31").await;
+    assert!(round(&db, "2024-03-30").await.dropped.iter().all(|name| !name.contains("mart")));
+    assert_eq!(partitions(&db, "warehouse.mart_test").await, months[2..]);
+    let left = round(&db, "2024-03-31").await.dropped;
+    assert!(left.contains(&"warehouse.mart_test_202402".to_owned()), "{left:?}");
+    assert_eq!(number(&db, "SELECT count(*) FROM warehouse.mart_test").await, 1);
+    let recorded: (String, NaiveDate, NaiveDate, bool) = sqlx::query_as(
+        "SELECT table_name, first_day, last_day, dropped_at IS NOT NULL AND bytes > 0
+           FROM pipeline.dropped_partitions WHERE partition_name = 'mart_test_202402'",
+    )
+    .fetch_one(&db)
+    .await
+    .unwrap();
+    assert_eq!(recorded, ("mart_test".into(), day("2024-02-01"), day("2024-02-29"), true));
+}
+
+/// Days count from the newest batch: neither a clock far ahead nor a long sleep drops what was read last.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_clock_that_jumped_ahead_drops_nothing(db: PgPool) {
+    make(&db, "2024-05-01", "2024-05-04").await;
+    batch(&db, "2024-05-01").await;
+    assert_eq!(round(&db, "2031-01-01").await, Round::default());
+    // No batch was ever made: nothing younger than the database's own clock allows is touched.
+    run(&db, "DELETE FROM pipeline.batches").await;
+    sqlx::query("SELECT pipeline.make_partitions(current_date, current_date)")
+        .execute(&db)
+        .await
+        .unwrap();
+    round(&db, "2031-01-01").await;
+    assert_eq!(partitions(&db, "pipeline.jobs").await.len(), 1);
+}
+
+async fn page(db: &PgPool, batch: i32, on: &str) {
+    sqlx::query(
+        "INSERT INTO warehouse.book_pages
+                (day, batch_id, market_id, page, ordinal, fetched_at, offer_ids, active_minutes)
+         SELECT $2, $1, 1, 1, count(*), now(), '{1}', '{1}' FROM warehouse.book_pages WHERE day = $2",
+    )
+    .bind(batch)
+    .bind(day(on))
+    .execute(db)
+    .await
+    .unwrap();
+}
+
+/// A reader in a transaction and the drop of a day: the reader goes on, others read and write and make
+/// partitions meanwhile, and when the reader is done the day goes.
+async fn is_dropped_beside_a_reader(db: PgPool, isolation: &str) {
+    make(&db, "2024-01-01", "2024-01-10").await;
+    let old = batch(&db, "2024-01-01").await;
+    let new = batch(&db, "2024-01-05").await;
+    page(&db, old, "2024-01-01").await;
+    page(&db, new, "2024-01-05").await;
+    let mut reader = db.begin().await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(format!("SET TRANSACTION ISOLATION LEVEL {isolation}")))
+        .execute(&mut *reader)
+        .await
+        .unwrap();
+    let count = "SELECT count(*) FROM warehouse.book_pages";
+    let seen: i64 = sqlx::query_scalar(count).fetch_one(&mut *reader).await.unwrap();
+    assert_eq!(seen, 2);
+    for _ in 0..2 {
+        let began = Instant::now();
+        let waiting = round(&db, "2024-01-05").await;
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        assert_eq!(
+            waiting.waits_for.as_deref(),
+            Some("warehouse.book_pages_20240101"),
+            "{waiting:?}"
+        );
+        assert!(waiting.has_more && waiting.dropped.is_empty());
+        // Nobody waits: not who reads, nor who writes, nor who makes the partitions of a new day.
+        let others = async {
+            page(&db, new, "2024-01-05").await;
+            number(&db, "SELECT count(*) FROM warehouse.book_pages").await;
+            number(&db, "SELECT count(*) FROM warehouse.fact_offers").await;
+        };
+        tokio::time::timeout(Duration::from_millis(900), others).await.expect("others wait");
+        sqlx::query_scalar::<_, i64>(count).fetch_one(&mut *reader).await.unwrap();
+    }
+    assert_eq!(partitions(&db, "warehouse.book_pages").await[0], "20240102", "no query sees it");
+    let made =
+        tokio::time::timeout(Duration::from_millis(900), make(&db, "2024-01-11", "2024-01-11"));
+    assert_eq!(made.await.expect("making partitions waits"), 4);
+    reader.commit().await.unwrap();
+    let after = round(&db, "2024-01-05").await;
+    assert_eq!(after.dropped.len(), 4, "{after:?}");
+    assert_eq!(
+        number(&db, "SELECT count(*) FROM warehouse.book_pages WHERE day < '2024-01-05'").await,
+        0
+    );
+    assert_eq!(round(&db, "2024-01-05").await, Round::default());
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_day_is_dropped_beside_a_reader(db: PgPool) {
+    is_dropped_beside_a_reader(db, "READ COMMITTED").await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_day_is_dropped_beside_an_export(db: PgPool) {
+    is_dropped_beside_a_reader(db, "REPEATABLE READ").await;
+}
+
+/// Partitions are made while somebody reads for long, and while somebody waits behind nobody.
+#[sqlx::test(migrations = "../migrations")]
+async fn partitions_are_made_beside_a_reader(db: PgPool) {
+    make(&db, "2024-01-01", "2024-01-01").await;
+    let mut reader = db.begin().await.unwrap();
+    sqlx::query("SELECT * FROM warehouse.fact_offers").execute(&mut *reader).await.unwrap();
+    let made = tokio::time::timeout(Duration::from_secs(1), make(&db, "2024-01-01", "2024-01-04"));
+    assert_eq!(made.await.expect("it waits behind a reader"), 12);
+    // Somebody alters a table: what is made ahead can wait, what is needed now is an error.
+    sqlx::query("LOCK TABLE warehouse.books IN SHARE UPDATE EXCLUSIVE MODE")
+        .execute(&mut *reader)
+        .await
+        .unwrap();
+    assert_eq!(make(&db, "2024-01-04", "2024-01-05").await, 2, "the two before books");
+    let needed = sqlx::query("SELECT pipeline.make_partitions('2024-01-06', '2024-01-06')");
+    let error = needed.execute(&db).await.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("55P03"));
+    reader.rollback().await.unwrap();
+    assert_eq!(make(&db, "2024-01-04", "2024-01-06").await, 6);
+}
+
+async fn intend(db: &PgPool, names: &str) {
+    run(
+        db,
+        format!(
+            "INSERT INTO pipeline.dropped_partitions
+             SELECT 'warehouse', name, left(name, -9), right(name, 8)::date, right(name, 8)::date, 0, 0, now()
+               FROM unnest('{names}'::text[]) AS name"
+        ),
+    )
+    .await;
+}
+
+/// Whatever step a coordinator was killed at, the next one finishes it, and touches nothing else.
+#[sqlx::test(migrations = "../migrations")]
+async fn what_was_begun_is_finished(db: PgPool) {
+    make(&db, "2024-01-01", "2024-01-08").await;
+    batch(&db, "2024-01-05").await;
+    // Decided only; detached; dropped and not noted.
+    intend(&db, "{book_pages_20240101,offer_versions_20240101,books_20240101,books_20231231}")
+        .await;
+    run(
+        &db,
+        "ALTER TABLE warehouse.offer_versions DETACH PARTITION warehouse.offer_versions_20240101",
+    )
+    .await;
+    run(&db, "DROP TABLE warehouse.books_20240101").await;
+    // An operator keeps a day aside: it was not decided on.
+    run(&db, "ALTER TABLE warehouse.books DETACH PARTITION warehouse.books_20240102").await;
+    // Killed while it waited for a reader.
+    let mut reader = db.begin().await.unwrap();
+    sqlx::query("SELECT FROM pipeline.jobs WHERE day = '2024-01-01'")
+        .execute(&mut *reader)
+        .await
+        .unwrap();
+    let mut killed = owner(&db).await;
+    let pid: i32 =
+        sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut killed).await.unwrap();
+    let kill = async {
+        let waits = "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhdetachpending)";
+        let wait = async {
+            while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&db).await.unwrap() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), wait).await.expect("nothing is detached");
+        sqlx::query("SELECT pg_terminate_backend($1)").bind(pid).execute(&db).await.unwrap();
+    };
+    let until = Instant::now() + Duration::from_mins(1);
+    let today = day("2024-01-05");
+    let (cut, ()) = tokio::join!(retention::round(&mut killed, &KEPT, today, until), kill);
+    cut.unwrap_err();
+    reader.rollback().await.unwrap();
+
+    let after = round(&db, "2024-01-05").await;
+    assert_eq!(after.dropped, ["pipeline.jobs_20240101"], "{after:?}");
+    for table in TABLES {
+        assert_ne!(partitions(&db, table).await[0], "20240101", "{table}");
+    }
+    let left = "SELECT count(*) FROM pipeline.dropped_partitions WHERE dropped_at IS NULL";
+    assert_eq!(number(&db, left).await, 0);
+    let tables =
+        "SELECT count(*) FROM pg_class WHERE relname LIKE '%\\_20240101' AND relkind = 'r'";
+    assert_eq!(number(&db, tables).await, 0);
+    round(&db, "2024-01-08").await;
+    assert_eq!(
+        number(&db, "SELECT count(*) FROM warehouse.books_20240102").await,
+        0,
+        "it is there"
+    );
+}
+
+/// More days are to be kept than when it was decided: what is untouched stays.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_longer_time_takes_decisions_back(db: PgPool) {
+    make(&db, "2024-01-01", "2024-01-02").await;
+    batch(&db, "2024-01-10").await;
+    intend(&db, "{books_20240101,books_20240102}").await;
+    run(&db, "ALTER TABLE warehouse.books DETACH PARTITION warehouse.books_20240101").await;
+    let kept = Retention { facts_days: 30, ..KEPT };
+    assert_eq!(round_with(&db, &kept, "2024-01-10").await.dropped, ["warehouse.books_20240101"]);
+    assert_eq!(partitions(&db, "warehouse.books").await, ["20240102"]);
+    assert_eq!(number(&db, "SELECT count(*) FROM pipeline.dropped_partitions").await, 1);
+}
+
+/// A market whose last good book is too old has no latest state, and the quarantine loses what is old.
+#[sqlx::test(migrations = "../migrations")]
+async fn rows_that_are_old_are_deleted(db: PgPool) {
+    let new = batch(&db, "2024-01-10").await;
+    run(
+        &db,
+        "INSERT INTO warehouse.dim_fiat_currencies (currency_code, first_seen_at) VALUES ('BOB', now());
+         INSERT INTO warehouse.dim_cryptocurrencies (symbol, first_seen_at) VALUES ('USDT', now()), ('BTC', now());
+         INSERT INTO warehouse.dim_markets (exchange_id, fiat_id, crypto_id, trade_type, first_seen_at)
+         SELECT 1, 1, crypto_id, 'BUY', now() FROM warehouse.dim_cryptocurrencies;
+         INSERT INTO warehouse.latest_books VALUES (1, '2024-01-06', 0, 'complete', now()), (2, '2024-01-07', 0, 'complete', now());
+         INSERT INTO pipeline.quarantine (day, batch_id, ordinal, scope, reason, detail, parser_version, body, quarantined_at)
+         SELECT DATE '2024-01-01' + n % 9, 0, n, 'ad', 'r', 'd', 1, 'b', now() FROM generate_series(1, 1800) n",
+    )
+    .await;
+    let round = round(&db, "2024-01-10").await;
+    assert_eq!((round.latest_forgotten, round.quarantine_deleted), (1, 1200), "{round:?}");
+    let oldest: NaiveDate = sqlx::query_scalar("SELECT min(day) FROM pipeline.quarantine")
+        .fetch_one(&db)
+        .await
+        .unwrap();
+    assert_eq!(oldest, day("2024-01-07"));
+    assert_eq!(number(&db, "SELECT market_id::bigint FROM warehouse.latest_books").await, 2);
+    assert!(new > 0);
+}
+
+/// One at a time: a second one leaves it to the first.
+#[sqlx::test(migrations = "../migrations")]
+async fn two_at_once_do_it_once(db: PgPool) {
+    make(&db, "2024-01-01", "2024-01-01").await;
+    batch(&db, "2024-01-10").await;
+    let mut first = owner(&db).await;
+    sqlx::query("SELECT pg_advisory_lock(hashtext('pipeline.retention'))")
+        .execute(&mut first)
+        .await
+        .unwrap();
+    assert_eq!(round(&db, "2024-01-10").await, Round::default());
+    first.close().await.unwrap();
+    assert_eq!(round(&db, "2024-01-10").await.dropped.len(), 4);
+}
