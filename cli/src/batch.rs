@@ -178,8 +178,12 @@ async fn read(db: &mut PgConnection, wanted: Wanted, limit: i64) -> anyhow::Resu
         return Err(not_found(db, id).await?.into());
     };
     let id = BatchId::from_raw(batch.batch_id.unwrap_or_default())?;
+    // By age, which is recorded before anything is gone, or by hand.
     let is_day_dropped = sqlx::query_scalar(
-        "SELECT to_regclass('pipeline.jobs_' || to_char($1::date, 'YYYYMMDD')) IS NULL",
+        "SELECT to_regclass('pipeline.jobs_' || to_char($1::date, 'YYYYMMDD')) IS NULL
+             OR EXISTS (SELECT FROM pipeline.dropped_partitions
+                         WHERE schema_name = 'pipeline' AND table_name = 'jobs'
+                           AND $1 BETWEEN first_day AND last_day)",
     );
     Ok(Shown {
         batch,

@@ -14,7 +14,7 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -43,6 +43,9 @@ struct Gaps {
     now: DateTime<Utc>,
     /// How far back good readings before `from` were looked for.
     looked_back_to: DateTime<Utc>,
+    /// The last day since `from` whose certificates were dropped by age: of the days until then nothing
+    /// is known of markets and lists, neither gaps nor that there were none. `None`: all are there.
+    dropped_through: Option<NaiveDate>,
     /// The only fiat looked at; `None`: all.
     fiat: Option<String>,
     has_gaps: bool,
@@ -227,6 +230,7 @@ async fn read(
         from,
         now,
         looked_back_to,
+        dropped_through: dropped_through(db, from).await?,
         fiat: fiat.map(str::to_owned),
         has_gaps: !(slots.is_empty() && markets.is_empty() && lists.is_empty()),
         slots_seen: entries.len(),
@@ -236,6 +240,17 @@ async fn read(
         lists,
         incomplete: sum_incomplete(db, from, fiat).await?,
     })
+}
+
+async fn dropped_through(
+    db: &mut PgConnection,
+    from: DateTime<Utc>,
+) -> anyhow::Result<Option<NaiveDate>> {
+    let dropped = sqlx::query_scalar(
+        "SELECT max(last_day) FROM pipeline.dropped_partitions
+          WHERE schema_name = 'warehouse' AND table_name = 'books' AND last_day >= $1",
+    );
+    Ok(dropped.bind(from.date_naive()).fetch_one(db).await?)
 }
 
 fn slot_trouble(entry: &Entry, now: DateTime<Utc>) -> Option<SlotTrouble> {
@@ -425,6 +440,12 @@ fn text(gaps: &Gaps) -> Result<String, std::fmt::Error> {
     }
     if !gaps.lists.is_empty() {
         write!(text, "lists:\n{}", lists_table(&gaps.lists))?;
+    }
+    if let Some(last_day) = gaps.dropped_through {
+        writeln!(
+            text,
+            "days until {last_day} were dropped by age: gaps of markets and lists are not known there"
+        )?;
     }
     let incomplete = &gaps.incomplete;
     if incomplete.books_drifted > 0 {

@@ -9,7 +9,7 @@ WITH closed AS MATERIALIZED (
      WHERE exchange_id = $1 AND state = 'closed' AND slot_at >= $5
        AND batch_id >= (($5 AT TIME ZONE 'UTC')::date - DATE '1970-01-01') << 9
 ), markets AS MATERIALIZED (
-    SELECT m.market_id, m.first_seen_at, c.symbol || '/' || f.currency_code || ' ' || m.trade_type AS market,
+    SELECT m.market_id, m.first_seen_at, k.last_read_at, c.symbol || '/' || f.currency_code || ' ' || m.trade_type AS market,
            CASE WHEN NOT (k.is_listed AND l.is_listed) THEN coalesce(k.delisted_at, l.delisted_at) END AS delisted_at
       FROM warehouse.dim_markets m
       JOIN warehouse.dim_fiat_currencies f USING (fiat_id)
@@ -49,9 +49,11 @@ WITH closed AS MATERIALIZED (
        AND b.market_id IN (SELECT market_id FROM gaps WHERE readings = 0)
      GROUP BY b.market_id
 ), dated AS (
-    SELECT g.*, m.market, m.first_seen_at, l.market_id IS NULL AS has_no_latest,
+    SELECT g.*, m.market, m.first_seen_at, l.market_id IS NULL AND m.last_read_at IS NULL AS has_no_latest,
            CASE WHEN g.readings > 0 THEN g.read_at
-                ELSE coalesce(CASE WHEN l.batch_id < g.first_batch_id THEN l.read_at END, e.read_at) END AS since,
+                ELSE coalesce(CASE WHEN l.batch_id < g.first_batch_id THEN l.read_at END, e.read_at,
+                              -- The latest state went with its day, which was before all that is looked at.
+                              CASE WHEN l.market_id IS NULL THEN m.last_read_at END) END AS since,
            coalesce(g.next_read_at, m.delisted_at) AS until,
            CASE WHEN g.next_read_at IS NOT NULL THEN 'read'
                 WHEN m.delisted_at IS NOT NULL THEN 'delisted' ELSE 'open' END AS ended

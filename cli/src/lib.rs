@@ -6,6 +6,8 @@
 //! - [`summary`]: the last batches in figures.
 //! - [`batches`]: what became of each slot, a line each; [`batch`]: everything about one batch.
 //! - [`gaps`]: what should have been read and was not.
+//! - [`dictionary`]: what every relation, column and function means.
+//! - [`storage`]: what the database holds, and what a reading costs.
 //!
 //! [`timeline`] reads batches and slots for the last three. [`format`] makes figures readable, [`span`]
 //! reads spans of time.
@@ -13,12 +15,14 @@
 pub mod batch;
 pub mod batches;
 pub mod capture;
+pub mod dictionary;
 pub mod format;
 pub mod gaps;
 pub mod limiter;
 pub mod migrate;
 pub mod parse;
 pub mod span;
+pub mod storage;
 pub mod summary;
 pub mod timeline;
 

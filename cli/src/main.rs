@@ -97,6 +97,21 @@ enum Command {
     /// The limit that workers share: look, set, pause, resume; obeyed within a second.
     #[command(subcommand)]
     Limiter(cli::limiter::Command),
+    /// The data dictionary as Markdown, made from the comments of the schema.
+    Dictionary {
+        /// Print what lacks a comment, a meaning of NULL or its field instead; 3 if anything does.
+        #[arg(long)]
+        check: bool,
+    },
+    /// What the database holds: partitions, days, rows, sizes, and bytes per reading.
+    ///
+    /// Tables up to 16 MiB are counted; rows of larger ones are the planner's estimate (`~`). A reading
+    /// is one ad read once; its bytes are those of ads, pages and certificates with their indexes.
+    Storage {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// The last batches in figures, and the best prices of the largest markets.
     Summary {
         /// Batches to show, the latest last.
@@ -151,6 +166,8 @@ async fn main() -> ExitCode {
             cli::gaps::run(since, fiat.as_deref(), limit, json).await
         }
         Command::Limiter(command) => cli::limiter::run(command).await,
+        Command::Dictionary { check } => cli::dictionary::run(check).await,
+        Command::Storage { json } => cli::storage::run(json).await,
         Command::Summary { batches, json } => cli::summary::run(batches, json).await,
     };
     result.unwrap_or_else(|error| {
