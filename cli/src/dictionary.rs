@@ -51,9 +51,9 @@ const FIELDS: [(&str, &str); 10] = [
     ("crypto_id", "adv.asset"),
     ("declared_total", "total"),
     ("fiat_id", "adv.fiatUnit"),
-    ("is_promoted", "data[].privilegeDesc and place"),
+    ("is_promoted", "data[].privilegeType"),
     ("offer_external_id", "adv.advNo"),
-    ("promoted_position", "data[].privilegeDesc and place"),
+    ("promoted_position", "data[].privilegeType"),
     ("trade_type", "request: tradeType"),
 ];
 
@@ -120,8 +120,6 @@ fn named_field(comment: &str) -> Option<&str> {
     named.find(|inside| {
         let first = inside.split([' ', ',']).next().unwrap_or_default();
         ["adv.", "advertiser.", "data", "tradeMethod"].iter().any(|start| first.starts_with(start))
-            || *inside == "total"
-            || inside.starts_with("activeTimeInSecond")
     })
 }
 
@@ -148,7 +146,8 @@ fn field_of<'a>(column: &Entry, entries: &'a [Entry]) -> Option<&'a str> {
 fn lacks(schema: &str, entries: &[Entry]) -> Vec<String> {
     let mut missing = Vec::new();
     for entry in entries {
-        let column = entry.column_name.as_deref().map_or_else(String::new, |name| format!(".{name}"));
+        let column =
+            entry.column_name.as_deref().map_or_else(String::new, |name| format!(".{name}"));
         let full = format!("{} {schema}.{}{column}", entry.what, entry.name);
         if entry.comment().trim().is_empty() {
             missing.push(format!("{full} has no comment"));
@@ -202,7 +201,9 @@ fn write_schema(
         for column in columns {
             let (meaning, null) = match column.comment().split_once(" NULL: ") {
                 Some((meaning, null)) => (meaning, null.trim_end_matches('.')),
-                None => (column.comment(), if column.is_nullable { "see meaning" } else { "never" }),
+                None => {
+                    (column.comment(), if column.is_nullable { "see meaning" } else { "never" })
+                }
             };
             let null = if column.comment().contains("NULL") || column.is_nullable {
                 null

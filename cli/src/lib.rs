@@ -7,6 +7,7 @@
 //! - [`batches`]: what became of each slot, a line each; [`batch`]: everything about one batch.
 //! - [`gaps`]: what should have been read and was not.
 //! - [`dictionary`]: what every relation, column and function means.
+//! - [`export`]: days as Parquet files.
 //! - [`storage`]: what the database holds, and what a reading costs.
 //!
 //! [`timeline`] reads batches and slots for the last three. [`format`] makes figures readable, [`span`]
@@ -16,6 +17,7 @@ pub mod batch;
 pub mod batches;
 pub mod capture;
 pub mod dictionary;
+pub mod export;
 pub mod format;
 pub mod gaps;
 pub mod limiter;

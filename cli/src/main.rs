@@ -103,6 +103,23 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Days as Parquet files, each with a manifest: hashes, rows, completeness, batches.
+    ///
+    /// Writes DIR/day=YYYY-MM-DD/{offers,books}.parquet and DIR/dimensions/*.parquet. Only closed
+    /// batches; a day that is not over says so in its manifest, which is written last. Exit codes: 0
+    /// done, 1 an error, such as a full disk, 3 a day of the span was dropped by age, 64 a span or
+    /// directory is not allowed, 66 nothing to export.
+    Export {
+        /// First UTC day, as 2026-11-22.
+        #[arg(long)]
+        from: chrono::NaiveDate,
+        /// Last UTC day; at most 366 days.
+        #[arg(long)]
+        to: chrono::NaiveDate,
+        /// New, empty, or of earlier exports.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// What the database holds: partitions, days, rows, sizes, and bytes per reading.
     ///
     /// Tables up to 16 MiB are counted; rows of larger ones are the planner's estimate (`~`). A reading
@@ -167,6 +184,7 @@ async fn main() -> ExitCode {
         }
         Command::Limiter(command) => cli::limiter::run(command).await,
         Command::Dictionary { check } => cli::dictionary::run(check).await,
+        Command::Export { from, to, out } => cli::export::run(from, to, &out).await,
         Command::Storage { json } => cli::storage::run(json).await,
         Command::Summary { batches, json } => cli::summary::run(batches, json).await,
     };

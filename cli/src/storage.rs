@@ -173,7 +173,15 @@ fn bytes(bytes: i64) -> String {
 fn text(storage: &Storage) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     let mut table = Table::new(&[
-        "relation", ">parts", ">oldest", ">newest", ">rows", ">heap", ">indexes", ">long", ">total",
+        "relation",
+        ">parts",
+        ">oldest",
+        ">newest",
+        ">rows",
+        ">heap",
+        ">indexes",
+        ">long",
+        ">total",
         ">bytes/row",
     ]);
     let day = |day: Option<NaiveDate>| day.map_or_else(|| UNKNOWN.into(), |day| day.to_string());

@@ -7,6 +7,7 @@
 
 mod captures;
 mod database;
+mod keeping;
 mod ledger;
 mod limiter;
 mod parse;

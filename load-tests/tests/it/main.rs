@@ -8,6 +8,7 @@
 mod advertisers;
 mod errors;
 mod faults;
+mod keeping;
 mod limits;
 mod served;
 mod sim;
