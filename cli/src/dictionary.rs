@@ -130,12 +130,11 @@ fn field_of<'a>(column: &Entry, entries: &'a [Entry]) -> Option<&'a str> {
         list.iter().find(|(column, _)| *column == name).map(|(_, field)| *field)
     };
     // A view's column is that of the versions by the same name.
-    let same = entries.iter().filter(|entry| {
+    let mut same = entries.iter().filter(|entry| {
         entry.column_name.as_deref() == Some(name)
             && (entry.name == column.name || entry.name == "offer_versions")
     });
-    same.filter_map(|entry| named_field(entry.comment()))
-        .next()
+    same.find_map(|entry| named_field(entry.comment()))
         .or_else(|| known(&FIELDS))
         .or_else(|| known(&OWN))
         .or_else(|| (name == "rank").then_some("place in data[]"))

@@ -366,7 +366,7 @@ impl Table {
             name: self.name,
             rows: self.rows,
             bytes: sink.bytes,
-            sha256: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: format!("{hash:x}"),
             columns: self.columns.into_iter().map(column).collect(),
         })
     }

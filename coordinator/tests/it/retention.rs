@@ -1,15 +1,19 @@
 //! Partitions made ahead and dropped by age, beside readers and after a kill. Days are told, for no
 //! clock can be moved: all lie before the real one.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::NaiveDate;
 use coordinator::settings::Retention;
 use coordinator::store::retention::{self, Round};
+use coordinator::{Mode, RunOutcome};
 use shared::settings::{Database, Vars};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use crate::schedule::{CLOSED, MovedClock, wait_for};
 use crate::url_of;
 
 const KEPT: Retention = Retention { facts_days: 3, marts_days: 30, quarantine_days: 3 };
@@ -376,4 +380,36 @@ async fn two_at_once_do_it_once(db: PgPool) {
     assert_eq!(round(&db, "2024-01-10").await, Round::default());
     first.close().await.unwrap();
     assert_eq!(round(&db, "2024-01-10").await.dropped.len(), 4);
+}
+
+/// A coordinator that sleeps for three days over the end of a month: partitions are there when it wakes
+/// up, a late page goes to the day of its batch, and what became old meanwhile is dropped in idle time.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_coordinator_asleep_for_days_goes_on(db: PgPool) {
+    let at = |text: &str| text.parse().unwrap();
+    let clock = Arc::new(MovedClock(Mutex::new(at("2026-10-30T23:50:00Z"))));
+    let mut settings = crate::settings(&db);
+    settings.retention = Retention { facts_days: 3, marts_days: 3, quarantine_days: 3 };
+    let shutdown = CancellationToken::new();
+    make(&db, "2026-10-26", "2026-10-27").await;
+    let run = coordinator::run(settings, Mode::Schedule, false, clock.clone(), shutdown.clone());
+    let run = tokio::spawn(run);
+    wait_for(&db, "SELECT count(*) FROM pipeline.batches", 1).await;
+    clock.set(at("2026-10-30T23:50:02Z"));
+    wait_for(&db, CLOSED, 1).await;
+    let gone = "SELECT count(*) FROM pipeline.dropped_partitions WHERE dropped_at IS NOT NULL";
+    wait_for(&db, gone, 4).await;
+    let slept = ["20261027", "20261030", "20261031", "20261101", "20261102"];
+    assert_eq!(partitions(&db, "warehouse.books").await, slept);
+    clock.set(at("2026-11-03T00:00:00.100Z"));
+    wait_for(&db, "SELECT count(*) FROM pipeline.batches", 2).await;
+    let awake = ["20261103", "20261104", "20261105", "20261106"];
+    assert_eq!(partitions(&db, "warehouse.books").await, [&slept[..], &awake[..]].concat());
+    let late = sqlx::query_scalar("SELECT min(batch_id) FROM pipeline.batches");
+    page(&db, late.fetch_one(&db).await.unwrap(), "2026-10-30").await;
+    assert_eq!(number(&db, "SELECT count(*) FROM warehouse.book_pages_20261030").await, 1);
+    clock.set(at("2026-11-03T00:00:02Z"));
+    wait_for(&db, CLOSED, 2).await;
+    shutdown.cancel();
+    assert_eq!(run.await.unwrap().unwrap(), RunOutcome::Stopped);
 }

@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::settings;
 
-struct MovedClock(Mutex<DateTime<Utc>>);
+pub(crate) struct MovedClock(pub(crate) Mutex<DateTime<Utc>>);
 
 impl MovedClock {
-    fn set(&self, now: DateTime<Utc>) {
+    pub(crate) fn set(&self, now: DateTime<Utc>) {
         *self.0.lock().unwrap() = now;
     }
 }
@@ -31,10 +31,10 @@ async fn slots(pool: &PgPool) -> Vec<(DateTime<Utc>, String, Option<String>)> {
 }
 
 const OPENED: &str = "SELECT count(*) FROM pipeline.batches";
-const CLOSED: &str = "SELECT count(*) FROM pipeline.batches WHERE state = 'closed'";
+pub(crate) const CLOSED: &str = "SELECT count(*) FROM pipeline.batches WHERE state = 'closed'";
 
 /// Waits until `batches`, a count, reaches `least`.
-async fn wait_for(pool: &PgPool, batches: &'static str, least: i64) {
+pub(crate) async fn wait_for(pool: &PgPool, batches: &'static str, least: i64) {
     let wait = async {
         while sqlx::query_scalar::<_, i64>(batches).fetch_one(pool).await.unwrap() < least {
             tokio::time::sleep(Duration::from_millis(20)).await;
