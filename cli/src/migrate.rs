@@ -22,6 +22,17 @@ pub async fn run() -> anyhow::Result<ExitCode> {
         .execute(&pool)
         .await?;
     let version = shared::store::MIGRATOR.iter().map(|migration| migration.version).max();
+    let roles: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_roles WHERE rolname IN ('p2p_reader', 'p2p_writer')",
+    )
+    .fetch_one(&pool)
+    .await?;
+    if roles < 2 {
+        // Not an error: the owner can do everything itself.
+        eprintln!(
+            "p2p: the roles p2p_reader and p2p_writer are not there and the owner of the schema may not make them: as a role with CREATEROLE run SELECT pipeline.make_roles(), then p2p migrate again"
+        );
+    }
     println!("schema is at version {}", version.unwrap_or_default());
     Ok(ExitCode::SUCCESS)
 }
