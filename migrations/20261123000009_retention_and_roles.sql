@@ -7,6 +7,7 @@ CREATE TABLE pipeline.partitioned_tables (
     class       text NOT NULL CHECK (class IN ('facts', 'marts')),
     step        text NOT NULL CHECK (step IN ('day', 'month')),
     drop_order  smallint NOT NULL UNIQUE,
+    fillfactor  smallint NOT NULL DEFAULT 100,
     PRIMARY KEY (schema_name, table_name)
 );
 COMMENT ON TABLE pipeline.partitioned_tables IS 'Tables that are partitioned by their column day: partitions are made ahead and dropped by age. A new one joins by a row.';
@@ -15,11 +16,16 @@ COMMENT ON COLUMN pipeline.partitioned_tables.table_name IS 'Name of the table; 
 COMMENT ON COLUMN pipeline.partitioned_tables.class IS 'Which setting says how long it is kept: facts (RETENTION_FACTS_DAYS) or marts (RETENTION_MARTS_DAYS).';
 COMMENT ON COLUMN pipeline.partitioned_tables.step IS 'What one partition holds: a day or a month.';
 COMMENT ON COLUMN pipeline.partitioned_tables.drop_order IS 'Of partitions that end on one day the lower goes first: what refers goes before what it refers to, and evidence before its certificate, so that a view never shows half a page.';
+COMMENT ON COLUMN pipeline.partitioned_tables.fillfactor IS 'Per cent of a page that inserts fill; less where rows are updated with each batch, so that their next version finds room beside them.';
 INSERT INTO pipeline.partitioned_tables VALUES
-    ('warehouse', 'book_pages', 'facts', 'day', 10),
-    ('warehouse', 'offer_versions', 'facts', 'day', 20),
-    ('warehouse', 'books', 'facts', 'day', 30),
-    ('pipeline', 'jobs', 'facts', 'day', 40);
+    ('warehouse', 'book_pages', 'facts', 'day', 10, 100),
+    ('warehouse', 'offer_versions', 'facts', 'day', 20, 100),
+    ('warehouse', 'books', 'facts', 'day', 30, 100),
+    ('pipeline', 'jobs', 'facts', 'day', 40, 100),
+    ('warehouse', 'mart_book_methods', 'marts', 'month', 50, 100),
+    ('warehouse', 'mart_books', 'marts', 'month', 60, 100),
+    ('warehouse', 'mart_advertiser_days', 'marts', 'month', 70, 50),
+    ('warehouse', 'mart_hours', 'marts', 'month', 80, 70);
 
 CREATE TABLE pipeline.dropped_partitions (
     schema_name    text NOT NULL,
@@ -65,14 +71,14 @@ BEGIN
     FOR p IN
         SELECT format('%I.%I', t.schema_name, t.table_name) AS parent,
                format('%I.%I', t.schema_name, t.table_name || to_char(s, CASE t.step WHEN 'day' THEN '_YYYYMMDD' ELSE '_YYYYMM' END)) AS child,
-               t.step, s::date AS from_day, (s + ('1 ' || t.step)::interval)::date AS to_day
+               t.step, t.fillfactor, s::date AS from_day, (s + ('1 ' || t.step)::interval)::date AS to_day
           FROM pipeline.partitioned_tables t
          CROSS JOIN LATERAL generate_series(date_trunc(t.step, first::timestamp), last::timestamp, ('1 ' || t.step)::interval) AS s
          ORDER BY from_day, t.drop_order
     LOOP
         CONTINUE WHEN to_regclass(p.child) IS NOT NULL;
         BEGIN
-            EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL)', p.child, p.parent);
+            EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL) WITH (fillfactor = %s)', p.child, p.parent, p.fillfactor);
             EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)',
                            p.parent, p.child, p.from_day, p.to_day);
             EXECUTE format('COMMENT ON TABLE %s IS %L', p.child,
@@ -108,6 +114,8 @@ BEGIN
             ALTER ROLE p2p_reader SET statement_timeout = '30s';
             ALTER ROLE p2p_reader SET idle_in_transaction_session_timeout = '5min';
             ALTER ROLE p2p_reader SET default_transaction_read_only = on;
+            -- Compiling costs more than most questions take.
+            ALTER ROLE p2p_reader SET jit = off;
         EXCEPTION WHEN duplicate_object OR unique_violation THEN
             NULL;
         END;
@@ -146,6 +154,8 @@ BEGIN
         ALTER DEFAULT PRIVILEGES IN SCHEMA warehouse GRANT EXECUTE ON FUNCTIONS TO p2p_reader;
     END IF;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'p2p_writer') THEN
+        -- The close of a batch works in temporary tables.
+        EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO p2p_writer', current_database());
         GRANT USAGE ON SCHEMA warehouse, pipeline TO p2p_writer;
         GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA warehouse, pipeline TO p2p_writer;
         GRANT USAGE ON ALL SEQUENCES IN SCHEMA warehouse, pipeline TO p2p_writer;

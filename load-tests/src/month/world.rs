@@ -23,7 +23,7 @@ const VERDICTS: u64 = 77;
 
 /// Change rates of `api/binance-p2p.md` section 8 for full-depth books: in nine minutes about 2 % go and
 /// as many come, 4.5 % of the rest change, 1.1 % of the advertisers' month figures; per 1,000 and minute.
-const RATES: Rates = Rates { churn: 2, change: 5, month: 1, rename: 1 };
+const RATES: Rates = Rates { churn: 2, change: 5, month: 1, rename: 1, reword: 0 };
 
 /// What a day adds to each table, as text of `COPY`.
 #[derive(Default)]
