@@ -175,24 +175,39 @@ DECLARE
     give numeric;
     fiat_sum numeric;
     asset_sum numeric;
+    -- Every ad, best first: for the search, should the walk get stuck.
+    all_offers text[] := '{}';
+    all_prices numeric[] := '{}';
+    all_lows numeric[] := '{}';
+    all_highs numeric[] := '{}';
+    is_stuck boolean := false;
+    -- The amounts, up to the one asked for, that the first ads can make together: before any ad, with one...
+    sums nummultirange[] := ARRAY[nummultirange(numrange(0, 0, '[]'))];
+    reach nummultirange;
+    left_over numeric;
+    next_left numeric;
+    -- Separate ranges of such amounts at most. They melt into few wherever limits are ranges; only books of
+    -- many ads that each take one amount alone could make more, and for them the search ends unfinished.
+    MAX_RANGES CONSTANT integer := 2000;
 BEGIN
     capacity := 0;
     FOR ad IN
         SELECT o.adv_no, o.price, o.low, o.high
           FROM (SELECT v.adv_no, v.price, p.page, l.position,
                        CASE unit WHEN 'fiat' THEN v.min_limit
-                                 ELSE coalesce(v.min_quantity, v.min_limit / v.price) END AS low,
+                                 ELSE coalesce(v.min_quantity, ceil(v.min_limit / v.price * 1e8) / 1e8) END AS low,
                        CASE unit WHEN 'fiat'
                             THEN least(v.max_limit, v.dynamic_max_limit,
                                        trunc(coalesce(v.tradable_quantity, v.available_amount) * v.price, 8))
-                            ELSE least(coalesce(v.max_quantity, v.max_limit / v.price), v.dynamic_max_quantity,
+                            ELSE least(coalesce(v.max_quantity, trunc(v.max_limit / v.price, 8)),
+                                       coalesce(v.dynamic_max_quantity, trunc(v.dynamic_max_limit / v.price, 8)),
                                        coalesce(v.tradable_quantity, v.available_amount)) END AS high
                   FROM warehouse.book_pages p
                  CROSS JOIN LATERAL unnest(p.offer_ids) WITH ORDINALITY AS l (id, position)
                   JOIN warehouse.offer_versions v ON v.day = walk_book.day AND v.id = l.id
                  WHERE p.day = walk_book.day AND p.batch_id = walk_book.batch_id AND p.market_id = walk_book.market_id
                    AND (p.duplicate_positions IS NULL OR l.position <> ALL (p.duplicate_positions))
-                   AND v.is_tradable IS NOT FALSE
+                   AND v.is_tradable IS NOT FALSE AND v.price > 0
                    AND (method_ids IS NULL OR v.payment_method_ids && method_ids)
                    AND (NOT merchants_only
                         OR (SELECT a.is_merchant FROM warehouse.dim_advertisers a WHERE a.advertiser_sk = v.advertiser_sk))
@@ -203,6 +218,10 @@ BEGIN
         capacity := trim_scale(capacity + ad.high);
         best_price := coalesce(best_price, trim_scale(ad.price));
         CONTINUE WHEN rest = 0;
+        all_offers := all_offers || ad.adv_no;
+        all_prices := all_prices || ad.price;
+        all_lows := all_lows || ad.low;
+        all_highs := all_highs || ad.high;
         IF rest >= ad.low THEN
             taken := taken || ad.adv_no;
             takes := takes || least(rest, ad.high);
@@ -230,6 +249,8 @@ BEGIN
                     other_takes := trial;
                     other_prices := prices || ad.price;
                 END IF;
+            ELSIF other_price IS NULL THEN
+                is_stuck := true;
             END IF;
         END IF;
     END LOOP;
@@ -237,11 +258,52 @@ BEGIN
         SELECT CASE unit WHEN 'fiat' THEN sum(t) / sum(t / q) ELSE sum(t * q) / sum(t) END INTO give
           FROM unnest(takes, prices) AS u (t, q);
         IF other_price IS NULL OR is_buy AND give <= other_price OR NOT is_buy AND give >= other_price THEN
+            other_price := give;
             other_taken := taken;
             other_takes := takes;
             other_prices := prices;
         END IF;
-    ELSIF other_price IS NULL THEN
+    END IF;
+    -- Giving back did not help at once: an ad that the walk took may have to be left out. What the first n ads
+    -- can make together is what the first n - 1 can, and that with an order of the n-th. The first n that can
+    -- make the amount are followed back, with as little as can be from the worst priced.
+    IF is_stuck AND capacity >= amount THEN
+        FOR n IN 1 .. cardinality(all_offers) LOOP
+            SELECT range_agg(r) INTO reach
+              FROM (SELECT r FROM unnest(sums[n]) AS r
+                     UNION ALL
+                    SELECT numrange(lower(r) + all_lows[n], least(upper(r) + all_highs[n], amount), '[]')
+                      FROM unnest(sums[n]) AS r
+                     WHERE lower(r) + all_lows[n] <= amount) AS made (r);
+            EXIT WHEN (SELECT count(*) FROM unnest(reach)) > MAX_RANGES;
+            sums := sums || reach;
+            CONTINUE WHEN NOT reach @> amount;
+            taken := '{}';
+            takes := '{}';
+            prices := '{}';
+            left_over := amount;
+            FOR i IN REVERSE n .. 1 LOOP
+                CONTINUE WHEN sums[i] @> left_over;
+                SELECT max(least(upper(r), left_over - all_lows[i])) INTO next_left
+                  FROM unnest(sums[i]) AS r
+                 WHERE lower(r) <= left_over - all_lows[i] AND upper(r) >= left_over - all_highs[i];
+                taken := all_offers[i] || taken;
+                takes := (left_over - next_left) || takes;
+                prices := all_prices[i] || prices;
+                left_over := next_left;
+            END LOOP;
+            SELECT CASE unit WHEN 'fiat' THEN sum(t) / sum(t / q) ELSE sum(t * q) / sum(t) END INTO give
+              FROM unnest(takes, prices) AS u (t, q);
+            IF other_price IS NULL OR is_buy AND give < other_price OR NOT is_buy AND give > other_price THEN
+                other_price := give;
+                other_taken := taken;
+                other_takes := takes;
+                other_prices := prices;
+            END IF;
+            EXIT;
+        END LOOP;
+    END IF;
+    IF other_price IS NULL THEN
         RETURN NEXT;
         RETURN;
     END IF;
@@ -258,7 +320,7 @@ BEGIN
     RETURN NEXT;
 END
 $$;
-COMMENT ON FUNCTION warehouse.walk_book(date, integer, integer, text, numeric, text, integer[], boolean) IS 'What an amount costs in one book: the work of quote and quote_history, which see.';
+COMMENT ON FUNCTION warehouse.walk_book(date, integer, integer, text, numeric, text, integer[], boolean) IS 'What an amount costs in one book: the work of quote and quote_history, which see. Guaranteed: each order lies within the limits of its ad, no ad has two, and the orders make up the amount. price is NULL only if no such set of orders makes it up (save in a book whose ads, each of one fixed amount, make more than 2000 separate sums). The price is the best there is where no minimum stands in the way; where one does, the best of those found by giving back and leaving out, which need not be the best of all.';
 
 CREATE FUNCTION warehouse.payment_method_ids(identifiers text[], exchange text DEFAULT 'binance')
 RETURNS integer[] LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
