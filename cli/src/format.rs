@@ -41,6 +41,34 @@ pub fn percent(part: i64, whole: i64) -> String {
     share.map_or_else(|| UNKNOWN.to_owned(), |share| format!("{}%", share.round_dp(2)))
 }
 
+/// A decimal as it is, without zeros at its end.
+#[must_use]
+pub fn decimal(number: Decimal) -> String {
+    number.normalize().to_string()
+}
+
+/// The same of what may not be known.
+#[must_use]
+pub fn decimal_or_unknown(number: Option<Decimal>) -> String {
+    number.map_or_else(|| UNKNOWN.to_owned(), decimal)
+}
+
+/// A share of 1 in percent, to two decimals.
+#[must_use]
+pub fn share(share: Option<Decimal>) -> String {
+    let percent = share.and_then(|share| share.checked_mul(Decimal::ONE_HUNDRED));
+    percent.map_or_else(
+        || UNKNOWN.to_owned(),
+        |percent| format!("{}%", percent.round_dp(2).normalize()),
+    )
+}
+
+/// A name that others chose, without what would move the cursor.
+#[must_use]
+pub fn name(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
 /// Milliseconds as seconds with one decimal, rounded down.
 #[must_use]
 pub fn seconds(ms: i64) -> String {

@@ -9,20 +9,28 @@
 //! - [`dictionary`]: what every relation, column and function means.
 //! - [`export`]: days as Parquet files.
 //! - [`storage`]: what the database holds, and what a reading costs.
+//! - [`book`], [`quote`], [`history`], [`merchant`]: questions about the market, by the functions of the
+//!   warehouse; [`ask`] is what they share.
 //!
-//! [`timeline`] reads batches and slots for the last three. [`format`] makes figures readable, [`span`]
-//! reads spans of time.
+//! [`timeline`] reads batches and slots. [`format`] makes figures readable and [`chart`] draws them,
+//! [`span`] reads spans of time and moments.
 
+pub mod ask;
 pub mod batch;
 pub mod batches;
+pub mod book;
 pub mod capture;
+pub mod chart;
 pub mod dictionary;
 pub mod export;
 pub mod format;
 pub mod gaps;
+pub mod history;
 pub mod limiter;
+pub mod merchant;
 pub mod migrate;
 pub mod parse;
+pub mod quote;
 pub mod span;
 pub mod storage;
 pub mod summary;
@@ -38,7 +46,7 @@ use shared::exchange::Exchange;
 use shared::settings::{BadSettings, Database, EXIT_BAD_SETTINGS, Vars};
 use sqlx::{PgPool, PgTransaction};
 
-/// Something is not as it should be: refused ads, gaps.
+/// Something is not as it should be: refused ads, gaps, a book too thin, a name of several advertisers.
 pub const EXIT_TROUBLE: u8 = 3;
 /// An argument that is not allowed (`EX_USAGE`), as for settings.
 pub const EXIT_USAGE: u8 = EXIT_BAD_SETTINGS;

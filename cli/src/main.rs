@@ -2,8 +2,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use cli::ask::MarketArgs;
 use cli::batch::Wanted;
-use cli::span::Span;
+use cli::history::By;
+use cli::quote::Asked;
+use cli::span::{Moment, Span};
 use shared::domain::Side;
 use shared::exchange::Exchange;
 
@@ -63,6 +66,24 @@ enum Command {
     /// One batch.
     #[command(subcommand)]
     Batch(BatchCommand),
+    /// The book of a market, now or at a moment: certificate, ads best first, depth.
+    ///
+    /// The last book of which no page was lost, read by then. Exit codes: 0 shown, 64 an argument is
+    /// not allowed, 66 the market is not known, or no book was read by then, or its ads were dropped
+    /// by age.
+    Book {
+        #[command(flatten)]
+        market: MarketArgs,
+        /// As of this moment: 2h (ago), 2026-11-23, "2026-11-23 10:00" (UTC), 2026-11-23T10:00:00Z.
+        #[arg(long, value_name = "INSTANT")]
+        at: Option<Moment>,
+        /// Ads to show. Default: 20, with --json all.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: Option<u32>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// What should have been read and was not: slots, markets, pages and lists, with reasons.
     ///
     /// Slots: skipped ones, those that nobody took and nobody recorded (`unrecorded`), batches that
@@ -90,6 +111,28 @@ enum Command {
         /// Gaps of markets to show, open and long ones first. Default: 50, with --json all.
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         limit: Option<u32>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The prices of a market over time, with the gaps.
+    ///
+    /// Prices and stock rest on complete and drifted books (`books`: complete ones of all), flows on
+    /// complete ones. What left the offer was traded or withdrawn. Exit codes: 0 shown, 64 an
+    /// argument is not allowed, 66 the market is not known or no book was read in this time.
+    History {
+        #[command(flatten)]
+        market: MarketArgs,
+        /// From this moment: 24h (ago), 2026-11-23, "2026-11-23 10:00" (UTC). Default: a day before
+        /// the end, by day 30 days.
+        #[arg(long, value_name = "INSTANT")]
+        from: Option<Moment>,
+        /// Until this moment; default: now.
+        #[arg(long, value_name = "INSTANT")]
+        to: Option<Moment>,
+        /// A row for each of these.
+        #[arg(long, value_enum, default_value_t = By::Hour)]
+        by: By,
         /// As JSON.
         #[arg(long)]
         json: bool,
@@ -125,6 +168,37 @@ enum Command {
     /// Tables up to 16 MiB are counted; rows of larger ones are the planner's estimate (`~`). A reading
     /// is one ad read once; its bytes are those of ads, pages and certificates with their indexes.
     Storage {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// An advertiser: identity with all its versions, figures, and its days in each market.
+    ///
+    /// `best` is the share of the books with an ad of it in which it has the best price. Exit codes:
+    /// 0 shown, 3 several advertisers had this nickname (they are listed), 64 an argument is not
+    /// allowed, 66 nobody had it.
+    Merchant {
+        /// Its userNo, or a nickname that it has or had.
+        name: String,
+        /// From the UTC day of this moment: 7d (ago), 2026-11-23. Default: a week before the end.
+        #[arg(long, value_name = "INSTANT")]
+        from: Option<Moment>,
+        /// To the day of this moment; default: now.
+        #[arg(long, value_name = "INSTANT")]
+        to: Option<Moment>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// What an amount costs in a market: now, at a moment, or over time with --from.
+    ///
+    /// Walks the book from the best price, an order per ad, each within the limits of its ad. Exit
+    /// codes: 0 shown, 3 the book is too thin for it (not with --from), 64 an argument is not
+    /// allowed, 66 the market or the payment method is not known, or no book was read by then, or its
+    /// ads were dropped by age.
+    Quote {
+        #[command(flatten)]
+        asked: Asked,
         /// As JSON.
         #[arg(long)]
         json: bool,
@@ -179,6 +253,14 @@ async fn main() -> ExitCode {
         Command::Batch(BatchCommand::Show { id, limit, json }) => {
             cli::batch::show(id, limit, json).await
         }
+        Command::Book { market, at, limit, json } => cli::book::run(&market, at, limit, json).await,
+        Command::History { market, from, to, by, json } => {
+            cli::history::run(&market, from, to, by, json).await
+        }
+        Command::Merchant { name, from, to, json } => {
+            cli::merchant::run(&name, from, to, json).await
+        }
+        Command::Quote { asked, json } => cli::quote::run(&asked, json).await,
         Command::Gaps { since, fiat, limit, json } => {
             cli::gaps::run(since, fiat.as_deref(), limit, json).await
         }
