@@ -170,7 +170,7 @@ SELECT concat_ws('|', n.number, concat_ws('/', f.currency_code, c.symbol, m.trad
        a.user_no, a.advertiser, a.user_type, a.user_identity, a.user_grade, g.month_order_count,
        trim_scale(g.completion_rate), trim_scale(g.positive_rate), coalesce(p.active_minutes[l.position]::text, ''))
   FROM warehouse.book_pages p
-  JOIN (SELECT batch_id, closed_at, row_number() OVER (ORDER BY batch_id) - 1 AS number FROM pipeline.batches) n USING (batch_id)
+  JOIN (SELECT batch_id, row_number() OVER (ORDER BY batch_id) - 1 AS number FROM pipeline.batches) n USING (batch_id)
  CROSS JOIN LATERAL unnest(p.offer_ids) WITH ORDINALITY AS l (id, position)
   JOIN warehouse.offer_versions v ON v.day = p.day AND v.id = l.id
   JOIN warehouse.dim_markets m ON m.market_id = p.market_id
@@ -178,7 +178,7 @@ SELECT concat_ws('|', n.number, concat_ws('/', f.currency_code, c.symbol, m.trad
   JOIN warehouse.dim_cryptocurrencies c USING (crypto_id)
   JOIN warehouse.dim_advertisers a USING (advertiser_sk)
  CROSS JOIN LATERAL (SELECT * FROM warehouse.advertiser_figures g
-                      WHERE g.advertiser_id = a.advertiser_id AND g.observed_at <= n.closed_at
+                      WHERE g.advertiser_id = a.advertiser_id AND g.observed_at <= p.fetched_at
                       ORDER BY g.observed_at DESC LIMIT 1) g";
 
 fn assert_same(ours: BTreeSet<String>, theirs: BTreeSet<String>, what: &str) -> Result<()> {
@@ -229,7 +229,7 @@ async fn the_warehouse_is_what_was_served() -> Result<()> {
     let facts: Vec<String> = sqlx::query_scalar(
         "SELECT concat_ws('|', n.number, m.market, o.offer_external_id, trim_scale(o.price), trim_scale(o.available_amount))
            FROM warehouse.fact_offers o
-           JOIN (SELECT batch_id, closed_at, row_number() OVER (ORDER BY batch_id) - 1 AS number FROM pipeline.batches) n USING (batch_id)
+           JOIN (SELECT batch_id, row_number() OVER (ORDER BY batch_id) - 1 AS number FROM pipeline.batches) n USING (batch_id)
            JOIN (SELECT market_id, concat_ws('/', currency_code, symbol, trade_type) AS market FROM warehouse.dim_markets
                    JOIN warehouse.dim_fiat_currencies USING (fiat_id) JOIN warehouse.dim_cryptocurrencies USING (crypto_id)) m
              USING (market_id)",

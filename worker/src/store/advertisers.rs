@@ -32,15 +32,19 @@ struct Known {
     advertiser_sk: i32,
     identity_hash: i64,
     figures: Figures,
+    /// An earlier sighting than this is worth telling: pages are not stored in the order of their answers.
+    since: DateTime<Utc>,
 }
 
-/// An advertiser as an answer showed it.
+/// An advertiser as answers of a group showed it.
 #[derive(Clone, Copy)]
 struct Seen<'a> {
     advertiser: &'a Advertiser,
     identity_hash: i64,
     figures: Figures,
+    /// The latest sighting, and the first one that was the same.
     at: DateTime<Utc>,
+    first_at: DateTime<Utc>,
 }
 
 impl<'a> Seen<'a> {
@@ -51,7 +55,16 @@ impl<'a> Seen<'a> {
             positive_rate: advertiser.positive_rate,
             release_seconds: advertiser.release_seconds,
         };
-        Self { advertiser, identity_hash: identity_hash(advertiser), figures, at }
+        Self { advertiser, identity_hash: identity_hash(advertiser), figures, at, first_at: at }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.identity_hash == other.identity_hash && self.figures == other.figures
+    }
+
+    /// When this began, if something else was there until `other`.
+    fn begun_after(&self, other: DateTime<Utc>) -> DateTime<Utc> {
+        if self.first_at > other { self.first_at } else { self.at }
     }
 }
 
@@ -119,14 +132,18 @@ impl Advertisers {
             match self.known.get(user_no) {
                 Some(known)
                     if known.identity_hash == seen.identity_hash
-                        && known.figures == seen.figures =>
+                        && known.figures == seen.figures
+                        && known.since <= at =>
                 {
                     self.resolved.insert(user_no.to_owned(), known.advertiser_sk);
                 }
                 _ => {
                     // Of several sightings in one group the latest tells.
                     let latest = changed.entry(user_no).or_insert(seen);
-                    if latest.at < at {
+                    if latest.is_same(&seen) {
+                        latest.first_at = latest.first_at.min(at);
+                        latest.at = latest.at.max(at);
+                    } else if latest.at < at {
                         *latest = seen;
                     }
                 }
@@ -145,6 +162,7 @@ impl Advertisers {
                         advertiser_sk,
                         identity_hash: seen.identity_hash,
                         figures: seen.figures,
+                        since: seen.first_at,
                     };
                     self.known.put(seen.advertiser.user_no.clone(), known);
                     self.resolved.insert(seen.advertiser.user_no.clone(), advertiser_sk);
@@ -206,14 +224,18 @@ async fn write(
         versions.insert(user_no, advertiser_sk);
     }
     let (mut renamed, mut renamed_ids, mut moved) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut earlier_versions, mut earlier_figures) = (Vec::new(), Vec::new());
     for seen in seen {
         let Some(current) = currents.get(&seen.advertiser.user_no) else {
             continue;
         };
         if current.identity_hash == seen.identity_hash {
             versions.insert(seen.advertiser.user_no.clone(), current.advertiser_sk);
+            if seen.first_at < current.valid_from {
+                earlier_versions.push((current.advertiser_sk, seen.first_at));
+            }
         } else if seen.at > current.valid_from {
-            renamed.push(*seen);
+            renamed.push(Seen { first_at: seen.begun_after(current.valid_from), ..*seen });
             renamed_ids.push(current.advertiser_id);
         } else {
             // An older sighting than the current version: it belongs to the one before.
@@ -227,10 +249,15 @@ async fn write(
             positive_rate: current.positive_rate,
             release_seconds: current.release_seconds,
         };
-        if told != seen.figures && seen.at > current.figures_at {
-            moved.push((current.advertiser_id, *seen));
+        if told == seen.figures && seen.first_at < current.figures_at {
+            earlier_figures.push((current.advertiser_id, current.figures_at, seen.first_at));
+        } else if told != seen.figures && seen.at > current.figures_at {
+            let seen = Seen { first_at: seen.begun_after(current.figures_at), ..*seen };
+            moved.push((current.advertiser_id, seen));
         }
     }
+    begin_versions_earlier(&mut tx, &earlier_versions).await?;
+    begin_figures_earlier(&mut tx, &earlier_figures).await?;
     close_versions(&mut tx, &renamed_ids, &renamed).await?;
     versions.extend(insert_versions(&mut tx, exchange, &renamed, Some(&renamed_ids)).await?);
     write_figures(&mut tx, &moved).await?;
@@ -295,7 +322,7 @@ async fn insert_versions(
     .bind(who().map(|a| a.is_blocked).collect::<Vec<_>>())
     .bind(who().map(|a| a.merchant_group_member).collect::<Vec<_>>())
     .bind(seen.iter().map(|seen| seen.identity_hash).collect::<Vec<_>>())
-    .bind(seen.iter().map(|seen| seen.at).collect::<Vec<_>>())
+    .bind(seen.iter().map(|seen| seen.first_at).collect::<Vec<_>>())
     .bind(who().map(|a| a.month_order_count).collect::<Vec<_>>())
     .bind(who().map(|a| a.completion_rate).collect::<Vec<_>>())
     .bind(who().map(|a| a.positive_rate).collect::<Vec<_>>())
@@ -360,7 +387,63 @@ async fn close_versions(
           WHERE d.advertiser_id = c.id AND d.is_current",
     )
     .bind(ids)
-    .bind(seen.iter().map(|seen| seen.at).collect::<Vec<_>>())
+    .bind(seen.iter().map(|seen| seen.first_at).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Versions that an answer showed before the one that they were recorded by, unless another was valid then.
+async fn begin_versions_earlier(
+    connection: &mut PgConnection,
+    earlier: &[(i32, DateTime<Utc>)],
+) -> Result<(), StoreError> {
+    if earlier.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "WITH begun AS (
+             UPDATE warehouse.dim_advertisers d SET valid_from = e.at
+               FROM unnest($1::int[], $2::timestamptz[]) AS e (sk, at),
+                    warehouse.dim_advertisers was
+              WHERE d.advertiser_sk = e.sk AND was.advertiser_sk = e.sk AND d.valid_from > e.at
+                AND NOT EXISTS (SELECT FROM warehouse.dim_advertisers o
+                                 WHERE o.advertiser_id = d.advertiser_id AND o.advertiser_sk <> d.advertiser_sk
+                                   AND o.valid_from >= e.at)
+          RETURNING d.advertiser_id, was.valid_from AS old, e.at)
+         UPDATE warehouse.dim_advertisers d SET valid_to = b.at
+           FROM begun b WHERE d.advertiser_id = b.advertiser_id AND d.valid_to = b.old",
+    )
+    .bind(earlier.iter().map(|(sk, _)| *sk).collect::<Vec<_>>())
+    .bind(earlier.iter().map(|(_, at)| *at).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Figures, by advertiser and the time they were recorded for, that an answer showed before, unless others
+/// were seen in between.
+async fn begin_figures_earlier(
+    connection: &mut PgConnection,
+    earlier: &[(i32, DateTime<Utc>, DateTime<Utc>)],
+) -> Result<(), StoreError> {
+    if earlier.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "WITH begun AS (
+             UPDATE warehouse.advertiser_figures f SET observed_at = e.at
+               FROM unnest($1::int[], $2::timestamptz[], $3::timestamptz[]) AS e (id, old, at)
+              WHERE f.advertiser_id = e.id AND f.observed_at = e.old
+                AND NOT EXISTS (SELECT FROM warehouse.advertiser_figures o
+                                 WHERE o.advertiser_id = e.id AND o.observed_at >= e.at AND o.observed_at < e.old)
+          RETURNING f.advertiser_id, e.old, e.at)
+         UPDATE warehouse.dim_advertisers d SET figures_at = b.at
+           FROM begun b WHERE d.advertiser_id = b.advertiser_id AND d.is_current AND d.figures_at = b.old",
+    )
+    .bind(earlier.iter().map(|(id, _, _)| *id).collect::<Vec<_>>())
+    .bind(earlier.iter().map(|(_, old, _)| *old).collect::<Vec<_>>())
+    .bind(earlier.iter().map(|(_, _, at)| *at).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
@@ -384,7 +467,7 @@ async fn write_figures(
           WHERE d.advertiser_id = f.id AND d.is_current",
     )
     .bind(moved.iter().map(|(id, _)| *id).collect::<Vec<_>>())
-    .bind(moved.iter().map(|(_, seen)| seen.at).collect::<Vec<_>>())
+    .bind(moved.iter().map(|(_, seen)| seen.first_at).collect::<Vec<_>>())
     .bind(moved.iter().map(|(_, seen)| seen.figures.month_order_count).collect::<Vec<_>>())
     .bind(moved.iter().map(|(_, seen)| seen.figures.completion_rate).collect::<Vec<_>>())
     .bind(moved.iter().map(|(_, seen)| seen.figures.positive_rate).collect::<Vec<_>>())
@@ -406,7 +489,7 @@ async fn insert_figures(
              ON CONFLICT DO NOTHING",
     )
     .bind(moved.iter().map(|(id, _)| *id).collect::<Vec<_>>())
-    .bind(moved.iter().map(|(_, seen)| seen.at).collect::<Vec<_>>())
+    .bind(moved.iter().map(|(_, seen)| seen.first_at).collect::<Vec<_>>())
     .bind(moved.iter().map(|(_, seen)| seen.figures.month_order_count).collect::<Vec<_>>())
     .bind(moved.iter().map(|(_, seen)| seen.figures.completion_rate).collect::<Vec<_>>())
     .bind(moved.iter().map(|(_, seen)| seen.figures.positive_rate).collect::<Vec<_>>())
