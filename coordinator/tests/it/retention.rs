@@ -18,6 +18,9 @@ use crate::url_of;
 
 const KEPT: Retention = Retention { facts_days: 3, marts_days: 30, quarantine_days: 3 };
 
+/// Who waits for a reader waits for ever here: more than what a loaded machine takes tells it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 fn day(text: &str) -> NaiveDate {
     text.parse().unwrap()
 }
@@ -196,7 +199,7 @@ async fn is_dropped_beside_a_reader(db: PgPool, isolation: &str) {
     for _ in 0..2 {
         let began = Instant::now();
         let waiting = round(&db, "2024-01-05").await;
-        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
         assert_eq!(
             waiting.waits_for.as_deref(),
             Some("warehouse.book_pages_20240101"),
@@ -209,12 +212,11 @@ async fn is_dropped_beside_a_reader(db: PgPool, isolation: &str) {
             number(&db, "SELECT count(*) FROM warehouse.book_pages").await;
             number(&db, "SELECT count(*) FROM warehouse.fact_offers").await;
         };
-        tokio::time::timeout(Duration::from_millis(900), others).await.expect("others wait");
+        tokio::time::timeout(PATIENCE, others).await.expect("others wait");
         sqlx::query_scalar::<_, i64>(count).fetch_one(&mut *reader).await.unwrap();
     }
     assert_eq!(partitions(&db, "warehouse.book_pages").await[0], "20240102", "no query sees it");
-    let made =
-        tokio::time::timeout(Duration::from_millis(900), make(&db, "2024-01-11", "2024-01-11"));
+    let made = tokio::time::timeout(PATIENCE, make(&db, "2024-01-11", "2024-01-11"));
     assert_eq!(made.await.expect("making partitions waits"), 4);
     reader.commit().await.unwrap();
     let after = round(&db, "2024-01-05").await;
@@ -242,7 +244,7 @@ async fn partitions_are_made_beside_a_reader(db: PgPool) {
     make(&db, "2024-01-01", "2024-01-01").await;
     let mut reader = db.begin().await.unwrap();
     sqlx::query("SELECT * FROM warehouse.fact_offers").execute(&mut *reader).await.unwrap();
-    let made = tokio::time::timeout(Duration::from_secs(1), make(&db, "2024-01-01", "2024-01-04"));
+    let made = tokio::time::timeout(PATIENCE, make(&db, "2024-01-01", "2024-01-04"));
     assert_eq!(made.await.expect("it waits behind a reader"), 12);
     // Somebody alters a table: what is made ahead can wait, what is needed now is an error.
     sqlx::query("LOCK TABLE warehouse.books IN SHARE UPDATE EXCLUSIVE MODE")
@@ -295,7 +297,8 @@ async fn what_was_begun_is_finished(db: PgPool) {
     let pid: i32 =
         sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut killed).await.unwrap();
     let kill = async {
-        let waits = "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhdetachpending)";
+        let waits = "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhdetachpending
+                                       AND inhrelid = to_regclass('pipeline.jobs_20240101'))";
         let wait = async {
             while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&db).await.unwrap() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -307,7 +310,8 @@ async fn what_was_begun_is_finished(db: PgPool) {
     let until = Instant::now() + Duration::from_mins(1);
     let today = day("2024-01-05");
     let (cut, ()) = tokio::join!(retention::round(&mut killed, &KEPT, today, until), kill);
-    cut.unwrap_err();
+    // On a slow machine it may have given up by itself before.
+    assert!(cut.is_err() || cut.is_ok_and(|round| round.waits_for.is_some()));
     reader.rollback().await.unwrap();
 
     let after = round(&db, "2024-01-05").await;
@@ -320,7 +324,9 @@ async fn what_was_begun_is_finished(db: PgPool) {
     let tables =
         "SELECT count(*) FROM pg_class WHERE relname LIKE '%\\_20240101' AND relkind = 'r'";
     assert_eq!(number(&db, tables).await, 0);
-    round(&db, "2024-01-08").await;
+    batch(&db, "2024-01-08").await;
+    let later = round(&db, "2024-01-08").await;
+    assert!(later.dropped.contains(&"pipeline.jobs_20240102".to_owned()), "{later:?}");
     assert_eq!(
         number(&db, "SELECT count(*) FROM warehouse.books_20240102").await,
         0,
