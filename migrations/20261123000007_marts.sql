@@ -81,32 +81,32 @@ COMMENT ON COLUMN warehouse.mart_books.ads IS 'Different ads. 0: the exchange de
 COMMENT ON COLUMN warehouse.mart_books.merchant_ads IS 'Of these, ads of merchants.';
 COMMENT ON COLUMN warehouse.mart_books.advertisers IS 'Different advertisers.';
 COMMENT ON COLUMN warehouse.mart_books.merchants IS 'Of these, merchants.';
-COMMENT ON COLUMN warehouse.mart_books.best_price IS 'Best price for the taker: lowest for BUY, highest for SELL; fiat per unit of the asset. Nonsense prices are ordinary: compare with median_price. NULL, here and in the other prices: no ads.';
+COMMENT ON COLUMN warehouse.mart_books.best_price IS 'Best price for the taker: lowest for BUY, highest for SELL; fiat per unit of the asset. Nonsense prices are ordinary: compare with median_price. NULL: no ads.';
 COMMENT ON COLUMN warehouse.mart_books.best_merchant_price IS 'Best price of a merchant. NULL: no merchant.';
-COMMENT ON COLUMN warehouse.mart_books.mean_price IS 'Mean price over ads, to 8 decimals.';
+COMMENT ON COLUMN warehouse.mart_books.mean_price IS 'Mean price over ads, to 8 decimals. NULL: no ads.';
 COMMENT ON COLUMN warehouse.mart_books.weighted_mean_price IS 'Mean price weighted by the amount on offer, to 8 decimals. NULL: no ads, or nothing left of any.';
-COMMENT ON COLUMN warehouse.mart_books.median_price IS 'Median price over ads (function percentile).';
-COMMENT ON COLUMN warehouse.mart_books.p10_price IS 'Price that a tenth of the ads is below (function percentile), whatever the side; to 8 decimals.';
-COMMENT ON COLUMN warehouse.mart_books.p25_price IS 'As p10_price, a quarter.';
-COMMENT ON COLUMN warehouse.mart_books.p75_price IS 'As p10_price, three quarters.';
-COMMENT ON COLUMN warehouse.mart_books.p90_price IS 'As p10_price, nine tenths.';
+COMMENT ON COLUMN warehouse.mart_books.median_price IS 'Median price over ads (function percentile). NULL: no ads.';
+COMMENT ON COLUMN warehouse.mart_books.p10_price IS 'Price that a tenth of the ads is below (function percentile), whatever the side; to 8 decimals. NULL: no ads.';
+COMMENT ON COLUMN warehouse.mart_books.p25_price IS 'As p10_price, a quarter. NULL: no ads.';
+COMMENT ON COLUMN warehouse.mart_books.p75_price IS 'As p10_price, three quarters. NULL: no ads.';
+COMMENT ON COLUMN warehouse.mart_books.p90_price IS 'As p10_price, nine tenths. NULL: no ads.';
 COMMENT ON COLUMN warehouse.mart_books.available_amount IS 'Stock: sum of what is left of all ads, in units of the asset. Never sum it over batches: the same ads stand in the next one.';
 COMMENT ON COLUMN warehouse.mart_books.available_fiat IS 'Stock in fiat: sum of amount times price of each ad.';
-COMMENT ON COLUMN warehouse.mart_books.depth_best IS 'Stock at the best price, in units of the asset. NULL, here and in the other depths: no ads.';
-COMMENT ON COLUMN warehouse.mart_books.depth_1pct IS 'Stock at prices no more than 1 % worse than the best.';
-COMMENT ON COLUMN warehouse.mart_books.depth_2pct IS 'Stock at prices no more than 2 % worse than the best.';
-COMMENT ON COLUMN warehouse.mart_books.depth_5pct IS 'Stock at prices no more than 5 % worse than the best.';
+COMMENT ON COLUMN warehouse.mart_books.depth_best IS 'Stock at the best price, in units of the asset. NULL: no ads.';
+COMMENT ON COLUMN warehouse.mart_books.depth_1pct IS 'Stock at prices no more than 1 % worse than the best. NULL: no ads.';
+COMMENT ON COLUMN warehouse.mart_books.depth_2pct IS 'Stock at prices no more than 2 % worse than the best. NULL: no ads.';
+COMMENT ON COLUMN warehouse.mart_books.depth_5pct IS 'Stock at prices no more than 5 % worse than the best. NULL: no ads.';
 COMMENT ON COLUMN warehouse.mart_books.spread IS 'Best BUY price minus best SELL price of the same fiat and asset in the same batch, in fiat; the same in the rows of both sides. Below 0: a crossed book, which is ordinary, for ads differ by payment method. NULL: one of the two books is not complete, or has no ads.';
 COMMENT ON COLUMN warehouse.mart_books.spread_ratio IS 'spread as a share of the mean of the two best prices, to 8 decimals. NULL: as spread.';
-COMMENT ON COLUMN warehouse.mart_books.previous_batch_id IS 'The complete (or empty) book of this market that the flow is counted from. NULL, here and in all columns of the flow: this book is not complete, none was before, or its facts were dropped.';
-COMMENT ON COLUMN warehouse.mart_books.flow_seconds IS 'Seconds between the last answers of the two books: what the flow spans. Flows of consecutive rows add up without gap or overlap.';
-COMMENT ON COLUMN warehouse.mart_books.ads_new IS 'Ads that were not in the book before.';
-COMMENT ON COLUMN warehouse.mart_books.ads_gone IS 'Ads that were in the book before and are no more.';
-COMMENT ON COLUMN warehouse.mart_books.ads_changed IS 'Ads in both with another amount or price.';
-COMMENT ON COLUMN warehouse.mart_books.outflow_lower IS 'What certainly left the offer, in units of the asset: the decreases of ads that are in both books. Trades, and amounts that advertisers took back by editing; the exchange does not tell them apart.';
-COMMENT ON COLUMN warehouse.mart_books.outflow_upper IS 'outflow_lower and all that was left of ads that are gone: sold out, or withdrawn. More may have gone only if an ad was refilled between the two books.';
-COMMENT ON COLUMN warehouse.mart_books.inflow_lower IS 'What certainly came on offer: the increases of ads that are in both books.';
-COMMENT ON COLUMN warehouse.mart_books.inflow_upper IS 'inflow_lower and the amounts of new ads, which may have been offline before.';
+COMMENT ON COLUMN warehouse.mart_books.previous_batch_id IS 'The complete (or empty) book of this market that the flow is counted from. NULL: this book is not complete, none was before, or its facts were dropped.';
+COMMENT ON COLUMN warehouse.mart_books.flow_seconds IS 'Seconds between the last answers of the two books: what the flow spans. Flows of consecutive rows add up without gap or overlap. NULL: as previous_batch_id.';
+COMMENT ON COLUMN warehouse.mart_books.ads_new IS 'Ads that were not in the book before. NULL: as previous_batch_id.';
+COMMENT ON COLUMN warehouse.mart_books.ads_gone IS 'Ads that were in the book before and are no more. NULL: as previous_batch_id.';
+COMMENT ON COLUMN warehouse.mart_books.ads_changed IS 'Ads in both with another amount or price. NULL: as previous_batch_id.';
+COMMENT ON COLUMN warehouse.mart_books.outflow_lower IS 'What certainly left the offer, in units of the asset: the decreases of ads that are in both books. Trades, and amounts that advertisers took back by editing; the exchange does not tell them apart. NULL: as previous_batch_id.';
+COMMENT ON COLUMN warehouse.mart_books.outflow_upper IS 'outflow_lower and all that was left of ads that are gone: sold out, or withdrawn. More may have gone only if an ad was refilled between the two books. NULL: as previous_batch_id.';
+COMMENT ON COLUMN warehouse.mart_books.inflow_lower IS 'What certainly came on offer: the increases of ads that are in both books. NULL: as previous_batch_id.';
+COMMENT ON COLUMN warehouse.mart_books.inflow_upper IS 'inflow_lower and the amounts of new ads, which may have been offline before. NULL: as previous_batch_id.';
 
 CREATE TABLE warehouse.mart_book_methods (
     day                 date NOT NULL,
@@ -221,28 +221,28 @@ BEGIN
             ['books', 'Books of which a page was read.'],
             ['complete_books', 'Of these, certified complete.'],
             ['used_books', 'Of these, complete or drifted and with ads: what prices and stock rest on.'],
-            ['first_best_price', 'best_price of the first book used; fiat per unit of the asset. NULL, here and in the other prices and means: no book used.'],
-            ['last_best_price', 'best_price of the last book used.'],
-            ['min_best_price', 'Lowest best_price.'],
-            ['max_best_price', 'Highest best_price.'],
-            ['mean_best_price', 'Mean of best_price over books, to 12 decimals.'],
-            ['mean_median_price', 'Mean of median_price over books, to 12 decimals.'],
-            ['mean_weighted_price', 'Mean of weighted_mean_price over books, to 12 decimals.'],
-            ['mean_ads', 'Mean number of ads, to 12 decimals.'],
-            ['mean_advertisers', 'Mean number of advertisers, to 12 decimals.'],
-            ['mean_amount', 'Mean stock, in units of the asset, to 12 decimals.'],
-            ['mean_fiat', 'Mean stock in fiat, to 12 decimals.'],
-            ['mean_depth_1pct', 'Mean stock no more than 1 % worse than the best price, to 12 decimals.'],
+            ['first_best_price', 'best_price of the first book used; fiat per unit of the asset. NULL: no book used.'],
+            ['last_best_price', 'best_price of the last book used. NULL: no book used.'],
+            ['min_best_price', 'Lowest best_price. NULL: no book used.'],
+            ['max_best_price', 'Highest best_price. NULL: no book used.'],
+            ['mean_best_price', 'Mean of best_price over books, to 12 decimals. NULL: no book used.'],
+            ['mean_median_price', 'Mean of median_price over books, to 12 decimals. NULL: no book used.'],
+            ['mean_weighted_price', 'Mean of weighted_mean_price over books, to 12 decimals. NULL: no book used.'],
+            ['mean_ads', 'Mean number of ads, to 12 decimals. NULL: no book used.'],
+            ['mean_advertisers', 'Mean number of advertisers, to 12 decimals. NULL: no book used.'],
+            ['mean_amount', 'Mean stock, in units of the asset, to 12 decimals. NULL: no book used.'],
+            ['mean_fiat', 'Mean stock in fiat, to 12 decimals. NULL: no book used.'],
+            ['mean_depth_1pct', 'Mean stock no more than 1 % worse than the best price, to 12 decimals. NULL: no book used.'],
             ['mean_spread_ratio', 'Mean of spread_ratio over spread_books, to 12 decimals. NULL: no book has one.'],
             ['spread_books', 'Books with a spread: both sides complete in the same batch.'],
             ['amount_sum', 'Stock summed over complete books: what shares of advertisers are of. No amount of anything by itself.'],
-            ['flow_seconds', 'Seconds that the flows span. NULL, here and in the flows: no flow is known.'],
-            ['ads_new', 'Ads that came, summed.'],
-            ['ads_gone', 'Ads that went, summed.'],
-            ['outflow_lower', 'What certainly left the offer, summed, in units of the asset (mart_books).'],
-            ['outflow_upper', 'What may have left the offer, summed.'],
-            ['inflow_lower', 'What certainly came on offer, summed.'],
-            ['inflow_upper', 'What may have come on offer, summed.']]
+            ['flow_seconds', 'Seconds that the flows span. NULL: no flow is known.'],
+            ['ads_new', 'Ads that came, summed. NULL: no flow is known.'],
+            ['ads_gone', 'Ads that went, summed. NULL: no flow is known.'],
+            ['outflow_lower', 'What certainly left the offer, summed, in units of the asset (mart_books). NULL: no flow is known.'],
+            ['outflow_upper', 'What may have left the offer, summed. NULL: no flow is known.'],
+            ['inflow_lower', 'What certainly came on offer, summed. NULL: no flow is known.'],
+            ['inflow_upper', 'What may have come on offer, summed. NULL: no flow is known.']]
         LOOP
             EXECUTE format('COMMENT ON COLUMN warehouse.%I.%I IS %L', roll, said[1], said[2]);
         END LOOP;

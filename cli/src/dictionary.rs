@@ -44,7 +44,7 @@ const OWN: [(&str, &str); 16] = [
 ];
 
 /// Columns of the facts whose field can't be told from a column of the same name in `offer_versions`.
-const FIELDS: [(&str, &str); 10] = [
+const FIELDS: [(&str, &str); 11] = [
     ("active_minutes", "advertiser.activeTimeInSecond / 60"),
     ("advertiser_active_minutes", "advertiser.activeTimeInSecond / 60"),
     ("advertiser_side", "adv.tradeType"),
@@ -53,6 +53,7 @@ const FIELDS: [(&str, &str); 10] = [
     ("fiat_id", "adv.fiatUnit"),
     ("is_promoted", "data[].privilegeType"),
     ("offer_external_id", "adv.advNo"),
+    ("privilege_type", "data[].privilegeType"),
     ("promoted_position", "data[].privilegeType"),
     ("trade_type", "request: tradeType"),
 ];
@@ -90,7 +91,7 @@ pub async fn run(check: bool) -> anyhow::Result<ExitCode> {
         missing.extend(lacks(schema, &entries));
         write_schema(&mut text, schema, title, &entries)?;
         if schema == "warehouse" {
-            write_left_out(&mut text, &left_out())?;
+            write_left_out(&mut text, shared::exchange::binance::LEFT_OUT)?;
         }
     }
     if check {
@@ -101,11 +102,6 @@ pub async fn run(check: bool) -> anyhow::Result<ExitCode> {
     }
     crate::print(&text)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Fields of the exchange that have no column, with the reason.
-fn left_out() -> Vec<(&'static str, &'static str)> {
-    Vec::new()
 }
 
 async fn list(db: &mut PgConnection, schema: &str) -> anyhow::Result<Vec<Entry>> {
