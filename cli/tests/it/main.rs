@@ -10,4 +10,7 @@ mod database;
 mod keeping;
 mod ledger;
 mod limiter;
+mod market;
 mod parse;
+mod questions;
+mod walk;
