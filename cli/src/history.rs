@@ -57,7 +57,7 @@ struct History {
     by: By,
     from: DateTime<Utc>,
     to: DateTime<Utc>,
-    /// Steps without a complete book.
+    /// Steps without a complete book that has ads: an empty market can't be told from a gap by prices.
     gaps: usize,
     /// All steps of the time, gaps included, oldest first.
     steps: Vec<Step>,
@@ -158,9 +158,7 @@ async fn fill_slots(
         .map(|entry| match known.remove(&entry.slot_at) {
             Some(step) if step.complete_books > 0 => step,
             Some(step) => Step { gap: Some("drifted".to_owned()), ..step },
-            None if entry.state == "closed" => {
-                gap(entry.slot_at, "no whole book of it in this batch")
-            }
+            None if entry.state == "closed" => gap(entry.slot_at, "no whole book with ads"),
             None => gap(entry.slot_at, &entry.state),
         })
         .collect();
@@ -180,7 +178,7 @@ fn fill_clock(known: Vec<Step>, from: DateTime<Utc>, to: DateTime<Utc>, by: By) 
         let step = known.next_if(|step| step.at <= step_at);
         steps.push(match step {
             Some(step) if step.complete_books > 0 => step,
-            Some(step) => Step { gap: Some("no complete book".to_owned()), ..step },
+            Some(step) => Step { gap: Some("no complete book with ads".to_owned()), ..step },
             None => gap(step_at, "no book"),
         });
         at += seconds;
@@ -195,7 +193,7 @@ fn gap(at: DateTime<Utc>, why: &str) -> Step {
 fn text(history: &History) -> anyhow::Result<String> {
     let steps = &history.steps;
     let mut text = format!(
-        "{} by {}: {}, {} without a complete book\n",
+        "{} by {}: {}, {} without a complete book with ads\n",
         history.market,
         history.by.as_str(),
         history.by.counted(i64::try_from(steps.len())?),
@@ -286,7 +284,7 @@ mod tests {
             .iter()
             .map(|step| ((step.at - at("2026-11-23T00:00:00Z")).num_hours(), step.gap.as_deref()))
             .collect();
-        let (no, none) = (Some("no book"), Some("no complete book"));
+        let (no, none) = (Some("no book"), Some("no complete book with ads"));
         assert_eq!(seen, [(9, no), (10, None), (11, no), (12, none), (13, no)]);
     }
 }

@@ -9,7 +9,7 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 
 use crate::ask;
-use crate::format::{self, Table, UNKNOWN, count_or_unknown, counted, decimal, decimal_or_unknown};
+use crate::format::{self, Table, UNKNOWN, count_or_unknown, decimal, decimal_or_unknown};
 use crate::span::Moment;
 use crate::{EXIT_TROUBLE, NotAllowed, NotFound, timeline};
 
@@ -156,8 +156,7 @@ fn text(answer: &Answer) -> anyhow::Result<String> {
         writeln!(text, "no ads from {} to {}", answer.from, answer.to)?;
         return Ok(text);
     }
-    let lines = i64::try_from(answer.days.len())?;
-    writeln!(text, "{} and market:", counted(lines, "day", "days"))?;
+    writeln!(text, "by day and market, from {} to {}:", answer.from, answer.to)?;
     write!(text, "{}", days_table(&answer.days))?;
     Ok(text)
 }
