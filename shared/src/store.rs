@@ -73,17 +73,31 @@ pub async fn check_schema(pool: &PgPool) -> Result<(), StoreError> {
     let applied = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success");
     let found: Option<i64> = match applied.fetch_one(pool).await {
         Ok(found) => found,
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(UNDEFINED_TABLE) => {
+        Err(sqlx::Error::Database(error))
+            if [UNDEFINED_TABLE, FORBIDDEN]
+                .contains(&error.code().unwrap_or_default().as_ref()) =>
+        {
             None
         }
         Err(error) => return Err(StoreError::Unreachable(error)),
     };
     match found {
+        // Who may only read the warehouse does not see what version it has.
+        None if sees_warehouse(pool).await? => Ok(()),
         None => Err(StoreError::NoSchema { needed }),
         Some(found) if found < needed => Err(StoreError::OldSchema { found, needed }),
         Some(_) => Ok(()),
     }
 }
 
-/// `SQLSTATE` of a table that does not exist.
+async fn sees_warehouse(pool: &PgPool) -> Result<bool, StoreError> {
+    sqlx::query_scalar("SELECT to_regclass('warehouse.fact_offers') IS NOT NULL")
+        .fetch_one(pool)
+        .await
+        .map_err(StoreError::Unreachable)
+}
+
+/// `SQLSTATE` of a table that does not exist, or is not on the search path.
 const UNDEFINED_TABLE: &str = "42P01";
+/// `SQLSTATE` of something that the role may not do.
+const FORBIDDEN: &str = "42501";

@@ -7,8 +7,8 @@ use shared::domain::{BatchId, MAX_ADS_PER_PAGE, MAX_JOBS_PER_BATCH, offer_versio
 use shared::job::{EXPIRED_BREAKER_OPEN, EXPIRED_DEADLINE, Failure};
 use sqlx::PgConnection;
 
-use super::marts::{self, Batches};
 use super::Store;
+use super::marts::{self, Batches};
 
 /// How a batch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -48,8 +48,11 @@ pub async fn make(connection: &mut PgConnection, batches: Batches) -> sqlx::Resu
     execute(connection, include_str!("marts/pairs.sql")).await?;
     run(connection, batches, include_str!("marts/ads.sql")).await?;
     execute(connection, "CREATE INDEX ON batch_ads (batch_id, market_id)").await?;
-    execute(connection, "ANALYZE book_pairs, batch_ads (batch_id, market_id, id, adv_no, advertiser_id)")
-        .await?;
+    execute(
+        connection,
+        "ANALYZE book_pairs, batch_ads (batch_id, market_id, id, adv_no, advertiser_id)",
+    )
+    .await?;
     execute(connection, include_str!("marts/before_tables.sql")).await?;
     let before: Vec<NaiveDate> = sqlx::query_scalar("SELECT DISTINCT previous_day FROM book_pairs")
         .fetch_all(&mut *connection)
@@ -86,7 +89,11 @@ async fn bound(
     statement: &'static str,
     days: &[NaiveDate],
 ) -> sqlx::Result<()> {
-    days.iter().fold(sqlx::query(statement), |query, day| query.bind(*day)).execute(connection).await.map(drop)
+    days.iter()
+        .fold(sqlx::query(statement), |query, day| query.bind(*day))
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 /// Runs a statement of `$1` day, `$2` first and `$3` last batch.

@@ -1,9 +1,9 @@
 //! Days of readings into a database of their own, through the real tables and the real marts.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use chrono::{DateTime, Datelike, Duration, NaiveDate, Timelike, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, TimeDelta, Timelike, Utc};
 use coordinator::store::marts::{self, Batches};
 use shared::store::MIGRATOR;
 use sqlx::postgres::PgPoolOptions;
@@ -32,8 +32,8 @@ pub(crate) struct Plan {
 pub(crate) struct Filled {
     pub(crate) batches: usize,
     pub(crate) readings: u64,
-    pub(crate) seconds: f64,
-    pub(crate) marts_seconds: f64,
+    pub(crate) took: Duration,
+    pub(crate) marts_took: Duration,
 }
 
 /// Fills an empty, migrated database.
@@ -41,8 +41,9 @@ pub(crate) async fn fill(pool: &PgPool, plan: &Plan) -> Result<Filled> {
     let begun = Instant::now();
     let mut generator = Generator::new(plan.seed, plan.ads, plan.fiats);
     dimensions(pool, &generator, plan.until).await?;
-    let mut filled = Filled { batches: 0, readings: 0, seconds: 0.0, marts_seconds: 0.0 };
-    let mut marts: Option<tokio::task::JoinHandle<Result<f64>>> = None;
+    let mut filled =
+        Filled { batches: 0, readings: 0, took: Duration::ZERO, marts_took: Duration::ZERO };
+    let mut marts: Option<tokio::task::JoinHandle<Result<Duration>>> = None;
     for (day, slots) in days(plan) {
         let number_from = slots[0].num_seconds_from_midnight() / 600;
         let (moved, made) = tokio::task::spawn_blocking(move || {
@@ -58,17 +59,17 @@ pub(crate) async fn fill(pool: &PgPool, plan: &Plan) -> Result<Filled> {
         filled.readings += made.readings;
         // The marts of this day while the next one is made: they need its facts and those before.
         if let Some(running) = marts.take() {
-            filled.marts_seconds += running.await??;
+            filled.marts_took += running.await??;
         }
         let pool = pool.clone();
         marts = Some(tokio::spawn(async move { make_marts(&pool, day, &made).await }));
         eprintln!("{day}: {} batches, {} readings so far", filled.batches, filled.readings);
     }
     if let Some(running) = marts {
-        filled.marts_seconds += running.await??;
+        filled.marts_took += running.await??;
     }
     finish(pool).await?;
-    filled.seconds = begun.elapsed().as_secs_f64();
+    filled.took = begun.elapsed();
     Ok(filled)
 }
 
@@ -90,24 +91,46 @@ fn days(plan: &Plan) -> Vec<(NaiveDate, Vec<DateTime<Utc>>)> {
 
 async fn dimensions(pool: &PgPool, generator: &Generator, until: DateTime<Utc>) -> Result<()> {
     let world = &generator.world;
-    let at = (until - Duration::days(400)).to_rfc3339();
-    let fiats: String = (world.catalog.fiats.iter())
-        .map(|fiat| format!("{}\t{}\t{}\t{at}\n", fiat.code, escaped(&fiat.symbol), fiat.scale))
-        .collect();
+    let at = (until - TimeDelta::days(400)).to_rfc3339();
+    let fiats =
+        lines(world.catalog.fiats.iter().map(|fiat| {
+            format!("{}\t{}\t{}\t{at}\n", fiat.code, escaped(&fiat.symbol), fiat.scale)
+        }));
     copy(pool, "warehouse.dim_fiat_currencies (currency_code, currency_symbol, currency_scale, first_seen_at)", &fiats)
         .await?;
-    let assets: String = (world.catalog.assets.iter())
-        .map(|asset| format!("{}\t{}\t{at}\n", asset.symbol, asset.symbol))
-        .collect();
-    copy(pool, "warehouse.dim_cryptocurrencies (symbol, crypto_name, first_seen_at)", &assets).await?;
-    let markets: String = (world.markets.iter())
-        .map(|m| format!("1\t{}\t{}\t{}\t{at}\n", m.fiat + 1, m.asset + 1, m.side.as_str()))
-        .collect();
-    copy(pool, "warehouse.dim_markets (exchange_id, fiat_id, crypto_id, trade_type, first_seen_at)", &markets).await?;
-    let methods: String = (world.catalog.methods.iter())
-        .map(|method| format!("1\t{}\t{}\t{at}\n", method.identifier, escaped(&method.name)))
-        .collect();
-    copy(pool, "warehouse.dim_payment_methods (exchange_id, identifier, method_name, first_seen_at)", &methods).await?;
+    let assets = lines(
+        world
+            .catalog
+            .assets
+            .iter()
+            .map(|asset| format!("{}\t{}\t{at}\n", asset.symbol, asset.symbol)),
+    );
+    copy(pool, "warehouse.dim_cryptocurrencies (symbol, crypto_name, first_seen_at)", &assets)
+        .await?;
+    let markets = lines(
+        world
+            .markets
+            .iter()
+            .map(|m| format!("1\t{}\t{}\t{}\t{at}\n", m.fiat + 1, m.asset + 1, m.side.as_str())),
+    );
+    copy(
+        pool,
+        "warehouse.dim_markets (exchange_id, fiat_id, crypto_id, trade_type, first_seen_at)",
+        &markets,
+    )
+    .await?;
+    let methods =
+        lines(
+            world.catalog.methods.iter().map(|method| {
+                format!("1\t{}\t{}\t{at}\n", method.identifier, escaped(&method.name))
+            }),
+        );
+    copy(
+        pool,
+        "warehouse.dim_payment_methods (exchange_id, identifier, method_name, first_seen_at)",
+        &methods,
+    )
+    .await?;
     sqlx::raw_sql(
         "INSERT INTO pipeline.fiat_catalog (exchange_id, fiat_id, is_listed, listed_at)
          SELECT 1, fiat_id, true, now() FROM warehouse.dim_fiat_currencies;
@@ -117,6 +140,11 @@ async fn dimensions(pool: &PgPool, generator: &Generator, until: DateTime<Utc>) 
     .execute(pool)
     .await?;
     Ok(())
+}
+
+/// Lines of `COPY`.
+fn lines(rows: impl Iterator<Item = String>) -> String {
+    rows.fold(String::new(), |text, row| text + &row)
 }
 
 async fn store(pool: &PgPool, day: NaiveDate, made: &Day) -> Result<()> {
@@ -133,10 +161,14 @@ async fn store(pool: &PgPool, day: NaiveDate, made: &Day) -> Result<()> {
         let (keys, ends): (Vec<i32>, Vec<DateTime<Utc>>) =
             made.closed_advertisers.iter().copied().unzip();
         let mut tx = pool.begin().await?;
-        sqlx::raw_sql("ALTER TABLE warehouse.dim_advertisers ALTER advertiser_sk DROP IDENTITY IF EXISTS")
+        sqlx::raw_sql(
+            "ALTER TABLE warehouse.dim_advertisers ALTER advertiser_sk DROP IDENTITY IF EXISTS",
+        )
+        .execute(&mut *tx)
+        .await?;
+        sqlx::raw_sql("DROP INDEX IF EXISTS warehouse.dim_advertisers_current")
             .execute(&mut *tx)
             .await?;
-        sqlx::raw_sql("DROP INDEX IF EXISTS warehouse.dim_advertisers_current").execute(&mut *tx).await?;
         tx.commit().await?;
         copy(
             pool,
@@ -176,7 +208,8 @@ async fn store(pool: &PgPool, day: NaiveDate, made: &Day) -> Result<()> {
         )
         .await
     };
-    tokio::try_join!(dims, copy(pool, &versions, &made.versions)).with_context(|| format!("store {day}"))?;
+    tokio::try_join!(dims, copy(pool, &versions, &made.versions))
+        .with_context(|| format!("store {day}"))?;
     let stamp = format!("{:04}{:02}{:02}", day.year(), day.month(), day.day());
     for table in ["offer_versions", "book_pages", "books"] {
         let analyze = format!("ANALYZE warehouse.{table}_{stamp}");
@@ -196,7 +229,7 @@ async fn copy(pool: &PgPool, into: &str, rows: &str) -> Result<()> {
 }
 
 /// The marts of a day, by the coordinator's own statements.
-async fn make_marts(pool: &PgPool, day: NaiveDate, made: &Day) -> Result<f64> {
+async fn make_marts(pool: &PgPool, day: NaiveDate, made: &Day) -> Result<Duration> {
     let begun = Instant::now();
     for batches in made.batch_ids.chunks(MARTS_AT_ONCE) {
         let (first, last) = (batches[0], batches[batches.len() - 1]);
@@ -205,7 +238,7 @@ async fn make_marts(pool: &PgPool, day: NaiveDate, made: &Day) -> Result<f64> {
         marts::make(&mut tx, range).await.with_context(|| format!("marts of {day}"))?;
         tx.commit().await?;
     }
-    Ok(begun.elapsed().as_secs_f64())
+    Ok(begun.elapsed())
 }
 
 /// What closing the last batches leaves behind, and statistics.
@@ -232,11 +265,18 @@ async fn finish(pool: &PgPool) -> Result<()> {
 /// A database with the schema and nothing in it, beside the one at `url`.
 pub(crate) async fn fresh_database(url: &url::Url, name: &str) -> Result<PgPool> {
     ensure!(
-        !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit()),
+        !name.is_empty()
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit()),
         "database {name:?} is not allowed: lower case letters, digits and _"
     );
-    let admin = PgPoolOptions::new().max_connections(1).connect(url.as_str()).await.context("connect to DATABASE_URL")?;
-    sqlx::raw_sql(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))).execute(&admin).await?;
+    let admin = PgPoolOptions::new()
+        .max_connections(1)
+        .connect(url.as_str())
+        .await
+        .context("connect to DATABASE_URL")?;
+    sqlx::raw_sql(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")))
+        .execute(&admin)
+        .await?;
     sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&admin).await?;
     let pool = open(url, name).await?;
     MIGRATOR.run(&pool).await?;
@@ -251,9 +291,11 @@ pub(crate) async fn open(url: &url::Url, name: &str) -> Result<PgPool> {
         .max_connections(6)
         .after_connect(|connection, _| {
             Box::pin(async move {
-                sqlx::raw_sql("SET jit = off; SET maintenance_work_mem = '256MB'; SET work_mem = '64MB'")
-                    .execute(connection)
-                    .await?;
+                sqlx::raw_sql(
+                    "SET jit = off; SET maintenance_work_mem = '256MB'; SET work_mem = '64MB'",
+                )
+                .execute(connection)
+                .await?;
                 Ok(())
             })
         })

@@ -78,15 +78,17 @@ async fn run(cli: &Cli) -> Result<ExitCode> {
         };
         let filled = fill::fill(&pool, &plan).await?;
         println!(
-            "{} batches, {} readings in {:.0} s, of which marts {:.0} s",
-            filled.batches, filled.readings, filled.seconds, filled.marts_seconds
+            "{} batches, {} readings in {} s; the marts, beside the rest, {} s",
+            filled.batches,
+            filled.readings,
+            filled.took.as_secs(),
+            filled.marts_took.as_secs()
         );
         pool
     };
     fill::tell_sizes(&pool).await?;
     let rounds = if cli.plans_only { 4 } else { ROUNDS };
-    let (right, fast) =
-        questions::ask_all(&pool, cli.days, cli.seed, rounds, &cli.plans).await?;
+    let (right, fast) = questions::ask_all(&pool, cli.days, cli.seed, rounds, &cli.plans).await?;
     Ok(match (right, fast || cli.plans_only) {
         (false, _) => ExitCode::from(1),
         (true, false) => ExitCode::from(3),

@@ -107,24 +107,38 @@ const QUESTIONS: &[Question] = &[
             .to_owned()
     }),
     ask("market_overview, one pair", Kind::Now, 0, |s| {
-        format!("SELECT * FROM market_overview WHERE fiat_code = {} AND crypto_symbol = {}", s.fiat, s.asset)
+        format!(
+            "SELECT * FROM market_overview WHERE fiat_code = {} AND crypto_symbol = {}",
+            s.fiat, s.asset
+        )
     }),
     ask("market_overview, all", Kind::Now, 0, |_| {
         "SELECT fiat_code, crypto_symbol, trade_type, best_price, median_price, ads, age FROM market_overview WHERE ads > 0"
             .to_owned()
     }),
-    ask("book_certificate", Kind::Now, 2, |s| format!("SELECT * FROM book_certificate({})", s.market)),
+    ask("book_certificate", Kind::Now, 2, |s| {
+        format!("SELECT * FROM book_certificate({})", s.market)
+    }),
     ask("book", Kind::Now, 2, |s| format!("SELECT * FROM book({})", s.market)),
     ask("quote", Kind::Now, 2, |s| format!("SELECT * FROM quote({}, {})", s.market, s.amounts[0])),
-    ask("quote, large", Kind::Now, 2, |s| format!("SELECT * FROM quote({}, {})", s.market, s.amounts[1])),
-    ask("quote, by method of merchants", Kind::Now, 2, |s| {
-        format!("SELECT * FROM quote({}, {}, 'fiat', ARRAY[{}], true)", s.market, s.amounts[0], s.method)
+    ask("quote, large", Kind::Now, 2, |s| {
+        format!("SELECT * FROM quote({}, {})", s.market, s.amounts[1])
     }),
-    ask("payment_method_prices", Kind::Now, 2, |s| format!("SELECT * FROM payment_method_prices({})", s.market)),
+    ask("quote, by method of merchants", Kind::Now, 2, |s| {
+        format!(
+            "SELECT * FROM quote({}, {}, 'fiat', ARRAY[{}], true)",
+            s.market, s.amounts[0], s.method
+        )
+    }),
+    ask("payment_method_prices", Kind::Now, 2, |s| {
+        format!("SELECT * FROM payment_method_prices({})", s.market)
+    }),
     ask("arbitrage_sides", Kind::Now, 0, |_| "SELECT * FROM arbitrage_sides()".to_owned()),
     ask("arbitrage_fiats", Kind::Now, 0, |_| "SELECT * FROM arbitrage_fiats()".to_owned()),
     ask("arbitrage_assets", Kind::Now, 0, |_| "SELECT * FROM arbitrage_assets()".to_owned()),
-    ask("find_advertisers", Kind::Now, 0, |s| format!("SELECT * FROM find_advertisers({})", s.user_no)),
+    ask("find_advertisers", Kind::Now, 0, |s| {
+        format!("SELECT * FROM find_advertisers({})", s.user_no)
+    }),
     ask("book as of", Kind::Past, 2, |s| format!("SELECT * FROM book({}, {})", s.market, at(s))),
     ask("quote as of", Kind::Past, 2, |s| {
         format!("SELECT * FROM quote({}, {}, at => {})", s.market, s.amounts[1], at(s))
@@ -138,16 +152,28 @@ const QUESTIONS: &[Question] = &[
         )
     }),
     ask("price_history, a day by batches", Kind::Past, 0, |s| {
-        format!("SELECT * FROM price_history({}, now() - interval '24 hours', now(), 'batch')", s.market)
+        format!(
+            "SELECT * FROM price_history({}, now() - interval '24 hours', now(), 'batch')",
+            s.market
+        )
     }),
     ask("price_history, all by batches", Kind::Past, 0, |s| {
-        format!("SELECT * FROM price_history({}, now() - interval '{} days', now(), 'batch')", s.market, s.days)
+        format!(
+            "SELECT * FROM price_history({}, now() - interval '{} days', now(), 'batch')",
+            s.market, s.days
+        )
     }),
     ask("price_history, all by hours", Kind::Past, 0, |s| {
-        format!("SELECT * FROM price_history({}, now() - interval '{} days', now())", s.market, s.days)
+        format!(
+            "SELECT * FROM price_history({}, now() - interval '{} days', now())",
+            s.market, s.days
+        )
     }),
     ask("price_history, all by days", Kind::Past, 0, |s| {
-        format!("SELECT * FROM price_history({}, now() - interval '{} days', now(), 'day')", s.market, s.days)
+        format!(
+            "SELECT * FROM price_history({}, now() - interval '{} days', now(), 'day')",
+            s.market, s.days
+        )
     }),
     ask("payment_method_history, a day", Kind::Past, 0, |s| {
         format!(
@@ -156,19 +182,31 @@ const QUESTIONS: &[Question] = &[
         )
     }),
     ask("payment_method_volatility, a day", Kind::Past, 0, |s| {
-        format!("SELECT * FROM payment_method_volatility({}, now() - interval '24 hours', now())", s.market)
+        format!(
+            "SELECT * FROM payment_method_volatility({}, now() - interval '24 hours', now())",
+            s.market
+        )
     }),
     ask("merchant_history, all", Kind::Past, 0, |s| {
-        format!("SELECT * FROM merchant_history({}, current_date - {}, current_date)", s.user_no, s.days)
+        format!(
+            "SELECT * FROM merchant_history({}, current_date - {}, current_date)",
+            s.user_no, s.days
+        )
     }),
     ask("market_shares, two days", Kind::Past, 0, |s| {
         format!("SELECT * FROM market_shares({}, current_date - 1, current_date)", s.market)
     }),
     ask("market_shares, all", Kind::Past, 0, |s| {
-        format!("SELECT * FROM market_shares({}, current_date - {}, current_date)", s.market, s.days)
+        format!(
+            "SELECT * FROM market_shares({}, current_date - {}, current_date)",
+            s.market, s.days
+        )
     }),
     ask("market_makers, a week", Kind::Past, 0, |s| {
-        format!("SELECT * FROM market_makers({}, {}, current_date - 6, current_date)", s.fiat, s.asset)
+        format!(
+            "SELECT * FROM market_makers({}, {}, current_date - 6, current_date)",
+            s.fiat, s.asset
+        )
     }),
 ];
 
@@ -345,27 +383,39 @@ async fn look(
     for (relation, scans, _) in &touched {
         let of = |names: &[&'static str]| {
             let is_of = |name: &&&str| {
-                relation.strip_prefix(**name).is_some_and(|day| day.bytes().all(|b| b.is_ascii_digit()))
+                relation
+                    .strip_prefix(**name)
+                    .is_some_and(|day| day.bytes().all(|b| b.is_ascii_digit()))
             };
             names.iter().find(is_of).copied()
         };
         if let Some(parent) = of(&FACTS) {
             *days.entry(parent).or_default() += 1;
         }
-        if *scans > 0 && question.kind != Kind::Verbatim && (of(&FACTS).is_some() || of(&MARTS).is_some()) {
+        if *scans > 0
+            && question.kind != Kind::Verbatim
+            && (of(&FACTS).is_some() || of(&MARTS).is_some())
+        {
             answered.wrong.push(format!("{relation} is read from end to end"));
         }
     }
     let most = days.values().copied().max().unwrap_or(0);
     answered.fact_days = answered.fact_days.max(most);
     if most > question.fact_days {
-        answered.wrong.push(format!("{most} days of facts are read, {} are allowed", question.fact_days));
+        answered
+            .wrong
+            .push(format!("{most} days of facts are read, {} are allowed", question.fact_days));
     }
     Ok(())
 }
 
 /// Keeps the plan; the buffers it took.
-async fn explain(connection: &mut PgConnection, name: &str, sql: &str, plans: &Path) -> Result<u64> {
+async fn explain(
+    connection: &mut PgConnection,
+    name: &str,
+    sql: &str,
+    plans: &Path,
+) -> Result<u64> {
     let statement = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}");
     let plan: Value =
         sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(&mut *connection).await?;

@@ -326,7 +326,8 @@ fn write_ad(
     methods.sort_unstable();
     methods.dedup();
     let methods: Vec<String> = methods.iter().map(usize::to_string).collect();
-    let hash = ad.number.rotate_left(17).wrapping_add(ad.revision.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let hash =
+        ad.number.rotate_left(17).wrapping_add(ad.revision.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     writeln!(
         out,
         "{}\t{id}\t{}\t{advertiser_sk}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{{{}}}\t{}\tt\tf\tf\t{}\t{}\t{}",

@@ -28,12 +28,15 @@ struct Item {
     privilege_type: Option<i64>,
 }
 
+#[derive(Deserialize)]
+struct Page {
+    data: Vec<Item>,
+}
+
 /// Text or number as it stands, null as nothing.
 fn plain(fields: &HashMap<String, Box<RawValue>>, key: &str) -> String {
     let raw = fields.get(key).map_or("null", |raw| raw.get());
-    serde_json::from_str::<String>(raw)
-        .unwrap_or_else(|_| raw.to_owned())
-        .replace("null", "")
+    serde_json::from_str::<String>(raw).unwrap_or_else(|_| raw.to_owned()).replace("null", "")
 }
 
 /// A decimal without trailing zeros.
@@ -82,12 +85,7 @@ fn full_copy(address: &str, batch: usize) -> Vec<Row> {
                     (side["side"].as_str().unwrap(), asset["asset"].as_str().unwrap());
                 for page in 1.. {
                     let body = json!({"fiat": fiat, "asset": asset, "tradeType": side, "page": page, "rows": 20});
-                    #[derive(Deserialize)]
-                    struct Page {
-                        data: Vec<Item>,
-                    }
-                    let page_of: Page =
-                        serde_json::from_slice(&post(SEARCH, &body).body).unwrap();
+                    let page_of: Page = serde_json::from_slice(&post(SEARCH, &body).body).unwrap();
                     if page_of.data.is_empty() {
                         break;
                     }
@@ -181,9 +179,9 @@ SELECT concat_ws('|', n.number, concat_ws('/', f.currency_code, c.symbol, m.trad
                       WHERE g.advertiser_id = a.advertiser_id AND g.observed_at <= p.fetched_at
                       ORDER BY g.observed_at DESC LIMIT 1) g";
 
-fn assert_same(ours: BTreeSet<String>, theirs: BTreeSet<String>, what: &str) -> Result<()> {
-    let lacking: Vec<_> = theirs.difference(&ours).take(3).collect();
-    let extra: Vec<_> = ours.difference(&theirs).take(3).collect();
+fn assert_same(ours: &BTreeSet<String>, theirs: &BTreeSet<String>, what: &str) -> Result<()> {
+    let lacking: Vec<_> = theirs.difference(ours).take(3).collect();
+    let extra: Vec<_> = ours.difference(theirs).take(3).collect();
     ensure!(
         lacking.is_empty() && extra.is_empty(),
         "{what}: {} of ours, {} of theirs\nlacking {lacking:#?}\nextra {extra:#?}",
@@ -209,7 +207,7 @@ async fn the_warehouse_is_what_was_served() -> Result<()> {
     }
     let expanded: Vec<String> = sqlx::query_scalar(EXPANDED).fetch_all(&fleet.pool).await?;
     let plain = copy.iter().map(|row| row.text.clone()).collect();
-    assert_same(expanded.into_iter().collect(), plain, "versions and pages")?;
+    assert_same(&expanded.into_iter().collect(), &plain, "versions and pages")?;
     // An ad is on a page as often as it was served there.
     let listed = "SELECT sum(cardinality(offer_ids)) FROM warehouse.book_pages";
     assert_eq!(usize::try_from(fleet.number(listed).await?)?, copy.len());
@@ -241,18 +239,25 @@ async fn the_warehouse_is_what_was_served() -> Result<()> {
         let (price, amount) = (row.price.normalize(), row.amount.normalize());
         format!("{}|{}|{}|{price}|{amount}", row.batch, row.market, row.adv_no)
     });
-    assert_same(facts.into_iter().collect(), once.collect(), "fact_offers")?;
-    assert_same(stored_books(&fleet).await?, computed_books(&books), "mart_books")?;
-    assert_same(stored_methods(&fleet).await?, computed_methods(&books), "mart_book_methods")?;
-    assert_same(stored_advertisers(&fleet).await?, computed_advertisers(&books), "mart_advertiser_days")?;
-    assert_same(stored_days(&fleet).await?, computed_days(&books), "mart_days")?;
+    assert_same(&facts.into_iter().collect(), &once.collect(), "fact_offers")?;
+    assert_same(&stored_books(&fleet).await?, &computed_books(&books), "mart_books")?;
+    assert_same(&stored_methods(&fleet).await?, &computed_methods(&books), "mart_book_methods")?;
+    assert_same(
+        &stored_advertisers(&fleet).await?,
+        &computed_advertisers(&books),
+        "mart_advertiser_days",
+    )?;
+    assert_same(&stored_days(&fleet).await?, &computed_days(&books), "mart_days")?;
     fleet.remove().await
 }
 
 type Books = BTreeMap<(usize, String), BTreeMap<String, Row>>;
 
 fn round(number: Decimal, places: u32) -> String {
-    number.round_dp_with_strategy(places, RoundingStrategy::MidpointAwayFromZero).normalize().to_string()
+    number
+        .round_dp_with_strategy(places, RoundingStrategy::MidpointAwayFromZero)
+        .normalize()
+        .to_string()
 }
 
 fn sum(numbers: impl Iterator<Item = Decimal>) -> Decimal {
@@ -262,7 +267,8 @@ fn sum(numbers: impl Iterator<Item = Decimal>) -> Decimal {
 /// With linear interpolation, as spreadsheets and numpy do. `fraction` in per cent.
 fn percentile(sorted: &[Decimal], fraction: u64) -> Decimal {
     let place = Decimal::from(fraction) * Decimal::from(sorted.len() - 1) / Decimal::ONE_HUNDRED;
-    let low = usize::try_from(place.trunc().mantissa() / 10_i128.pow(place.trunc().scale())).unwrap();
+    let low =
+        usize::try_from(place.trunc().mantissa() / 10_i128.pow(place.trunc().scale())).unwrap();
     let high = (low + 1).min(sorted.len() - 1);
     sorted[low] + (sorted[high] - sorted[low]) * (place - place.trunc())
 }
@@ -332,7 +338,12 @@ fn computed_books(books: &Books) -> BTreeSet<String> {
 
 /// Ads new, gone and changed, outflow and inflow with their bounds since the batch before, of the ads that
 /// `counts` says.
-fn flow(books: &Books, batch: usize, market: &str, counts: impl Fn(&Row) -> bool) -> Option<String> {
+fn flow(
+    books: &Books,
+    batch: usize,
+    market: &str,
+    counts: impl Fn(&Row) -> bool,
+) -> Option<String> {
     let before = books.get(&(batch.checked_sub(1)?, market.to_owned()))?;
     let now = &books[&(batch, market.to_owned())];
     let (mut new, mut gone, mut changed) = (0, 0, 0);
@@ -363,12 +374,19 @@ fn flow(books: &Books, batch: usize, market: &str, counts: impl Fn(&Row) -> bool
     Some(format!("t|{new}|{gone}|{changed}|{}", flows.join("|")))
 }
 
-const NUMBERED: &str = "(SELECT batch_id, row_number() OVER (ORDER BY batch_id) - 1 AS number FROM pipeline.batches)";
+const NUMBERED: &str =
+    "(SELECT batch_id, row_number() OVER (ORDER BY batch_id) - 1 AS number FROM pipeline.batches)";
 const NAMED: &str = "(SELECT market_id, concat_ws('/', currency_code, symbol, trade_type) AS market FROM warehouse.dim_markets
     JOIN warehouse.dim_fiat_currencies USING (fiat_id) JOIN warehouse.dim_cryptocurrencies USING (crypto_id))";
 
 /// Rows of a mart as text: `columns` after batch (if asked for) and market; NULL as nothing.
-async fn stored(fleet: &Fleet, table: &str, numbered: bool, columns: &str, filter: &str) -> Result<BTreeSet<String>> {
+async fn stored(
+    fleet: &Fleet,
+    table: &str,
+    numbered: bool,
+    columns: &str,
+    filter: &str,
+) -> Result<BTreeSet<String>> {
     let columns: Vec<String> =
         columns.split(", ").map(|column| format!("coalesce(({column})::text, '')")).collect();
     let (number, join) = if numbered {
@@ -380,7 +398,8 @@ async fn stored(fleet: &Fleet, table: &str, numbered: bool, columns: &str, filte
         "SELECT concat_ws('|', {number}m.market, {}) FROM warehouse.{table} k {join} JOIN {NAMED} m USING (market_id) {filter}",
         columns.join(", ")
     );
-    let rows: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_all(&fleet.pool).await?;
+    let rows: Vec<String> =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_all(&fleet.pool).await?;
     Ok(rows.into_iter().collect())
 }
 
@@ -424,7 +443,8 @@ fn computed_methods(books: &Books) -> BTreeSet<String> {
 
 async fn stored_methods(fleet: &Fleet) -> Result<BTreeSet<String>> {
     let columns = "identifier, ads, best_price, mean_price, weighted_mean_price, median_price, available_amount";
-    let filter = "JOIN warehouse.dim_payment_methods USING (payment_method_id) WHERE verdict = 'complete'";
+    let filter =
+        "JOIN warehouse.dim_payment_methods USING (payment_method_id) WHERE verdict = 'complete'";
     stored(fleet, "mart_book_methods", true, columns, filter).await
 }
 
