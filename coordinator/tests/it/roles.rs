@@ -134,7 +134,6 @@ async fn the_writer_writes_rows_and_changes_no_tables(db: PgPool) {
         "CREATE TABLE warehouse.x ()",
         "CREATE TABLE pipeline.x ()",
         "CREATE TABLE public.x ()",
-        "CREATE TEMP TABLE x ()",
         "CREATE ROLE x",
         "SELECT pipeline.grant_roles()",
         "SELECT * FROM pg_authid",
