@@ -95,12 +95,13 @@ async fn days_and_months_are_made_and_dropped(db: PgPool) {
     run(
         &db,
         "CREATE TABLE warehouse.mart_test (day date NOT NULL, ads integer, PRIMARY KEY (day)) PARTITION BY RANGE (day);
+         DELETE FROM pipeline.partitioned_tables WHERE class = 'marts';
          INSERT INTO pipeline.partitioned_tables VALUES ('warehouse', 'mart_test', 'marts', 'month', 999)",
     )
     .await;
-    assert_eq!(make(&db, "2024-02-27", "2024-03-02").await, 4 * 5 + 5 * 2);
+    assert_eq!(make(&db, "2024-02-27", "2024-03-02").await, 4 * 5 + 2);
     assert_eq!(make(&db, "2024-02-27", "2024-03-02").await, 0);
-    assert_eq!(make(&db, "2023-12-31", "2024-01-01").await, 4 * 2 + 5 * 2);
+    assert_eq!(make(&db, "2023-12-31", "2024-01-01").await, 4 * 2 + 2);
     let all = ["20231231", "20240101", "20240227", "20240228", "20240229", "20240301", "20240302"];
     for table in TABLES {
         assert_eq!(partitions(&db, table).await, all, "{table}");
