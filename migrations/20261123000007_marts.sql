@@ -9,7 +9,7 @@ RETURN sorted[1 + floor(fraction * (cardinality(sorted) - 1))::integer]
        + (sorted[1 + ceil(fraction * (cardinality(sorted) - 1))::integer]
           - sorted[1 + floor(fraction * (cardinality(sorted) - 1))::integer])
          * (fraction * (cardinality(sorted) - 1) - floor(fraction * (cardinality(sorted) - 1)));
-COMMENT ON FUNCTION warehouse.percentile(numeric[], numeric) IS 'Percentile of an ascending list, with linear interpolation between neighbours (what percentile_cont does), in exact decimals. fraction 0 to 1; 0.5 is the median. NULL: the list is empty.';
+COMMENT ON FUNCTION warehouse.percentile(numeric[], numeric) IS 'Percentile of an ascending list, with linear interpolation between neighbours (what percentile_cont does), in exact decimals. fraction 0 to 1; 0.5 is the median. NULL: the list is empty, or fraction is not from 0 to 1.';
 
 CREATE VIEW warehouse.dim_batches AS
 SELECT batch_id, exchange_id, day, slot_at, opened_at, closed_at, outcome, books, books_complete, ads, ads_missed

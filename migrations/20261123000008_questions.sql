@@ -86,6 +86,48 @@ COMMENT ON COLUMN warehouse.market_overview.inflow_lower IS 'What certainly came
 COMMENT ON COLUMN warehouse.market_overview.inflow_upper IS 'inflow_lower and the amounts of new ads, which may have been offline before. NULL: as previous_batch_id.';
 COMMENT ON COLUMN warehouse.market_overview.age IS 'Age of the reading.';
 
+-- As it was, but for the advertisers: looked up one by one, for reading all there ever were grows with history.
+CREATE OR REPLACE VIEW warehouse.mv_latest_market_state AS
+SELECT e.exchange_name,
+       f.currency_code AS fiat_code,
+       c.symbol AS crypto_symbol,
+       o.trade_type,
+       o.advertiser_side,
+       o.rank,
+       o.is_promoted,
+       o.offer_id,
+       o.offer_external_id,
+       o.price,
+       o.available_amount,
+       o.tradable_quantity,
+       o.min_limit,
+       o.max_limit,
+       o.dynamic_max_limit,
+       o.pay_time_limit_minutes,
+       (SELECT array_agg(pm.method_name ORDER BY pm.method_name)
+          FROM warehouse.dim_payment_methods pm
+         WHERE pm.payment_method_id = ANY (o.payment_method_ids)) AS payment_methods,
+       o.classify,
+       a.advertiser,
+       a.user_no,
+       a.is_merchant,
+       a.month_order_count,
+       a.completion_rate,
+       a.positive_rate,
+       o.advertiser_active_minutes,
+       o.advertiser_sk,
+       o.market_id,
+       o.batch_id,
+       o.extraction_timestamp,
+       now() - o.extraction_timestamp AS age,
+       lb.verdict AS book_verdict
+  FROM warehouse.latest_books lb
+  JOIN warehouse.fact_offers o ON o.day = lb.day AND o.batch_id = lb.batch_id AND o.market_id = lb.market_id
+  JOIN warehouse.dim_exchanges e ON e.exchange_id = o.exchange_id
+  JOIN warehouse.dim_fiat_currencies f ON f.fiat_id = o.fiat_id
+  JOIN warehouse.dim_cryptocurrencies c ON c.crypto_id = o.crypto_id
+ CROSS JOIN LATERAL (SELECT * FROM warehouse.dim_advertisers a WHERE a.advertiser_sk = o.advertiser_sk OFFSET 0) a;
+
 -- The last book of which no page was lost, read at or before an instant.
 CREATE FUNCTION warehouse.book_certificate(fiat text, asset text, side text, at timestamptz DEFAULT now(), exchange text DEFAULT 'binance')
 RETURNS TABLE (market_id integer, day date, batch_id integer, slot_at timestamptz, read_at timestamptz, age interval,
@@ -96,6 +138,9 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
 DECLARE
     asked integer := warehouse.market(fiat, asset, side, exchange);
 BEGIN
+    IF book_certificate.at IS NULL OR NOT isfinite(book_certificate.at) THEN
+        RAISE EXCEPTION 'at % is not allowed: an instant', coalesce(book_certificate.at::text, 'NULL') USING ERRCODE = '22023';
+    END IF;
     RETURN QUERY
     SELECT k.market_id, k.day, k.batch_id, k.slot_at, k.read_at, book_certificate.at - k.read_at, k.verdict,
            k.completeness, k.ads, b.last_total, b.estimated_missed, b.span_ms, b.batch_id IS NOT NULL
@@ -137,7 +182,8 @@ BEGIN
       FROM warehouse.book_pages p
      CROSS JOIN LATERAL unnest(p.offer_ids) WITH ORDINALITY AS l (id, position)
       JOIN warehouse.offer_versions v ON v.day = read.day AND v.id = l.id
-      JOIN warehouse.dim_advertisers a ON a.advertiser_sk = v.advertiser_sk
+     -- OFFSET 0 keeps it one look-up an ad: the planner would rather read all advertisers there ever were.
+     CROSS JOIN LATERAL (SELECT * FROM warehouse.dim_advertisers a WHERE a.advertiser_sk = v.advertiser_sk OFFSET 0) a
       -- Only where the latest figures are younger than the page.
       LEFT JOIN LATERAL (SELECT * FROM warehouse.advertiser_figures g
                           WHERE a.figures_at > p.fetched_at
@@ -357,7 +403,7 @@ BEGIN
     IF unit IS NULL OR unit NOT IN ('fiat', 'asset') THEN
         RAISE EXCEPTION 'unit % is not allowed: fiat or asset, what the amount is in', coalesce(quote_literal(unit), 'NULL') USING ERRCODE = '22023';
     ELSIF amount IS NULL OR amount <= 0 OR amount >= 1e20 THEN
-        RAISE EXCEPTION 'amount % is not allowed: above 0', coalesce(amount::text, 'NULL') USING ERRCODE = '22023';
+        RAISE EXCEPTION 'amount % is not allowed: above 0 and below 1e20', coalesce(amount::text, 'NULL') USING ERRCODE = '22023';
     END IF;
     RETURN QUERY
     SELECT w.*, c.verdict, c.completeness, c.read_at, c.age
@@ -579,7 +625,7 @@ BEGIN
            s.outflow_lower, s.outflow_upper, trim_scale(round(s.outflow_upper / nullif(w.outflow_upper, 0), 8))
       FROM each s
      CROSS JOIN whole w
-      JOIN warehouse.dim_advertisers a ON a.advertiser_id = s.advertiser_id AND a.is_current
+     CROSS JOIN LATERAL (SELECT * FROM warehouse.dim_advertisers a WHERE a.advertiser_id = s.advertiser_id AND a.is_current OFFSET 0) a
      WHERE s.is_merchant OR NOT merchants_only
      ORDER BY 7 DESC NULLS LAST, 1;
 END
@@ -611,6 +657,8 @@ BEGIN ATOMIC
       FROM warehouse.dim_batches b
       JOIN warehouse.dim_exchanges e USING (exchange_id)
      WHERE e.exchange_name = batch_at.exchange AND b.closed_at <= batch_at.at AND b.books_complete > 0
+       -- Empty books count as complete there.
+       AND EXISTS (SELECT FROM warehouse.mart_books k WHERE k.batch_id = b.batch_id AND k.day = b.day AND k.verdict = 'complete')
        AND b.day BETWEEN (batch_at.at AT TIME ZONE 'UTC')::date - 7 AND (batch_at.at AT TIME ZONE 'UTC')::date
      ORDER BY b.closed_at DESC
      LIMIT 1;

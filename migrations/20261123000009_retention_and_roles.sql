@@ -15,12 +15,12 @@ COMMENT ON COLUMN pipeline.partitioned_tables.schema_name IS 'Schema of the tabl
 COMMENT ON COLUMN pipeline.partitioned_tables.table_name IS 'Name of the table; a partition has it with _YYYYMMDD or _YYYYMM behind.';
 COMMENT ON COLUMN pipeline.partitioned_tables.class IS 'Which setting says how long it is kept: facts (RETENTION_FACTS_DAYS) or marts (RETENTION_MARTS_DAYS).';
 COMMENT ON COLUMN pipeline.partitioned_tables.step IS 'What one partition holds: a day or a month.';
-COMMENT ON COLUMN pipeline.partitioned_tables.drop_order IS 'Of partitions that end on one day the lower goes first: what refers goes before what it refers to, and evidence before its certificate, so that a view never shows half a page.';
+COMMENT ON COLUMN pipeline.partitioned_tables.drop_order IS 'Of partitions that end on one day the lower goes first: first the certificates, without which everybody says that the day is not there; then what refers before what it refers to.';
 COMMENT ON COLUMN pipeline.partitioned_tables.fillfactor IS 'Per cent of a page that inserts fill; less where rows are updated with each batch, so that their next version finds room beside them.';
 INSERT INTO pipeline.partitioned_tables VALUES
-    ('warehouse', 'book_pages', 'facts', 'day', 10, 100),
-    ('warehouse', 'offer_versions', 'facts', 'day', 20, 100),
-    ('warehouse', 'books', 'facts', 'day', 30, 100),
+    ('warehouse', 'books', 'facts', 'day', 10, 100),
+    ('warehouse', 'book_pages', 'facts', 'day', 20, 100),
+    ('warehouse', 'offer_versions', 'facts', 'day', 30, 100),
     ('pipeline', 'jobs', 'facts', 'day', 40, 100),
     ('warehouse', 'mart_book_methods', 'marts', 'month', 50, 100),
     ('warehouse', 'mart_books', 'marts', 'month', 60, 100),
@@ -111,7 +111,7 @@ BEGIN
             -- LOGIN, because settings of a role hold for those who log in as it and not for its members.
             CREATE ROLE p2p_reader LOGIN;
             ALTER ROLE p2p_reader SET search_path = warehouse;
-            ALTER ROLE p2p_reader SET statement_timeout = '30s';
+            ALTER ROLE p2p_reader SET statement_timeout = '60s';
             ALTER ROLE p2p_reader SET idle_in_transaction_session_timeout = '5min';
             ALTER ROLE p2p_reader SET default_transaction_read_only = on;
             -- Compiling costs more than most questions take.
@@ -143,9 +143,27 @@ DECLARE
     -- tables made with the rights of the owner.
     kept CONSTANT text := 'warehouse.dim_exchanges, pipeline.partitioned_tables, pipeline.dropped_partitions';
     migrations CONSTANT regclass := to_regclass('public._sqlx_migrations');
+    call text;
 BEGIN
     -- Temporary tables are for everybody unless this is said; only the owner of the database may say it.
     EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+    -- Large objects can be written by everybody, and an advisory lock of ours taken by everybody, unless this is
+    -- said; only a superuser may say it.
+    BEGIN
+        FOR call IN
+            SELECT p.oid::regprocedure::text FROM pg_proc p
+             WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname ~ '^(lo_|lowrite$|pg_advisory_|pg_try_advisory_)'
+        LOOP
+            EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', call);
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', call,
+                           (SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()));
+            IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'p2p_writer') AND call LIKE '%advisory%' THEN
+                EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO p2p_writer', call);
+            END IF;
+        END LOOP;
+    EXCEPTION WHEN insufficient_privilege THEN
+        RAISE NOTICE 'large objects and advisory locks stay open to every role of this database: only a superuser may close them (SELECT pipeline.grant_roles())';
+    END;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'p2p_reader') THEN
         GRANT USAGE ON SCHEMA warehouse TO p2p_reader;
         GRANT SELECT ON ALL TABLES IN SCHEMA warehouse TO p2p_reader;

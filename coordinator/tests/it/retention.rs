@@ -116,21 +116,21 @@ async fn days_and_months_are_made_and_dropped(db: PgPool) {
 
     batch(&db, "2024-03-03").await;
     let first = round(&db, "2024-03-03").await;
-    // The oldest first, and of a day the pages before what they refer to.
+    // The oldest first, and of a day the certificates before what they certify.
     assert_eq!(first.dropped.len(), 16, "{first:?}");
     assert_eq!(
         first.dropped[..5],
         [
+            "warehouse.books_20231231",
             "warehouse.book_pages_20231231",
             "warehouse.offer_versions_20231231",
-            "warehouse.books_20231231",
             "pipeline.jobs_20231231",
             "warehouse.mart_test_202312",
         ]
     );
     assert!(first.has_more);
     let second = round(&db, "2024-03-03").await;
-    assert_eq!(second.dropped, ["warehouse.books_20240228", "pipeline.jobs_20240228"]);
+    assert_eq!(second.dropped, ["warehouse.offer_versions_20240228", "pipeline.jobs_20240228"]);
     assert_eq!(round(&db, "2024-03-03").await, Round::default());
     for table in TABLES {
         assert_eq!(partitions(&db, table).await, ["20240229", "20240301", "20240302"], "{table}");

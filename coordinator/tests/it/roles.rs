@@ -87,6 +87,10 @@ async fn the_reader_reads_the_warehouse_and_nothing_else(db: PgPool) {
         "SELECT pg_read_file('PG_VERSION')",
         "SELECT * FROM warehouse.dim_exchanges FOR UPDATE",
         "COPY warehouse.dim_exchanges TO PROGRAM 'true'",
+        "SELECT lo_create(0)",
+        "SELECT lo_from_bytea(0, 'x')",
+        "SELECT pg_advisory_lock(1)",
+        "SELECT pg_try_advisory_xact_lock_shared(1)",
     ];
     for sql in writes {
         let denied = code(&mut reader, sql).await;
@@ -99,7 +103,7 @@ async fn the_reader_reads_the_warehouse_and_nothing_else(db: PgPool) {
     }
     let timeout: String =
         sqlx::query_scalar("SHOW statement_timeout").fetch_one(&mut reader).await.unwrap();
-    assert_eq!(timeout, "30s");
+    assert_eq!(timeout, "1min");
     // It holds; a shorter one, so that the test ends.
     sqlx::raw_sql("SET statement_timeout = '50ms'").execute(&mut reader).await.unwrap();
     assert_eq!(code(&mut reader, "SELECT pg_sleep(5)").await, "57014");

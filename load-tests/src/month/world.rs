@@ -104,8 +104,13 @@ impl Generator {
             }
             moved.sort_unstable();
             moved.dedup();
+            // Who has no ad on show is not seen.
             let known = self.known.len();
-            for advertiser in moved.into_iter().filter(|at| *at < known) {
+            let mut is_shown = vec![false; known];
+            for ad in self.world.ads.iter().filter(|ad| ad.listed && ad.advertiser < known) {
+                is_shown[ad.advertiser] = true;
+            }
+            for advertiser in moved.into_iter().filter(|at| is_shown.get(*at) == Some(&true)) {
                 self.meet_again(advertiser, at, day)?;
             }
         }

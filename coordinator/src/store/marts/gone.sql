@@ -4,7 +4,7 @@ INSERT INTO ads_before (batch_id, market_id, adv_no, advertiser_id, is_merchant,
 SELECT l.batch_id, l.market_id, v.adv_no, a.advertiser_id, a.is_merchant, v.price, v.available_amount
   FROM ids_before l
   JOIN warehouse.offer_versions v ON v.day = $1 AND v.id = l.id
-  JOIN warehouse.dim_advertisers a ON a.advertiser_sk = v.advertiser_sk
+ CROSS JOIN LATERAL (SELECT * FROM warehouse.dim_advertisers a WHERE a.advertiser_sk = v.advertiser_sk OFFSET 0) a
  WHERE l.day = $1
    AND NOT ($1 = $2 AND EXISTS (SELECT FROM batch_ads n
                                  WHERE n.batch_id = l.batch_id AND n.market_id = l.market_id AND n.id = l.id))
