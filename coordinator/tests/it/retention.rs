@@ -206,7 +206,9 @@ async fn is_dropped_beside_a_reader(db: PgPool, isolation: &str) {
             Some("warehouse.book_pages_20240101"),
             "{waiting:?}"
         );
-        assert!(waiting.has_more && waiting.dropped.is_empty());
+        assert!(waiting.has_more);
+        // The certificates went first, whom nobody reads.
+        assert!(waiting.dropped.iter().all(|name| name == "warehouse.books_20240101"));
         // Nobody waits: not who reads, nor who writes, nor who makes the partitions of a new day.
         let others = async {
             page(&db, new, "2024-01-05").await;
@@ -221,7 +223,7 @@ async fn is_dropped_beside_a_reader(db: PgPool, isolation: &str) {
     assert_eq!(made.await.expect("making partitions waits"), 4);
     reader.commit().await.unwrap();
     let after = round(&db, "2024-01-05").await;
-    assert_eq!(after.dropped.len(), 4, "{after:?}");
+    assert_eq!(after.dropped.len(), 3, "{after:?}");
     assert_eq!(
         number(&db, "SELECT count(*) FROM warehouse.book_pages WHERE day < '2024-01-05'").await,
         0
@@ -248,11 +250,11 @@ async fn partitions_are_made_beside_a_reader(db: PgPool) {
     let made = tokio::time::timeout(PATIENCE, make(&db, "2024-01-01", "2024-01-04"));
     assert_eq!(made.await.expect("it waits behind a reader"), 12);
     // Somebody alters a table: what is made ahead can wait, what is needed now is an error.
-    sqlx::query("LOCK TABLE warehouse.books IN SHARE UPDATE EXCLUSIVE MODE")
+    sqlx::query("LOCK TABLE warehouse.offer_versions IN SHARE UPDATE EXCLUSIVE MODE")
         .execute(&mut *reader)
         .await
         .unwrap();
-    assert_eq!(make(&db, "2024-01-04", "2024-01-05").await, 2, "the two before books");
+    assert_eq!(make(&db, "2024-01-04", "2024-01-05").await, 2, "the two before offer_versions");
     let needed = sqlx::query("SELECT pipeline.make_partitions('2024-01-06', '2024-01-06')");
     let error = needed.execute(&db).await.unwrap_err();
     assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("55P03"));
