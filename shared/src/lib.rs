@@ -1,5 +1,6 @@
 //! What two binaries must agree on, and nothing else.
 //!
+//! - [`archive`]: answers byte for byte, packed; dictionaries for it.
 //! - [`domain`]: markets, ads and identifiers; no I/O, no async.
 //! - [`exchange`]: what an exchange's API looks like, sans I/O: a job to a request, bytes to ads.
 //! - [`job`]: the messages between coordinator and workers.
@@ -12,6 +13,7 @@
 //!
 //! A module enters this crate when a second binary needs it.
 
+pub mod archive;
 pub mod domain;
 pub mod exchange;
 pub mod job;
