@@ -22,6 +22,14 @@ pub enum Call {
     WitnessQuote,
 }
 
+impl Call {
+    /// Whether it is another view of the exchange than the one that is read.
+    #[must_use]
+    pub fn is_witness(self) -> bool {
+        matches!(self, Self::WitnessAds | Self::WitnessQuote)
+    }
+}
+
 /// A call with what it is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
