@@ -130,9 +130,9 @@ mod tests {
     #[test]
     fn large_books_come_more_often() {
         let books: Vec<PlannedBook> = (1..=50).map(|id| book(id, 1)).collect();
-        // One book has as many ads as the other 49 together.
+        // One book has as many ads as the other 49 together, and it is not its turn.
         let ads = |id: i32| if id == 1 { 490 } else { 10 };
-        let times = (0..400).filter(|&n| sample(&books, ads, batch(n), 0, 3).contains(&1)).count();
+        let times = (0..400).filter(|&n| sample(&books, ads, batch(n), 1, 3).contains(&1)).count();
         assert!((250..400).contains(&times), "{times} of 400");
     }
 
