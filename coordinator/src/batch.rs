@@ -57,8 +57,9 @@ const LISTS_SHARE: u32 = 100;
 /// Longest wait for the transaction that closes a batch: a hundred times what it takes on a full market.
 const CLOSE_LIMIT: Duration = Duration::from_mins(1);
 /// Time for which a batch in which all else has ended waits for the witness: longer than an answer takes,
-/// and short beside the age of what the batch read. Then it is left out.
-const WITNESS_PATIENCE: Duration = Duration::from_secs(10);
+/// and short beside the age of what the batch read; less than [`FIRST_STALL`], after which it would be asked
+/// again. Then it is left out.
+const WITNESS_PATIENCE: Duration = Duration::from_secs(8);
 
 /// How the run of a batch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -591,7 +592,8 @@ impl BatchRunner<'_> {
         for one in checks {
             let MarketCheck { market, check, .. } = one;
             let (verdict, counts, skew_ms) = (check.verdict, check.counts, check.skew_ms);
-            let agreement = witness_store::agreement(std::slice::from_ref(one));
+            let share = witness_store::agreement(std::slice::from_ref(one)).unwrap_or_default();
+            let agreement = share.round_dp(4).to_string();
             match verdict {
                 Verdict::Agree => {
                     tracing::info!(%market, ?counts, skew_ms, "the witness agrees");
@@ -600,13 +602,11 @@ impl BatchRunner<'_> {
                     let reason = reason.as_str();
                     tracing::warn!(%market, reason, skew_ms, "the witness can't be compared");
                 }
-                Verdict::Disagree
-                    if agreement.is_some_and(|share| share >= self.settings.witness_threshold) =>
-                {
-                    tracing::warn!(%market, ?agreement, ?counts, skew_ms, "the witness disagrees a little");
+                Verdict::Disagree if share >= self.settings.witness_threshold => {
+                    tracing::warn!(%market, agreement, ?counts, skew_ms, "the witness disagrees a little");
                 }
                 Verdict::Disagree => {
-                    tracing::error!(%market, ?agreement, ?counts, skew_ms, "the witness disagrees");
+                    tracing::error!(%market, agreement, ?counts, skew_ms, "the witness disagrees");
                 }
             }
         }

@@ -13,8 +13,10 @@ use shared::domain::Side;
 
 /// Longest time between the two readings in which they can be compared: later, too much has moved.
 const MAX_SKEW_MS: i64 = 60_000;
-/// Ads that may have moved however short the time: a move is a matter of an instant, and one ad that goes
-/// may let another come into the list.
+/// Ads that may have moved however short the time, one of so many that are compared, at least one and at
+/// most [`FREE_MOVES`]: a move is a matter of an instant, and one ad that goes may let another come into the
+/// list.
+const FREE_MOVES_SHARE: i64 = 10;
 const FREE_MOVES: i64 = 2;
 /// Milliseconds in which as many ads may move as are compared. Measured: the top of a book changes by a
 /// quarter in ten minutes, so this is four times what is to be expected.
@@ -358,7 +360,8 @@ fn explain(
                 })
     };
     let compared = i64::try_from(agreed + found.len()).unwrap_or(i64::MAX);
-    let movable = FREE_MOVES + compared.saturating_mul(skew_ms.abs()) / ALL_MOVE_MS;
+    let free = (compared / FREE_MOVES_SHARE).clamp(1, FREE_MOVES);
+    let movable = free + compared.saturating_mul(skew_ms.abs()) / ALL_MOVE_MS;
     let moved = found.iter().filter(|one| may_have_moved(one)).count();
     if i64::try_from(moved).is_ok_and(|moved| moved <= movable) {
         let moved: Vec<bool> = found.iter().map(may_have_moved).collect();

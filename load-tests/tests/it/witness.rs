@@ -5,8 +5,8 @@ use load_tests::fleet::Fleet;
 use serde_json::{Value, json};
 
 const ON: (&str, &str) = ("WITNESS_MARKETS_PER_BATCH", "3");
-/// A lively market.
-const MARKET: &str = "--fiats 3 --ads 900 --churn-per-minute 60 --change-per-minute 200";
+/// Six lively markets, none of them small.
+const MARKET: &str = "--fiats 3 --assets 1 --ads 900 --churn-per-minute 60 --change-per-minute 200";
 const JOBS: &str =
     "SELECT count(*) FROM pipeline.jobs WHERE kind IN ('witness_ads', 'witness_quote')";
 const CHECKS: &str = "SELECT count(*) FROM pipeline.witness_checks";
@@ -153,7 +153,7 @@ async fn a_witness_that_fails_costs_nothing() -> Result<()> {
     for (kind, disagree) in [("shifted", 3), ("stale", 3)] {
         lie(&fleet, json!({ "witness": kind })).await?;
         // What is stale differs once the market moved.
-        fleet.admin("advance?ms=60000", &Value::Null).await?;
+        fleet.admin("advance?ms=600000", &Value::Null).await?;
         assert_eq!(fleet.batch(&[ON]).await?, 0, "{kind}");
         assert_eq!(
             (fleet.number(LAST).await?, fleet.number(LAST_DISAGREE).await?),
