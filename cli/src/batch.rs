@@ -281,8 +281,8 @@ async fn list_lost_jobs(
 ) -> anyhow::Result<Vec<LostJob>> {
     let jobs = sqlx::query_as(
         "SELECT j.ordinal, j.kind,
-                CASE j.kind WHEN 'search' THEN c.symbol || '/' || f.currency_code || ' ' || m.trade_type
-                            WHEN 'advertiser' THEN
+                CASE WHEN j.market_id IS NOT NULL THEN c.symbol || '/' || f.currency_code || ' ' || m.trade_type
+                            WHEN j.kind = 'advertiser' THEN
                                  (SELECT user_no FROM warehouse.dim_advertisers d
                                    WHERE d.advertiser_id = j.advertiser_id AND d.is_current)
                             ELSE f.currency_code END AS subject,

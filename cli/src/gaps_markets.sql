@@ -80,6 +80,7 @@ WITH closed AS MATERIALIZED (
               FILTER (WHERE j.state IN ('failed', 'expired', 'shed')))[1] AS reason
       FROM bad b
       JOIN pipeline.jobs j ON j.day = b.day AND j.batch_id = b.batch_id AND j.market_id = b.market_id
+                              AND j.kind = 'search'
      WHERE j.day >= ($2 AT TIME ZONE 'UTC')::date
      GROUP BY b.market_id, b.readings, b.batch_id, j.page
 ), missed AS (

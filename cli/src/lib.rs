@@ -6,6 +6,7 @@
 //! - [`summary`]: the last batches in figures.
 //! - [`batches`]: what became of each slot, a line each; [`batch`]: everything about one batch.
 //! - [`gaps`]: what should have been read and was not.
+//! - [`witness`]: how far the exchange's other view of its books agrees with ours.
 //! - [`dictionary`]: what every relation, column and function means.
 //! - [`export`]: days as Parquet files.
 //! - [`storage`]: what the database holds, and what a reading costs.
@@ -35,6 +36,7 @@ pub mod span;
 pub mod storage;
 pub mod summary;
 pub mod timeline;
+pub mod witness;
 
 use std::io::Write;
 use std::process::ExitCode;

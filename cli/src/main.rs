@@ -7,6 +7,7 @@ use cli::batch::Wanted;
 use cli::history::By;
 use cli::quote::Asked;
 use cli::span::{Moment, Span};
+use cli::witness::Markets;
 use shared::domain::Side;
 use shared::exchange::Exchange;
 
@@ -212,6 +213,26 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// How far the exchange's other view of its books agrees with ours.
+    ///
+    /// A few markets of each batch are held against it (`WITNESS_MARKETS_PER_BATCH`): ads with the same
+    /// price in both agree; differences of ads that moved between the two readings are told apart;
+    /// every other difference is listed. Exit codes: 0 all that was compared agrees, 3 something
+    /// differs, 64 an argument is not allowed, 66 there is no such batch, or nothing was held against
+    /// the witness.
+    Witness {
+        /// Number of a batch as `p2p batches` shows it, or `latest`. Default: the last ones with checks.
+        batch: Option<Wanted>,
+        /// Batches to show, 1 to 1000.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000), default_value_t = 6)]
+        last: u32,
+        /// Only this market: USDT/VES, USDT/VES/BUY.
+        #[arg(long, value_name = "MARKET")]
+        market: Option<Markets>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -268,6 +289,9 @@ async fn main() -> ExitCode {
         Command::Dictionary { check } => cli::dictionary::run(check).await,
         Command::Export { from, to, out } => cli::export::run(from, to, &out).await,
         Command::Storage { json } => cli::storage::run(json).await,
+        Command::Witness { batch, last, market, json } => {
+            cli::witness::run(batch, last, market.as_ref(), json).await
+        }
         Command::Summary { batches, json } => cli::summary::run(batches, json).await,
     };
     result.unwrap_or_else(|error| {

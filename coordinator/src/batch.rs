@@ -4,10 +4,11 @@
 //! any point leaves rows from which the next one goes on. One that was replaced writes nothing more
 //! ([`Store::begin`]).
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::Context;
-use shared::domain::BatchId;
+use shared::domain::{BatchId, Market};
 use shared::exchange::Exchange;
 use shared::job::{Job, JobEnd, MESSAGE_VERSION, Report, Work};
 use shared::queue::{Delivery, Message, Publisher, Queue};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::ledger::{Ledger, LedgerJob};
+use crate::metrics;
 use crate::planner::{self, PlannedBook};
 use crate::progress::Progress;
 use crate::schedule::Clock;
@@ -26,7 +28,9 @@ use crate::store::batches::{self, Found, OpenBatch};
 use crate::store::catalog::{self, FiatList};
 use crate::store::close::{self, BatchOutcome, Cut};
 use crate::store::jobs::Loaded;
+use crate::store::witness::{self as witness_store, MarketCheck};
 use crate::store::{Store, advertisers, drift, jobs, workers};
+use crate::witness::{self, Verdict};
 
 /// Ads in quarantine, and answers that could not be read, in one batch: somebody should know of more.
 const REFUSED_ADS_BEFORE_ALERT: i64 = 100;
@@ -52,6 +56,10 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 const LISTS_SHARE: u32 = 100;
 /// Longest wait for the transaction that closes a batch: a hundred times what it takes on a full market.
 const CLOSE_LIMIT: Duration = Duration::from_mins(1);
+/// Time for which a batch in which all else has ended waits for the witness: longer than an answer takes,
+/// and short beside the age of what the batch read; less than [`FIRST_STALL`], after which it would be asked
+/// again. Then it is left out.
+const WITNESS_PATIENCE: Duration = Duration::from_secs(8);
 
 /// How the run of a batch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +101,8 @@ struct Running {
     stall: Stall,
     /// When the batch is cut, should the clock be set back meanwhile.
     cut_at: Instant,
+    /// Since when the witness alone is waited for.
+    settled_at: Option<Instant>,
 }
 
 impl Running {
@@ -152,6 +162,7 @@ impl BatchRunner<'_> {
             trimmed: Vec::new(),
             stall: Stall::after(quiet_for),
             cut_at: Instant::now() + left,
+            settled_at: None,
         };
         for end in &ended {
             running.fold(end);
@@ -256,8 +267,35 @@ impl BatchRunner<'_> {
         // suffice. What is left over now is still due in the next batch.
         let methods = self.due_fiats(FiatList::PaymentMethods).await?;
         let for_lists = u32::try_from(methods.len()).unwrap_or(u32::MAX).min(budget / LISTS_SHARE);
-        let books = planner::plan(&markets, slot, interval, budget - for_lists);
+        let witnesses = self.settings.witness_markets;
+        let witnesses =
+            witness_store::allowed_markets(&self.store.pool, exchange, witnesses).await?;
+        let witnesses = witness::affordable(witnesses, budget);
+        let kept = for_lists + witnesses * witness::REQUESTS_PER_MARKET;
+        let books = planner::plan(&markets, slot, interval, budget.saturating_sub(kept));
         let pages: u32 = books.iter().map(|book| book.pages).sum();
+        let ads: HashMap<i32, u32> = markets
+            .iter()
+            .map(|market| (market.market_id, market.last_total.unwrap_or(0)))
+            .collect();
+        let witnessed = witness::sample(
+            &books,
+            |market_id| ads.get(&market_id).copied().unwrap_or(0),
+            running.batch.id,
+            witness::slots_before(slot, interval),
+            witnesses,
+        );
+        // Right before page 1, in which most of what the witness names stands: what lies between the two
+        // readings is what can move.
+        let witnesses = |book: &PlannedBook| {
+            let market_id = book.market_id;
+            let of = |market: Market| {
+                let ads = Work::WitnessAds { market_id, market: market.clone() };
+                [Work::WitnessQuote { market_id, market }, ads]
+            };
+            let market = witnessed.contains(&market_id).then(|| names[&market_id].clone());
+            market.map(of).into_iter().flatten()
+        };
         let work = |book: &PlannedBook, page| Work::Search {
             market_id: book.market_id,
             market: names[&book.market_id].clone(),
@@ -266,9 +304,12 @@ impl BatchRunner<'_> {
         };
         let mut works: Vec<Work> = books
             .iter()
-            .flat_map(|book| (1..=book.pages).map(move |page| work(book, page)))
+            .flat_map(|book| {
+                witnesses(book).chain((1..=book.pages).map(move |page| work(book, page)))
+            })
             .collect();
-        let left = usize::try_from(budget - pages).unwrap_or(usize::MAX);
+        let spent = u32::try_from(works.len()).unwrap_or(u32::MAX);
+        let left = usize::try_from(budget.saturating_sub(spent)).unwrap_or(usize::MAX);
         works.extend(
             methods
                 .into_iter()
@@ -296,6 +337,7 @@ impl BatchRunner<'_> {
             markets = books.len(),
             pages,
             shed = shed.len(),
+            witnessed = witnessed.len(),
             advertisers = advertisers.len(),
             budget,
             ?rates,
@@ -338,7 +380,12 @@ impl BatchRunner<'_> {
                 );
                 tokio::time::sleep(FAILURE_PAUSE).await;
             } else if running.ledger.is_settled() {
-                return Settled::AllEnded;
+                let since = *running.settled_at.get_or_insert_with(Instant::now);
+                if !running.ledger.waits_for_witness() || since.elapsed() >= WITNESS_PATIENCE {
+                    return Settled::AllEnded;
+                }
+            } else {
+                running.settled_at = None;
             }
             let mut deliveries = Vec::new();
             tokio::select! {
@@ -511,6 +558,7 @@ impl BatchRunner<'_> {
             tracing::info!(outcome = outcome.as_str(), "the batch was closed before");
             return Ok(Ended::Closed(outcome));
         };
+        self.tell_of_witness(&closed.witness);
         let (outcome, reason, sums) = (closed.outcome, closed.reason, closed.sums);
         let why = reason.as_deref().unwrap_or_default();
         tracing::info!(outcome = outcome.as_str(), reason = why, ?sums, "batch closed");
@@ -534,6 +582,34 @@ impl BatchRunner<'_> {
             );
         }
         Ok(Ended::Closed(outcome))
+    }
+}
+
+impl BatchRunner<'_> {
+    /// Measures what came of the witness, and raises its voice where too much differs.
+    fn tell_of_witness(&self, checks: &[MarketCheck]) {
+        metrics::witnessed(checks);
+        for one in checks {
+            let MarketCheck { market, check, .. } = one;
+            let (verdict, counts, skew_ms) = (check.verdict, check.counts, check.skew_ms);
+            let share = witness_store::agreement(std::slice::from_ref(one)).unwrap_or_default();
+            let agreement = share.round_dp(4).to_string();
+            match verdict {
+                Verdict::Agree => {
+                    tracing::info!(%market, ?counts, skew_ms, "the witness agrees");
+                }
+                Verdict::Unknown(reason) => {
+                    let reason = reason.as_str();
+                    tracing::warn!(%market, reason, skew_ms, "the witness can't be compared");
+                }
+                Verdict::Disagree if share >= self.settings.witness_threshold => {
+                    tracing::warn!(%market, agreement, ?counts, skew_ms, "the witness disagrees a little");
+                }
+                Verdict::Disagree => {
+                    tracing::error!(%market, agreement, ?counts, skew_ms, "the witness disagrees");
+                }
+            }
+        }
     }
 }
 

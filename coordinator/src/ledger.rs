@@ -118,6 +118,8 @@ pub struct Ledger {
     unpublished: BTreeSet<u32>,
     /// Ordinals of the jobs that have not ended and that the batch waits for.
     open: BTreeSet<u32>,
+    /// Those of them that read the witness, for which it waits a moment only.
+    witness: BTreeSet<u32>,
     books: HashMap<i32, Book>,
     counts: Counts,
     /// Books read to their end and not yet looked through for drift.
@@ -137,6 +139,7 @@ impl Ledger {
             jobs: BTreeMap::new(),
             unpublished: BTreeSet::new(),
             open: BTreeSet::new(),
+            witness: BTreeSet::new(),
             books: HashMap::new(),
             counts: Counts::default(),
             unchecked: BTreeSet::new(),
@@ -166,11 +169,14 @@ impl Ledger {
         }
         let ordinal = job.ordinal;
         let state = if is_published { State::Published } else { State::Planned };
-        let is_aside = job.work.is_aside();
+        let (is_aside, is_witness) = (job.work.is_aside(), job.work.is_witness());
         let is_new = self.jobs.insert(ordinal, (job, state)).is_none();
         if !is_aside {
             self.counts.jobs += u32::from(is_new);
             self.open.insert(ordinal);
+        }
+        if is_witness {
+            self.witness.insert(ordinal);
         }
         if !is_published {
             self.unpublished.insert(ordinal);
@@ -196,6 +202,7 @@ impl Ledger {
             *state = State::Ended(end);
         }
         self.open.remove(&ordinal);
+        self.witness.remove(&ordinal);
         self.unpublished.remove(&ordinal);
     }
 
@@ -210,6 +217,12 @@ impl Ledger {
         if job.work.is_aside() {
             // Nothing waits for it, and it is not issued again: it is due in a later batch.
             self.set_ended(end.ordinal, end.state);
+            return FollowUp::default();
+        }
+        if job.work.is_witness() {
+            // Later it would tell of another moment than its page.
+            self.set_ended(end.ordinal, end.state);
+            self.counts.ended += 1;
             return FollowUp::default();
         }
         let passing =
@@ -389,10 +402,17 @@ impl Ledger {
         self.open.iter().copied().collect()
     }
 
-    /// Whether every job has ended and every book was looked through.
+    /// Whether every job has ended, those that read the witness left aside, and every book was looked
+    /// through.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.open.is_empty() && self.unchecked.is_empty()
+        self.open.len() == self.witness.len() && self.unchecked.is_empty()
+    }
+
+    /// Whether jobs that read the witness are out.
+    #[must_use]
+    pub fn waits_for_witness(&self) -> bool {
+        !self.witness.is_empty()
     }
 
     /// Whether all markets of some fiat that had ads came back empty: the fiat may have left the
@@ -484,6 +504,31 @@ mod tests {
         // What is out stays out: a second message would read the page twice.
         ledger.mark_lost();
         assert_eq!(ledger.unpublished(10), []);
+    }
+
+    #[test]
+    fn the_witness_holds_nothing_up_and_is_asked_once() {
+        let mut ledger = ledger(1);
+        let market = Market::new("VES", "USDT", Side::Buy).unwrap();
+        let ads = Work::WitnessAds { market_id: 1, market: market.clone() };
+        let quote = Work::WitnessQuote { market_id: 1, market };
+        for (ordinal, work) in [(1, ads), (2, quote)] {
+            ledger.add(LedgerJob { ordinal, issue: 1, urgent: false, work }, true);
+        }
+        let failed = JobEnd {
+            state: EndState::Failed,
+            reason: Some(Failure::Timeout.as_str().to_owned()),
+            declared_total: None,
+            ..done(1, 0)
+        };
+        assert_eq!(ledger.fold(&failed), FollowUp::default(), "not issued again");
+        assert!(!ledger.is_settled());
+        ledger.fold(&done(0, 20));
+        assert_eq!((ledger.is_settled(), ledger.waits_for_witness()), (true, true));
+        assert_eq!(ledger.open(), [2], "its end is looked for");
+        ledger.fold(&done(2, 0));
+        assert!(!ledger.waits_for_witness());
+        assert_eq!(ledger.counts(), Counts { jobs: 3, ended: 3, ads: 20 });
     }
 
     fn pages(jobs: &[LedgerJob]) -> Vec<u32> {

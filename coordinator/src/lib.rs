@@ -4,18 +4,22 @@
 //! - [`planner`]: which pages a batch reads, within its budget. Pure.
 //! - [`ledger`]: the open batch in memory, and what follows from the end of a job. Pure.
 //! - [`batch`]: one batch from its opening, or from where it was left, to its close.
+//! - [`witness`]: which markets are held against the exchange's other view, and how. Pure.
 //! - [`leader`]: one coordinator acts at a time.
 //! - [`progress`]: the running batch on a terminal.
+//! - [`metrics`]: what is measured.
 //! - [`store`]: the statements.
 
 pub mod batch;
 pub mod leader;
 pub mod ledger;
+pub mod metrics;
 pub mod planner;
 pub mod progress;
 pub mod schedule;
 pub mod settings;
 pub mod store;
+pub mod witness;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -98,6 +102,7 @@ pub async fn run(
     clock: Arc<dyn Clock>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<RunOutcome> {
+    metrics::describe();
     let pool = shared::store::connect(&settings.database, "coordinator").await?;
     shared::store::check_schema(&pool).await?;
     let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "coordinator");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rust_decimal::{Decimal, dec};
 use shared::queue::Topology;
 use shared::settings::{BadSettings, Broker, Database, Vars};
 use shared::telemetry::Telemetry;
@@ -39,6 +40,10 @@ pub struct Settings {
     pub advertiser_requests: u32,
     /// Age at which the page of an advertiser is read again.
     pub advertiser_refresh: Duration,
+    /// Markets that a batch holds against the witness at most; 0: none.
+    pub witness_markets: u32,
+    /// Share of a market's compared ads that must agree, or the market is an error in the log.
+    pub witness_threshold: Decimal,
     /// The only fiats to read; empty: all.
     pub fiats: Vec<String>,
     /// Names this process in logs and ledger.
@@ -131,6 +136,12 @@ impl Settings {
             advertiser_refresh: Duration::from_secs(
                 vars.number("ADVERTISER_REFRESH_HOURS", 24, 1..=8760) * 3600,
             ),
+            witness_markets: vars.number("WITNESS_MARKETS_PER_BATCH", 3, 0..=100),
+            witness_threshold: vars.number(
+                "WITNESS_AGREEMENT_THRESHOLD",
+                dec!(0.95),
+                Decimal::ZERO..=Decimal::ONE,
+            ),
             fiats: vars.list("FIATS"),
             coordinator_id: vars.text("COORDINATOR_ID", &own_id),
         };
@@ -191,6 +202,18 @@ mod tests {
         let told = settings(&told);
         assert_eq!(told.advertiser_requests, 50);
         assert_eq!(told.advertiser_refresh, Duration::from_hours(6));
+    }
+
+    #[test]
+    fn a_few_markets_are_held_against_the_witness_unless_told() {
+        let settings = read([]).unwrap();
+        assert_eq!((settings.witness_markets, settings.witness_threshold), (3, dec!(0.95)));
+        assert_eq!(read([("WITNESS_MARKETS_PER_BATCH", "0")]).unwrap().witness_markets, 0);
+        let error = read([("WITNESS_AGREEMENT_THRESHOLD", "95")]).unwrap_err();
+        assert!(
+            error.contains("WITNESS_AGREEMENT_THRESHOLD=\"95\": allowed are 0 to 1"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -194,6 +194,8 @@ impl Fleet {
             .env("INITIAL_RATE_LIMIT", "6000")
             .env("MAX_RATE_LIMIT", "6000")
             .env("LOG_LEVEL", "warn")
+            // So that requests and jobs are those of the books; tests of the witness set it.
+            .env("WITNESS_MARKETS_PER_BATCH", "0")
             // Many processes on one machine have no port each.
             .env("ENABLE_METRICS", "false")
             .stdin(Stdio::null());

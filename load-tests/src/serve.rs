@@ -8,6 +8,8 @@
 //! - `/sim/limits` with `{"per_window": 50, "per_second": 5}`: from now on these limits; 0 or left out:
 //!   none.
 //! - `/sim/delist?fiat=VES`: the fiat leaves the list of fiats and its markets answer empty.
+//! - `/sim/lies` with `{"search": "cut", "witness": "stale"}`: from now on the search lies (`cut`, `shifted`),
+//!   or the calls for agents do (`shifted`, `stale`, `unreadable`, or a kind of fault). `{}`: neither.
 //! - `/sim/advance?ms=500`: moves the clock of `--manual-clock`.
 
 use std::collections::BTreeMap;
@@ -34,7 +36,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::api::{self, Answer, Behaviour, Fault, Faults, Renderer, Seen, Share, Template};
+use crate::api::{self, Answer, Behaviour, Fault, Faults, Lies, Renderer, Seen, Share, Template};
 use crate::limit::{Limits, RateLimit};
 use crate::market::{Event, Rates, Spec, TICK_MS, World, rng_for};
 use crate::respond::{accepts_gzip, respond};
@@ -133,7 +135,7 @@ pub struct Options {
     /// File for the request log (JSON lines), `fault` of each null if it had none; replaced at start.
     #[arg(long)]
     pub request_log: Option<PathBuf>,
-    /// Obey `POST /sim/faults`, `/sim/delist` and `/sim/advance`.
+    /// Obey `POST /sim/faults`, `/sim/lies`, `/sim/limits`, `/sim/delist` and `/sim/advance`.
     #[arg(long)]
     pub admin: bool,
     /// Time stands still but for `POST /sim/advance?ms=N`.
@@ -301,6 +303,7 @@ struct Exchange {
     started: Instant,
     requests: AtomicU64,
     faults: RwLock<Faults>,
+    lies: RwLock<Lies>,
     live: RwLock<Live>,
     limit: Mutex<RateLimit>,
     request_log: Option<Mutex<File>>,
@@ -365,7 +368,9 @@ impl Exchange {
         let method = parts.method.as_str();
         let request = api::Request { number, method, path, query, body };
         let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
-        let right = api::answer(&live.world, &live.renderer, &self.behaviour, &request);
+        let lies = self.lies.read().unwrap_or_else(PoisonError::into_inner);
+        let right = api::answer(&live.world, &live.renderer, &self.behaviour, &lies, &request);
+        drop(lies);
         drop(live);
         let faults = self.faults.read().unwrap_or_else(PoisonError::into_inner);
         match faults.draw(self.options.seed, number) {
@@ -384,6 +389,7 @@ impl Exchange {
             "/sim/advance" => self.manual_advance(query),
             "/sim/delist" => self.delist(query),
             "/sim/faults" => self.replace_faults(body),
+            "/sim/lies" => self.replace_lies(body),
             "/sim/limits" => self.replace_limits(body),
             _ => return None,
         };
@@ -420,6 +426,14 @@ impl Exchange {
         })?;
         let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
         limit.set(told.per_window, told.per_second);
+        Ok(())
+    }
+
+    fn replace_lies(&self, body: &[u8]) -> Result<(), String> {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        let lies = Lies::told(body, &live.world, &self.behaviour)?;
+        drop(live);
+        *self.lies.write().unwrap_or_else(PoisonError::into_inner) = lies;
         Ok(())
     }
 
@@ -506,6 +520,7 @@ pub async fn run(options: Options) -> Result<()> {
         started: Instant::now(),
         requests: AtomicU64::new(0),
         faults: RwLock::new(faults),
+        lies: RwLock::default(),
         live: RwLock::new(live),
         request_log,
         failed,

@@ -48,6 +48,10 @@ pub enum Work {
     },
     /// The page of an advertiser.
     Advertiser { advertiser_id: i32, user_no: String },
+    /// The first ads of a market as another view of the exchange lists them.
+    WitnessAds { market_id: i32, market: Market },
+    /// The price of a market as that view quotes it.
+    WitnessQuote { market_id: i32, market: Market },
 }
 
 impl Work {
@@ -55,6 +59,13 @@ impl Work {
     #[must_use]
     pub fn is_aside(&self) -> bool {
         matches!(self, Self::Advertiser { .. })
+    }
+
+    /// Whether it reads the witness: beside the pages of its book, once, and at no cost to the batch
+    /// if it fails.
+    #[must_use]
+    pub fn is_witness(&self) -> bool {
+        matches!(self, Self::WitnessAds { .. } | Self::WitnessQuote { .. })
     }
 
     /// As in `pipeline.jobs.kind`.
@@ -66,6 +77,8 @@ impl Work {
             Self::PaymentMethods { .. } => "payment_methods",
             Self::Search { .. } => "search",
             Self::Advertiser { .. } => "advertiser",
+            Self::WitnessAds { .. } => "witness_ads",
+            Self::WitnessQuote { .. } => "witness_quote",
         }
     }
 }

@@ -110,6 +110,17 @@ impl FetchError {
             Self::Status { .. } | Self::TooLarge | Self::CorruptBody(_) => Outcome::Neutral,
         }
     }
+
+    /// The same of a request to the witness, which may have a host of its own: that it fails there, or is
+    /// blocked, must not slow the pages down or stop them. That it was too fast is said of all requests.
+    fn outcome_of_witness(&self) -> Outcome {
+        const BLOCKED: u16 = StatusCode::FORBIDDEN.as_u16();
+        match self {
+            Self::RateLimited { status: BLOCKED, .. } => Outcome::Neutral,
+            Self::LatePermit | Self::RateLimited { .. } => self.outcome(),
+            _ => Outcome::Neutral,
+        }
+    }
 }
 
 pub struct Client {
@@ -140,9 +151,15 @@ impl Client {
     /// Sends one request, which uses up the permit, and tells the limiter what came of it.
     pub async fn fetch(&self, permit: Permit, request: Request) -> Result<Answer, FetchError> {
         let sending = permit.begin().ok_or(FetchError::LatePermit)?;
+        let is_witness = request.call.is_witness();
         let fetched = tokio::time::timeout(self.timeout, self.exchange(request)).await;
         let fetched = fetched.unwrap_or(Err(FetchError::Timeout(self.timeout)));
-        sending.finish(fetched.as_ref().map_or_else(FetchError::outcome, |_| Outcome::Ok)).await;
+        let outcome = match &fetched {
+            Ok(_) => Outcome::Ok,
+            Err(error) if is_witness => error.outcome_of_witness(),
+            Err(error) => error.outcome(),
+        };
+        sending.finish(outcome).await;
         fetched
     }
 
@@ -153,15 +170,17 @@ impl Client {
             Call::PaymentMethods => &self.endpoints.payment_methods,
             Call::Search => &self.endpoints.search,
             Call::Advertiser => &self.endpoints.advertiser,
+            Call::WitnessAds => &self.endpoints.witness_ads,
+            Call::WitnessQuote => &self.endpoints.witness_quote,
         };
         let sent = match request.payload {
             Payload::Json(body) => {
                 let post = self.http.post(endpoint.clone());
                 post.header(CONTENT_TYPE, "application/json").body(body)
             }
-            Payload::Query(name, value) => {
+            Payload::Query(query) => {
                 let mut url = endpoint.clone();
-                url.query_pairs_mut().append_pair(name, &value);
+                url.query_pairs_mut().extend_pairs(query);
                 self.http.get(url)
             }
         };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
 use shared::domain::{MAX_ADS_PER_PAGE, page_count};
 use shared::exchange::binance::{self, AnswerError, SEARCH_ROWS};
 use shared::job::{
@@ -73,6 +74,8 @@ pub enum Facts {
     Assets(binance::AssetLists),
     PaymentMethods(Vec<shared::domain::PaymentMethod>),
     Advertiser(Box<binance::AdvertiserPage>),
+    WitnessAds(binance::WitnessAds),
+    WitnessQuote(Decimal),
 }
 
 impl Ending {
@@ -149,13 +152,14 @@ pub struct Handler {
     client: Client,
     max_retries: u32,
     shutdown: CancellationToken,
-    /// Answers that came, to any request of this worker.
+    /// Answers that came, to any request of this worker but those to the witness, whose host is another.
     answers: AtomicU64,
 }
 
 /// How often each kind of trouble was met, and what it allows.
 struct Patience {
     backoff: backon::ExponentialBackoff,
+    /// Times that an answer may still be asked for again.
     rereads: u32,
     lone_refusals: u32,
     /// Answers that this worker had when the job was last refused.
@@ -163,11 +167,19 @@ struct Patience {
 }
 
 impl Patience {
+    /// What a job is given. The witness is asked once: a later answer would tell of another moment
+    /// than its page, and each request more would be taken from the pages.
+    fn with(work: &Work, max_retries: u32) -> Self {
+        let (retries, rereads) =
+            if work.is_witness() { (0, 0) } else { (max_retries, MAX_REREADS) };
+        let retries = usize::try_from(retries).unwrap_or(usize::MAX);
+        Self { backoff: backoff(retries), rereads, lone_refusals: 0, answers: u64::MAX }
+    }
+
     /// The pause before an answer is asked for once more; `None`: it was.
     fn reread(&mut self) -> Option<Duration> {
-        let again = self.rereads < MAX_REREADS;
-        self.rereads += u32::from(again);
-        again.then_some(FIRST_BACKOFF)
+        self.rereads = self.rereads.checked_sub(1)?;
+        Some(FIRST_BACKOFF)
     }
 
     /// Notes a refusal, when the worker had so many answers.
@@ -213,13 +225,7 @@ impl Handler {
             _ if is_urgent => Class::High,
             _ => Class::Normal,
         };
-        let max_retries = usize::try_from(self.max_retries).unwrap_or(usize::MAX);
-        let mut patience = Patience {
-            backoff: backoff(max_retries),
-            rereads: 0,
-            lone_refusals: 0,
-            answers: u64::MAX,
-        };
+        let mut patience = Patience::with(&job.work, self.max_retries);
         let mut requests = Requests::default();
         loop {
             if let Some(outcome) = self.is_pointless(job, &requests).await {
@@ -347,7 +353,9 @@ impl Handler {
         };
         match fetched {
             Ok(answer) => {
-                self.answers.fetch_add(1, Ordering::Relaxed);
+                if !job.work.is_witness() {
+                    self.answers.fetch_add(1, Ordering::Relaxed);
+                }
                 requests.fetched_at = Some(answer.fetched_at);
                 judge_answer(job, answer, requests, patience)
             }
@@ -380,7 +388,9 @@ fn judge_error(
         // The pause is in the limiter: the next permit comes after it.
         FetchError::RateLimited { .. } => {
             // One refused request more for what nothing waits for would slow the pages down.
-            let is_worth_it = !job.work.is_aside() && patience.lone_refusals < MAX_LONE_REFUSALS;
+            let is_worth_it = !job.work.is_aside()
+                && !job.work.is_witness()
+                && patience.lone_refusals < MAX_LONE_REFUSALS;
             is_worth_it.then_some(Duration::ZERO)
         }
         FetchError::CorruptBody(_) | FetchError::EmptyBody | FetchError::NotJson { .. } => {
@@ -484,6 +494,10 @@ fn read(job: &Job, body: &[u8]) -> Result<Facts, AnswerError> {
         Work::PaymentMethods { .. } => Facts::PaymentMethods(binance::parse_payment_methods(body)?),
         Work::Advertiser { user_no, .. } => {
             Facts::Advertiser(Box::new(binance::parse_advertiser(Some(user_no), body)?))
+        }
+        Work::WitnessAds { .. } => Facts::WitnessAds(binance::parse_witness_ads(body)?),
+        Work::WitnessQuote { market, .. } => {
+            Facts::WitnessQuote(binance::parse_witness_quote(&market.fiat, &market.asset, body)?)
         }
     })
 }

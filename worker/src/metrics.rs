@@ -67,7 +67,9 @@ fn count_error(error_type: &'static str, work: &Work, errors: u64) {
     let (fiat, crypto) = match work {
         Work::FiatList | Work::Advertiser { .. } => ("", ""),
         Work::Assets { fiat, .. } | Work::PaymentMethods { fiat, .. } => (fiat.as_str(), ""),
-        Work::Search { market, .. } => (market.fiat.as_str(), market.asset.as_str()),
+        Work::Search { market, .. }
+        | Work::WitnessAds { market, .. }
+        | Work::WitnessQuote { market, .. } => (market.fiat.as_str(), market.asset.as_str()),
     };
     counter!(ERRORS, "error_type" => error_type, "fiat" => fiat.to_owned(), "crypto" => crypto.to_owned())
         .increment(errors);

@@ -42,6 +42,8 @@ pub struct Binance {
     pub fiat_list: url::Url,
     pub payment_methods: url::Url,
     pub advertiser: url::Url,
+    pub witness_ads: url::Url,
+    pub witness_quote: url::Url,
 }
 
 /// The way out to the exchange.
@@ -134,19 +136,11 @@ impl Proxy {
 
 impl Binance {
     fn read(vars: &mut Vars) -> Self {
-        let base =
-            vars.url("BINANCE_BASE_URL", Some("https://p2p.binance.com"), &["https", "http"]);
-        let mut endpoint = |name: &str, default: &str| {
-            let path = vars.text(name, default);
-            let url = path.starts_with('/').then(|| base.join(&path).ok()).flatten();
-            // A path such as `//elsewhere/…` would change the host.
-            url.filter(|url| url.origin() == base.origin()).unwrap_or_else(|| {
-                vars.problem(format!(
-                    "{name}={path:?}: allowed is a path of the host, such as {default}"
-                ));
-                base.clone()
-            })
-        };
+        let base = vars.url("BINANCE_BASE_URL", Some(DEFAULT_BASE), &["https", "http"]);
+        // Whoever names another exchange, a simulated one perhaps, names it for all requests.
+        let witness = if base.as_str() == DEFAULT_BASE { DEFAULT_WITNESS } else { base.as_str() };
+        let witness = vars.url("BINANCE_WITNESS_BASE_URL", Some(witness), &["https", "http"]);
+        let mut endpoint = |name, default| endpoint(vars, &base, name, default);
         Self {
             search: endpoint("BINANCE_SEARCH_ENDPOINT", "/bapi/c2c/v2/friendly/c2c/adv/search"),
             assets: endpoint("BINANCE_PAIRS_ENDPOINT", "/bapi/c2c/v2/friendly/c2c/portal/config"),
@@ -162,8 +156,35 @@ impl Binance {
                 "BINANCE_ADVERTISER_ENDPOINT",
                 "/bapi/c2c/v2/friendly/c2c/user/profile-and-ads-list",
             ),
+            witness_ads: self::endpoint(
+                vars,
+                &witness,
+                "BINANCE_WITNESS_ADS_ENDPOINT",
+                "/bapi/c2c/v1/public/c2c/agent/ad-list",
+            ),
+            witness_quote: self::endpoint(
+                vars,
+                &witness,
+                "BINANCE_WITNESS_QUOTE_ENDPOINT",
+                "/bapi/c2c/v1/public/c2c/agent/quote-price",
+            ),
         }
     }
+}
+
+/// The host of the web site, and that of the calls for agents.
+const DEFAULT_BASE: &str = "https://p2p.binance.com/";
+const DEFAULT_WITNESS: &str = "https://www.binance.com/";
+
+/// A call by its path on the host of `base`.
+fn endpoint(vars: &mut Vars, base: &url::Url, name: &str, default: &str) -> url::Url {
+    let path = vars.text(name, default);
+    let url = path.starts_with('/').then(|| base.join(&path).ok()).flatten();
+    // A path such as `//elsewhere/…` would change the host.
+    url.filter(|url| url.origin() == base.origin()).unwrap_or_else(|| {
+        vars.problem(format!("{name}={path:?}: allowed is a path of the host, such as {default}"));
+        base.clone()
+    })
 }
 
 impl RateLimit {
@@ -230,6 +251,24 @@ mod tests {
             error.contains("BINANCE_SEARCH_ENDPOINT") && error.contains("BINANCE_PAIRS_ENDPOINT"),
             "{error}"
         );
+    }
+
+    /// A simulated exchange, or one behind another address, is never passed by.
+    #[test]
+    fn the_witness_has_a_host_of_its_own_only_beside_the_real_exchange() {
+        const PATH: &str = "/bapi/c2c/v1/public/c2c/agent/ad-list";
+        let (base, witness) = ("BINANCE_BASE_URL", "BINANCE_WITNESS_BASE_URL");
+        for (told, host) in [
+            (vec![], "https://www.binance.com"),
+            (vec![(base, "https://p2p.binance.com")], "https://www.binance.com"),
+            (vec![(base, "http://127.0.0.1:8085")], "http://127.0.0.1:8085"),
+            (vec![(base, "http://a:1"), (witness, "http://b:2")], "http://b:2"),
+        ] {
+            let settings = read(told.clone()).unwrap().binance;
+            assert_eq!(settings.witness_ads.as_str(), format!("{host}{PATH}"), "{told:?}");
+        }
+        let error = read([("BINANCE_WITNESS_QUOTE_ENDPOINT", "//elsewhere/x")]).unwrap_err();
+        assert!(error.contains("BINANCE_WITNESS_QUOTE_ENDPOINT"), "{error}");
     }
 
     #[test]

@@ -5,10 +5,11 @@
 use anyhow::Context;
 use shared::domain::{BatchId, MAX_ADS_PER_PAGE, MAX_JOBS_PER_BATCH, offer_version_id};
 use shared::job::{EXPIRED_BREAKER_OPEN, EXPIRED_DEADLINE, Failure};
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use super::Store;
 use super::marts::{self, Batches};
+use super::witness::{self, MarketCheck};
 
 /// How a batch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,8 @@ pub struct Closed {
     /// Why it is not complete.
     pub reason: Option<String>,
     pub sums: Sums,
+    /// Its markets held against the witness.
+    pub witness: Vec<MarketCheck>,
 }
 
 /// A batch in sums.
@@ -96,7 +99,7 @@ pub struct Sums {
     pub requests: i64,
     /// Requests that met an error.
     pub requests_failed: i64,
-    /// Of these, answers that could not be read.
+    /// Of these, answers that could not be read, those of the witness not counted.
     pub unreadable: i64,
     /// Jobs of advertisers that are still out.
     pub advertisers_open: i64,
@@ -151,6 +154,7 @@ pub async fn close(
     }
     expire_open_jobs(&mut tx, batch, cut).await?;
     certify(&mut tx, batch).await?;
+    let witness = hear_witness(&mut tx, batch).await?;
     marts::make(&mut tx, Batches::one(batch)).await?;
     move_latest(&mut tx, batch).await?;
     update_catalog(&mut tx, batch).await?;
@@ -191,7 +195,26 @@ pub async fn close(
         .execute(&mut *tx)
         .await?;
     tx.commit().await?;
-    Ok(Some(Closed { outcome, reason, sums }))
+    Ok(Some(Closed { outcome, reason, sums, witness }))
+}
+
+/// What can't be compared costs the comparison, never the close.
+async fn hear_witness(
+    connection: &mut PgConnection,
+    batch: BatchId,
+) -> anyhow::Result<Vec<MarketCheck>> {
+    let mut savepoint = connection.begin().await?;
+    match witness::check(&mut savepoint, batch).await {
+        Ok(checks) => {
+            savepoint.commit().await?;
+            Ok(checks)
+        }
+        Err(error) => {
+            savepoint.rollback().await?;
+            tracing::error!(error = format!("{error:#}"), "the witness can't be heard");
+            Ok(Vec::new())
+        }
+    }
 }
 
 /// Jobs of advertisers that are out go on: workers do them when no page waits, which is mostly after the
@@ -286,7 +309,7 @@ async fn sum_up(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result
                         count(*) FILTER (WHERE kind = 'advertiser' AND state = 'published') AS advertisers_open,
                         coalesce(sum(attempts), 0)::bigint AS requests
                    FROM pipeline.jobs WHERE day = $1 AND batch_id = $2) j,
-                (SELECT count(*) AS requests_failed, count(*) FILTER (WHERE error = ANY($3)) AS unreadable
+                (SELECT count(*) AS requests_failed, count(*) FILTER (WHERE error = ANY($3) AND kind NOT IN ('witness_ads', 'witness_quote')) AS unreadable
                    FROM pipeline.jobs, unnest(errors) AS error
                   WHERE day = $1 AND batch_id = $2 AND errors IS NOT NULL) e",
     )

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use chrono::{DateTime, Utc};
-use shared::domain::BatchId;
+use shared::domain::{BatchId, Market};
 use shared::job::{EMPTY_BEYOND_LAST_PAGE, EndState, JobEnd, SHED_BUDGET, Work};
 use sqlx::{PgConnection, PgPool};
 
@@ -54,6 +54,9 @@ async fn insert_as(
                 (market, number, ads) = (Some(*market_id), Some(page.cast_signed()), *ads_expected);
             }
             Work::Advertiser { advertiser_id, .. } => advertiser = Some(*advertiser_id),
+            Work::WitnessAds { market_id, .. } | Work::WitnessQuote { market_id, .. } => {
+                market = Some(*market_id);
+            }
         }
         markets.push(market);
         fiats.push(fiat);
@@ -222,6 +225,13 @@ impl JobRow {
         let fiat = || -> anyhow::Result<(i32, String)> {
             Ok((self.fiat_id.context("fiat_id")?, self.fiat.clone().context("fiat")?))
         };
+        let market = || -> anyhow::Result<(i32, Market)> {
+            let names = (self.fiat.as_deref(), self.asset.as_deref(), self.side.as_deref());
+            let (Some(fiat), Some(asset), Some(side)) = names else {
+                bail!("the market is unknown")
+            };
+            Ok((self.market_id.context("market_id")?, catalog::market(fiat, asset, side)?))
+        };
         Ok(match self.kind.as_str() {
             "fiat_list" => Work::FiatList,
             "assets" => {
@@ -233,16 +243,17 @@ impl JobRow {
                 Work::PaymentMethods { fiat_id, fiat }
             }
             "search" => {
-                let names = (self.fiat.as_deref(), self.asset.as_deref(), self.side.as_deref());
-                let (Some(fiat), Some(asset), Some(side)) = names else {
-                    bail!("the market is unknown")
-                };
-                Work::Search {
-                    market_id: self.market_id.context("market_id")?,
-                    market: catalog::market(fiat, asset, side)?,
-                    page: self.page.context("page")?.cast_unsigned(),
-                    ads_expected: self.ads_expected,
-                }
+                let (market_id, market) = market()?;
+                let page = self.page.context("page")?.cast_unsigned();
+                Work::Search { market_id, market, page, ads_expected: self.ads_expected }
+            }
+            "witness_ads" => {
+                let (market_id, market) = market()?;
+                Work::WitnessAds { market_id, market }
+            }
+            "witness_quote" => {
+                let (market_id, market) = market()?;
+                Work::WitnessQuote { market_id, market }
             }
             "advertiser" => Work::Advertiser {
                 advertiser_id: self.advertiser_id.context("advertiser_id")?,

@@ -9,6 +9,7 @@ pub mod drift;
 pub mod jobs;
 pub mod marts;
 pub mod retention;
+pub mod witness;
 pub mod workers;
 
 use sqlx::{PgPool, Postgres, Transaction};

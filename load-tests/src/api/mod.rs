@@ -7,6 +7,7 @@ mod fault;
 mod reference;
 mod render;
 mod search;
+mod witness;
 
 use std::io::Write;
 
@@ -14,6 +15,7 @@ use serde::Serialize;
 
 pub use self::fault::{Fault, Faults, Share};
 pub use self::render::{Renderer, Template};
+pub use self::witness::Lies;
 use crate::market::World;
 
 /// How the answers behave, apart from the world.
@@ -139,17 +141,24 @@ impl Answer {
     }
 }
 
-/// The right answer to a request from the world as it stands.
+/// The answer to a request from the world as it stands: the right one, unless it is told to lie.
 #[must_use]
 pub fn answer(
     world: &World,
     renderer: &Renderer,
     behaviour: &Behaviour,
+    lies: &Lies,
     request: &Request<'_>,
 ) -> Answer {
     match (request.method, request.path) {
         ("POST", "/bapi/c2c/v2/friendly/c2c/adv/search") => {
-            search::search(world, renderer, behaviour, request)
+            search::search(world, renderer, behaviour, lies, request)
+        }
+        ("GET", "/bapi/c2c/v1/public/c2c/agent/ad-list") => {
+            witness::ad_list(world, behaviour, lies, request)
+        }
+        ("GET", "/bapi/c2c/v1/public/c2c/agent/quote-price") => {
+            witness::quote_price(world, behaviour, lies, request)
         }
         ("POST", "/bapi/c2c/v1/friendly/c2c/trade-rule/fiat-list") => reference::fiat_list(world),
         ("POST", "/bapi/c2c/v2/friendly/c2c/portal/config") => {

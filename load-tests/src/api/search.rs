@@ -8,6 +8,7 @@ use rand::seq::SliceRandom;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 
+use super::witness::{Lies, SearchLie, shift_prices};
 use super::{Answer, Behaviour, Renderer, Request, Seen, put};
 use crate::market::{Ad, Market, Side, Top, World, rng_for};
 
@@ -55,6 +56,7 @@ pub(super) fn search(
     world: &World,
     renderer: &Renderer,
     behaviour: &Behaviour,
+    lies: &Lies,
     request: &Request<'_>,
 ) -> Answer {
     let Ok(body) = serde_json::from_slice::<Body>(request.body) else {
@@ -75,12 +77,16 @@ pub(super) fn search(
         return Answer { seen, ..Answer::unsupported_payment_method() };
     }
     let page = match world.market(&query.fiat, &query.asset, query.side) {
-        Some(market) => Page::cut(world, renderer, behaviour, market, &query, request.number),
+        Some(market) => {
+            let is_cut = lies.search == Some(SearchLie::Cut);
+            Page::cut(world, renderer, behaviour, market, &query, request.number, is_cut)
+        }
         None => Page::default(),
     };
     seen.ads = Some(page.items.len());
     seen.total = Some(page.total);
-    Answer { seen, ..Answer::json(page.render(world, renderer)) }
+    let page = Answer { seen, ..Answer::json(page.render(world, renderer)) };
+    if lies.search == Some(SearchLie::Shifted) { shift_prices(page) } else { page }
 }
 
 impl Query {
@@ -150,6 +156,7 @@ impl Page {
         market: &Market,
         query: &Query,
         number: u64,
+        is_cut: bool,
     ) -> Self {
         let accepted = |at: &usize| query.filter.accepts(world, renderer, &world.ads[*at]);
         let all = market.book.iter().all(accepted);
@@ -158,6 +165,13 @@ impl Page {
         } else {
             market.book.iter().copied().filter(accepted).collect()
         };
+        if is_cut {
+            let mut place = 0;
+            ads.to_mut().retain(|_| {
+                place += 1;
+                place % 3 != 0
+            });
+        }
         let promoted = promoted(world, market, &ads);
         if let Some(at) = promoted.filter(|_| behaviour.promoted_once) {
             ads.to_mut().retain(|&other| other != at);
@@ -197,7 +211,7 @@ impl Page {
 }
 
 /// The promoted ad, if it is among `ads` and worse than the best of them.
-fn promoted(world: &World, market: &Market, ads: &[usize]) -> Option<usize> {
+pub(super) fn promoted(world: &World, market: &Market, ads: &[usize]) -> Option<usize> {
     let Top::Promoted(Some(at)) = market.top else {
         return None;
     };

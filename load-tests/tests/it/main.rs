@@ -15,3 +15,4 @@ mod sim;
 mod system;
 mod verified;
 mod warehouse;
+mod witness;

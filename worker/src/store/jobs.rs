@@ -69,6 +69,8 @@ pub async fn find(pool: &PgPool, job: &Job) -> Result<Option<JobRow>, StoreError
             fiat_id = Some(fiat);
         }
         Work::Advertiser { advertiser_id, .. } => advertiser = Some(advertiser_id),
+        Work::WitnessAds { market_id: market, .. }
+        | Work::WitnessQuote { market_id: market, .. } => market_id = Some(market),
         Work::FiatList => {}
     }
     let row = sqlx::query_as(
@@ -190,6 +192,7 @@ fn ads(one: &ToStore) -> Option<(i32, i32)> {
     match &one.ending.facts {
         Facts::Page(page) => Some((count(page.ads.len()), count(page.refusals.len()))),
         Facts::Advertiser(page) => Some((count(page.ads.len()), count(page.refusals.len()))),
+        Facts::WitnessAds(list) => Some((count(list.ads.len()), 0)),
         _ => None,
     }
 }

@@ -13,6 +13,7 @@ mod profiles;
 mod quarantine;
 mod terms;
 mod versions;
+mod witness;
 pub mod workers;
 
 use std::collections::{HashMap, HashSet};
@@ -207,6 +208,7 @@ impl Store {
         quarantine::insert(&mut tx, &kept).await?;
         discovery::store(&mut tx, &kept).await?;
         profiles::store(&mut tx, &kept).await?;
+        witness::insert(&mut tx, &kept).await?;
         tx.commit().await?;
         // Only now: an id that was not committed must never be referred to.
         for page in pages {

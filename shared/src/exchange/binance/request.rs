@@ -7,6 +7,8 @@ use crate::job::Work;
 
 /// Ads asked for per page; the exchange refuses more with `000002`.
 pub const SEARCH_ROWS: u32 = 20;
+/// Ads that the witness is asked for: the most it gives.
+pub const WITNESS_ROWS: u32 = 20;
 
 /// The calls there are. Their paths are settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +18,16 @@ pub enum Call {
     PaymentMethods,
     Search,
     Advertiser,
+    WitnessAds,
+    WitnessQuote,
+}
+
+impl Call {
+    /// Whether it is another view of the exchange than the one that is read.
+    #[must_use]
+    pub fn is_witness(self) -> bool {
+        matches!(self, Self::WitnessAds | Self::WitnessQuote)
+    }
 }
 
 /// A call with what it is asked.
@@ -30,8 +42,8 @@ pub struct Request {
 pub enum Payload {
     /// POST with a JSON body.
     Json(String),
-    /// GET with this name and value as query, not yet encoded.
-    Query(&'static str, String),
+    /// GET with these names and values as query, not yet encoded.
+    Query(Vec<(&'static str, String)>),
 }
 
 /// Classes of ads to ask for: those of the web site. What an answer without them leaves out is not
@@ -49,11 +61,28 @@ pub fn request(work: &Work) -> Request {
         }
         Work::Search { market, page, .. } => (Call::Search, search_body(market, *page)),
         Work::Advertiser { user_no, .. } => {
-            let payload = Payload::Query("userNo", user_no.clone());
+            let payload = Payload::Query(vec![("userNo", user_no.clone())]);
             return Request { call: Call::Advertiser, payload };
+        }
+        Work::WitnessAds { market, .. } => {
+            let mut query = market_query(market);
+            query.extend([("limit", WITNESS_ROWS.to_string()), ("order", "price".to_owned())]);
+            return Request { call: Call::WitnessAds, payload: Payload::Query(query) };
+        }
+        Work::WitnessQuote { market, .. } => {
+            let payload = Payload::Query(market_query(market));
+            return Request { call: Call::WitnessQuote, payload };
         }
     };
     Request { call, payload: Payload::Json(body.to_string()) }
+}
+
+fn market_query(market: &Market) -> Vec<(&'static str, String)> {
+    vec![
+        ("fiat", market.fiat.clone()),
+        ("asset", market.asset.clone()),
+        ("tradeType", side_code(market.side).to_owned()),
+    ]
 }
 
 /// Every filter narrows the book; the whole book is asked for, so none is set.
@@ -98,5 +127,22 @@ mod tests {
         assert_eq!((body["page"].as_u64(), body["rows"].as_u64()), (Some(3), Some(20)));
         assert_eq!(body["payTypes"], json!([]));
         assert_eq!(body["publisherType"], json!(null));
+    }
+
+    #[test]
+    fn the_witness_is_asked_for_the_same_side() {
+        let market = Market::new("VES", "USDT", Side::Sell).unwrap();
+        let ads = request(&Work::WitnessAds { market_id: 7, market: market.clone() });
+        let quote = request(&Work::WitnessQuote { market_id: 7, market });
+        assert_eq!((ads.call, quote.call), (Call::WitnessAds, Call::WitnessQuote));
+        let named = |request: Request| match request.payload {
+            Payload::Query(query) => {
+                query.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+            }
+            Payload::Json(_) => panic!("the witness is a GET"),
+        };
+        let market = ["fiat=VES", "asset=USDT", "tradeType=SELL"];
+        assert_eq!(named(ads), [&market[..], &["limit=20", "order=price"]].concat());
+        assert_eq!(named(quote), market);
     }
 }

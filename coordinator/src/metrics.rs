@@ -1,0 +1,96 @@
+//! What the coordinator measures. Labels are from small sets: never an ad, a market or a job.
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use rust_decimal::prelude::ToPrimitive;
+
+use crate::store::witness::{self, MarketCheck};
+use crate::witness::Counts;
+
+const WITNESS_AGREEMENT: &str = "p2p_witness_agreement_ratio";
+const WITNESS_ADS: &str = "p2p_witness_ads_total";
+const WITNESS_MARKETS: &str = "p2p_witness_markets_total";
+
+/// Tells Prometheus what the figures mean.
+pub fn describe() {
+    describe_gauge!(
+        WITNESS_AGREEMENT,
+        "Share of the ads compared with the witness that agree or moved, in the last batch that compared any"
+    );
+    describe_counter!(
+        WITNESS_ADS,
+        Unit::Count,
+        "Ads compared with the witness; result: agreed, explained, price_differs, missing, lacking"
+    );
+    describe_counter!(
+        WITNESS_MARKETS,
+        Unit::Count,
+        "Markets held against the witness; verdict: agree, disagree, unknown"
+    );
+}
+
+/// The checks of a batch.
+pub fn witnessed(checks: &[MarketCheck]) {
+    for MarketCheck { check, .. } in checks {
+        counter!(WITNESS_MARKETS, "verdict" => check.verdict.as_str()).increment(1);
+        let Counts { agreed, price_differs, missing, lacking, explained } = check.counts;
+        for (result, ads) in [
+            ("agreed", agreed),
+            ("explained", explained),
+            ("price_differs", price_differs),
+            ("missing", missing),
+            ("lacking", lacking),
+        ] {
+            counter!(WITNESS_ADS, "result" => result).increment(u64::from(ads.unsigned_abs()));
+        }
+    }
+    if let Some(agreement) = witness::agreement(checks) {
+        gauge!(WITNESS_AGREEMENT).set(agreement.to_f64().unwrap_or(f64::NAN));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use shared::domain::{Market, Side};
+
+    use super::*;
+    use crate::witness::{Check, Quote, QuoteVerdict, Unknown, Verdict};
+
+    fn check(verdict: Verdict, counts: Counts) -> MarketCheck {
+        let market = Market::new("VES", "USDT", Side::Buy).unwrap();
+        let quote = Quote { verdict: QuoteVerdict::Unknown, rank: None };
+        let check = Check { verdict, skew_ms: None, counts, quote, differences: Vec::new() };
+        MarketCheck { market_id: 1, market, check, witnessed_at: None, ads: None, quoted: None }
+    }
+
+    #[test]
+    fn the_checks_of_a_batch_move_the_metrics() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let shown = |text: &str| recorder.handle().render().lines().any(|line| line == text);
+        metrics::with_local_recorder(&recorder, || {
+            let counts =
+                Counts { agreed: 17, missing: 1, lacking: 1, price_differs: 0, explained: 1 };
+            witnessed(&[
+                check(Verdict::Disagree, counts),
+                check(Verdict::Agree, Counts { agreed: 20, ..Counts::default() }),
+                check(Verdict::Unknown(Unknown::NotRead), Counts::default()),
+            ]);
+            for line in [
+                "p2p_witness_agreement_ratio 0.95",
+                "p2p_witness_ads_total{result=\"agreed\"} 37",
+                "p2p_witness_ads_total{result=\"explained\"} 1",
+                "p2p_witness_ads_total{result=\"missing\"} 1",
+                "p2p_witness_ads_total{result=\"lacking\"} 1",
+                "p2p_witness_markets_total{verdict=\"agree\"} 1",
+                "p2p_witness_markets_total{verdict=\"disagree\"} 1",
+                "p2p_witness_markets_total{verdict=\"unknown\"} 1",
+            ] {
+                assert!(shown(line), "{line} in {}", recorder.handle().render());
+            }
+            // Nothing compared is no agreement of 0.
+            witnessed(&[check(Verdict::Unknown(Unknown::NoAds), Counts::default())]);
+            assert!(shown("p2p_witness_agreement_ratio 0.95"));
+            assert!(shown("p2p_witness_markets_total{verdict=\"unknown\"} 2"));
+        });
+    }
+}
