@@ -5,8 +5,11 @@
 //! [`parse_search`] and its neighbours read an answer.
 
 mod advertiser;
+mod envelope;
 mod fields;
+mod lenient;
 mod lists;
+mod names;
 mod request;
 mod search;
 mod value;
@@ -23,4 +26,4 @@ pub use wire::{AnswerError, rejection};
 
 /// Version of the rules by which bytes become facts. Raise it with every change that can make other
 /// facts of the same bytes.
-pub const PARSER_VERSION: i16 = 2;
+pub const PARSER_VERSION: i16 = 3;
