@@ -5,6 +5,7 @@
 
 pub mod binance;
 mod scan;
+pub mod shape;
 
 use std::fmt;
 use std::str::FromStr;

@@ -12,6 +12,7 @@ mod lists;
 mod names;
 mod request;
 mod search;
+mod shapes;
 mod value;
 mod wire;
 
@@ -22,6 +23,7 @@ pub use lists::{
 };
 pub use request::{Call, Payload, Request, SEARCH_ROWS, request};
 pub use search::{Page, parse_search};
+pub use shapes::{WITH_VALUES, findings};
 pub use wire::{AnswerError, rejection};
 
 /// Version of the rules by which bytes become facts. Raise it with every change that can make other
