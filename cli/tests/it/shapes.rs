@@ -114,8 +114,10 @@ fn survey() -> String {
         let is_always = has.peek().is_some() && has.all(|has| has) && !path.ends_with("[]");
         let presence = if is_always { "always" } else { "sometimes" };
         let types: Vec<_> = seen.types.iter().map(|kind| kind.as_str()).collect();
-        let values: String = seen.values.iter().map(|value| format!(" {value}")).collect();
-        writeln!(text, "{call} {path} {} {presence}{values}", types.join("|")).unwrap();
+        let types = types.join("|");
+        let words = [call, &path, &types, presence].into_iter();
+        let words: Vec<&str> = words.chain(seen.values.iter().map(String::as_str)).collect();
+        writeln!(text, "{}", words.join(" ")).unwrap();
     }
     text
 }

@@ -112,8 +112,11 @@ fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// The members of an object: names as written, values as they stand. At most `most`.
-pub(crate) fn members(bytes: &[u8], most: usize) -> Result<Vec<(&[u8], &[u8])>, Torn> {
+/// A member of an object: its name as written, its value as it stands.
+pub(crate) type Member<'a> = (&'a [u8], &'a [u8]);
+
+/// The members of an object. At most `most`.
+pub(crate) fn members(bytes: &[u8], most: usize) -> Result<Vec<Member<'_>>, Torn> {
     let mut members = Vec::new();
     parts(bytes, b'{', most, |start, part| {
         let mut tokens = Tokens::new(part);

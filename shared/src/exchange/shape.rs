@@ -15,6 +15,8 @@ const MAX_PATHS: usize = 1_000;
 const MAX_DEPTH: usize = 16;
 /// Longest name that is kept whole, in bytes; the longest known has 41.
 const MAX_NAME_BYTES: usize = 64;
+/// Longest path that is told, in bytes.
+const MAX_PATH_BYTES: usize = 600;
 /// Different values of a field with few values that one answer can show.
 const MAX_VALUES: usize = 20;
 /// Longest such value.
@@ -290,7 +292,7 @@ impl<'a> Shape<'a> {
         let rest = &rest[..rest.len().min(MAX_SAMPLE_BYTES)];
         let mut tokens = Tokens::new(rest);
         let mut depth = 0_usize;
-        while let Some(token) = tokens.next() {
+        for token in tokens.by_ref() {
             match token {
                 Token::Open(_) => depth += 1,
                 Token::Close(_) => depth = depth.saturating_sub(1),
@@ -390,6 +392,10 @@ impl Known {
                 }
             }
             self.compare_values(node, known, &path, &mut findings);
+            // What is within something that was no object or list is new with it.
+            if !known.types.iter().any(|kind| matches!(kind, Type::Object | Type::List)) {
+                continue;
+            }
             let mut seen: HashMap<&[u8], usize> = HashMap::new();
             for &child in &node.children {
                 let name = shape.nodes[child].name;
@@ -406,7 +412,7 @@ impl Known {
                     known.children.iter().filter(|(_, known)| self.nodes[**known].is_always);
                 let start = node.types[Type::Object as usize].unwrap_or_default();
                 findings.extend(always.filter(|(name, _)| lacks(name)).map(|(name, _)| Finding {
-                    path: join(&path, name),
+                    path: shown(&join(&path, name)),
                     change: Change::Missing,
                     found: None,
                     value: None,
@@ -454,7 +460,7 @@ fn new(shape: &Shape<'_>, node: usize, path: &str) -> Vec<Finding> {
     let found = types.filter_map(|(kind, start)| Some((kind, start?)));
     found
         .map(|(kind, start)| Finding {
-            path: path.to_owned(),
+            path: shown(path),
             change: Change::New,
             found: Some(kind),
             value: None,
@@ -516,9 +522,12 @@ fn join(path: &str, name: &[u8]) -> String {
     joined
 }
 
-/// The whole has no name.
+/// A path as it is told: the whole has no name, and bytes that are no text may have made it long.
 fn shown(path: &str) -> String {
-    if path.is_empty() { ".".to_owned() } else { path.to_owned() }
+    if path.is_empty() {
+        return ".".to_owned();
+    }
+    path[..path.floor_char_boundary(MAX_PATH_BYTES)].to_owned()
 }
 
 /// Bytes as text that a database and a terminal hold.
@@ -579,6 +588,7 @@ c b[].k text sometimes "x" "y"
             ]
         );
         assert_eq!(findings("[]"), ["retyped . list  []"]);
+        assert_eq!(findings(r#"{"a":{"x":1}}"#), [r#"retyped a object  {"x":1}"#]);
         assert_eq!(findings(r#"{"A":1}"#), ["new A number  1", r#"missing a   {"A":1}"#]);
     }
 

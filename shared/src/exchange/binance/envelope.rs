@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::lenient::plain;
 use super::value::{self, Raw};
 use super::wire::AnswerError;
-use crate::exchange::scan::{self, Torn};
+use crate::exchange::scan::{self, Member, Torn};
 
 /// Most ads of one answer that are taken apart: fifteen times the largest market that was captured as
 /// one list. A page holds 32.
@@ -34,7 +34,7 @@ pub(super) struct Items<'a> {
 }
 
 /// Members of an object, by name.
-pub(super) struct Members<'a>(Vec<(&'a [u8], &'a [u8])>);
+pub(super) struct Members<'a>(Vec<Member<'a>>);
 
 impl<'a> Members<'a> {
     pub(super) fn of(object: &'a [u8]) -> Result<Self, AnswerError> {
@@ -69,7 +69,7 @@ impl<'a> Members<'a> {
     }
 
     /// The only member that is a list, and its name.
-    fn only_list(&self) -> Option<(&'a [u8], &'a [u8])> {
+    fn only_list(&self) -> Option<Member<'a>> {
         let mut lists = self.0.iter().filter(|(_, value)| value.first() == Some(&b'['));
         let first = lists.next().copied();
         first.filter(|_| lists.next().is_none())
