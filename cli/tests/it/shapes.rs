@@ -102,6 +102,27 @@ fn survey() -> String {
             }
         }
     }
+    // An ad has the fields of the search on the pages of advertisers too, in both of their lists.
+    let of_ads = |(call, path): &(&str, String)| {
+        let ad = [
+            ("search", "data[].adv"),
+            ("advertiser", "data.buyList[]"),
+            ("advertiser", "data.sellList[]"),
+        ];
+        ad.into_iter()
+            .find_map(|(of, ad)| path.strip_prefix(ad).filter(|_| of == *call).map(str::to_owned))
+    };
+    let ads: Vec<(String, BTreeSet<Type>, BTreeSet<String>)> = known
+        .iter()
+        .filter_map(|(key, seen)| Some((of_ads(key)?, seen.types.clone(), seen.values.clone())))
+        .collect();
+    for (field, types, values) in ads {
+        for list in ["data.buyList[]", "data.sellList[]"] {
+            let known = known.entry(("advertiser", format!("{list}{field}"))).or_default();
+            known.types.extend(types.clone());
+            known.values.extend(values.clone());
+        }
+    }
     let mut text = HEAD.to_owned();
     for ((call, path), seen) in known {
         let parent = path.rsplit_once('.').map_or(".", |(parent, _)| parent);
@@ -110,8 +131,12 @@ fn survey() -> String {
         });
         let mut has =
             telling.map(|(_, paths)| paths.get(&path).copied().unwrap_or(false)).peekable();
-        // Below a list nothing need be there.
-        let is_always = has.peek().is_some() && has.all(|has| has) && !path.ends_with("[]");
+        // Below a list nothing need be there. What an advertiser always has, a form that a collector made
+        // does not tell.
+        let is_always = has.peek().is_some()
+            && has.all(|has| has)
+            && !path.ends_with("[]")
+            && !(call == "advertiser" && path.contains("userDetailVo."));
         let presence = if is_always { "always" } else { "sometimes" };
         let types: Vec<_> = seen.types.iter().map(|kind| kind.as_str()).collect();
         let types = types.join("|");
