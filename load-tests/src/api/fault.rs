@@ -108,6 +108,8 @@ pub enum Fault {
     TwoPrices,
     /// A page of ads, the first of which holds bytes that are no text.
     BadUtf8,
+    /// A page of ads, the price of the first of which has more decimals than it says.
+    OddPrice,
     /// A page of ads whose price has another name.
     RenamedPrice,
     /// A page of ads whose price is a number.
@@ -161,6 +163,7 @@ impl Fault {
             | Self::NoPrice
             | Self::TwoPrices
             | Self::BadUtf8
+            | Self::OddPrice
             | Self::RenamedPrice
             | Self::NumberPrice
             | Self::NestedPrice
@@ -187,6 +190,7 @@ impl Fault {
             Self::BadUtf8 => (1, |price| {
                 [format!(r#""price":"{price}","note":""#).as_bytes(), &b"\xff\xfe\""[..]].concat()
             }),
+            Self::OddPrice => (1, |price| format!(r#""price":"{price}0001""#).into()),
             Self::RenamedPrice => (usize::MAX, |price| format!(r#""Price":"{price}""#).into()),
             Self::NumberPrice => (usize::MAX, |price| format!(r#""price":{price}"#).into()),
             Self::NestedPrice => {
@@ -263,6 +267,7 @@ impl Fault {
             | Self::NoPrice
             | Self::TwoPrices
             | Self::BadUtf8
+            | Self::OddPrice
             | Self::RenamedPrice
             | Self::NumberPrice
             | Self::NestedPrice

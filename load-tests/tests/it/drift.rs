@@ -177,3 +177,32 @@ async fn a_new_field_is_told() -> Result<()> {
     assert_eq!(unknown.status.code(), Some(66));
     fleet.remove().await
 }
+
+/// What is odd and no reason to refuse is kept with the ad, counted with the job, and shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_odd_is_kept_and_counted() -> Result<()> {
+    let fleet = Fleet::start(&format!("{MARKET} --fault odd-price:1000")).await?;
+    let measured = Measured::start(&fleet, &[])?;
+    assert_eq!(fleet.batch(&[]).await?, 0, "every ad is taken");
+    let pages = fleet.number("SELECT count(*) FROM warehouse.book_pages").await?;
+    for sql in [
+        "SELECT count(*) FROM warehouse.fact_offers WHERE warnings = '{price_scale}'",
+        "SELECT count(*) FROM warehouse.fact_offers WHERE warnings IS NOT NULL",
+        "SELECT sum((warnings ->> 'price_scale')::bigint)::bigint FROM pipeline.jobs",
+    ] {
+        assert_eq!(fleet.number(sql).await?, pages, "{sql}");
+    }
+    let (_, shown) = ask(&fleet, &["batch", "show", "latest", "--json"]).await?;
+    assert_eq!(shown["warnings"], json!([{ "rule": "price_scale", "ads": pages, "pages": pages }]));
+    series(
+        &measured,
+        &[
+            ("p2p_validation_total", "rule=\"price_scale\"", pages),
+            ("p2p_validation_total", "level=\"warning\"", pages),
+            ("p2p_validation_total", "level=\"fatal\"", 0),
+        ],
+    )
+    .await?;
+    drop(measured);
+    fleet.remove().await
+}
