@@ -67,6 +67,8 @@ struct Shown {
     lost_jobs_total: i64,
     /// What could not be taken, by scope and reason.
     quarantine: Vec<Quarantined>,
+    /// Rules that ads break without being refused, most first.
+    warnings: Vec<Warned>,
 }
 
 #[derive(Debug, Serialize, sqlx::FromRow)]
@@ -156,6 +158,14 @@ struct Quarantined {
     entries: i64,
 }
 
+#[derive(Debug, Serialize, sqlx::FromRow)]
+struct Warned {
+    rule: String,
+    ads: i64,
+    /// Pages with such ads.
+    pages: i64,
+}
+
 /// Prints one batch, at most `limit` books and jobs of it.
 pub async fn show(wanted: Wanted, limit: u32, json: bool) -> anyhow::Result<ExitCode> {
     let pool = crate::connect_checked().await?;
@@ -197,6 +207,7 @@ async fn read(db: &mut PgConnection, wanted: Wanted, limit: i64) -> anyhow::Resu
         lost_jobs: list_lost_jobs(db, id, limit).await?,
         lost_jobs_total: count_lost_jobs(db, id).await?,
         quarantine: list_quarantine(db, id).await?,
+        warnings: list_warnings(db, id).await?,
     })
 }
 
@@ -313,6 +324,16 @@ async fn list_quarantine(db: &mut PgConnection, id: BatchId) -> anyhow::Result<V
     Ok(quarantine.bind(id.raw()).fetch_all(db).await?)
 }
 
+async fn list_warnings(db: &mut PgConnection, id: BatchId) -> anyhow::Result<Vec<Warned>> {
+    let warnings = sqlx::query_as(
+        "SELECT w.key AS rule, sum(w.value::bigint)::bigint AS ads, count(*) AS pages
+           FROM pipeline.jobs j, jsonb_each_text(j.warnings) AS w
+          WHERE j.day = $1 AND j.batch_id = $2 AND j.warnings IS NOT NULL
+          GROUP BY w.key ORDER BY ads DESC, rule",
+    );
+    Ok(warnings.bind(id.day()).bind(id.raw()).fetch_all(db).await?)
+}
+
 fn text(shown: &Shown) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     write_batch(&mut text, &shown.batch)?;
@@ -340,6 +361,11 @@ fn text(shown: &Shown) -> Result<String, std::fmt::Error> {
         quarantine.row(vec![entry.scope.clone(), entry.reason.clone(), count(entry.entries)]);
     }
     section(&mut text, "quarantine", &quarantine, 0)?;
+    let mut warnings = Table::new(&["rule", ">ads", ">pages"]);
+    for warned in &shown.warnings {
+        warnings.row(vec![warned.rule.clone(), count(warned.ads), count(warned.pages)]);
+    }
+    section(&mut text, "odd, but taken", &warnings, 0)?;
     Ok(text)
 }
 

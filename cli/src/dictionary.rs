@@ -24,7 +24,7 @@ const SCHEMAS: [(&str, &str); 2] = [
 const FACTS: [&str; 3] = ["offer_versions", "book_pages", "fact_offers"];
 
 /// Columns of the facts that come from no field: what we made, and how.
-const OWN: [(&str, &str); 16] = [
+const OWN: [(&str, &str); 19] = [
     ("advertiser_sk", "made here: the advertiser's version, found by advertiser.userNo"),
     ("batch_id", "made here: the schedule"),
     ("book_verdict", "made here: the certificate"),
@@ -36,11 +36,14 @@ const OWN: [(&str, &str); 16] = [
     ("fetched_at", "made here: our clock"),
     ("first_seen_at", "made here: our clock"),
     ("id", "made here: place of first sight"),
+    ("is_lenient", "made here: by which parser"),
     ("market_id", "made here: as requested (fiat, asset, tradeType)"),
     ("offer_id", "made here: day and place of first sight"),
     ("offer_ids", "made here: data[] in the exchange's order"),
     ("ordinal", "made here: the job"),
     ("page", "made here: as requested (page)"),
+    ("parser_version", "made here: by which parser"),
+    ("warnings", "made here: rules held against all fields"),
 ];
 
 /// Columns of the facts whose field can't be told from a column of the same name in `offer_versions`.

@@ -9,6 +9,7 @@
 //! - [`witness`]: how far the exchange's other view of its books agrees with ours.
 //! - [`dictionary`]: what every relation, column and function means.
 //! - [`export`]: days as Parquet files.
+//! - [`shapes`]: how answers differ from what is known of them.
 //! - [`storage`]: what the database holds, and what a reading costs.
 //! - [`book`], [`quote`], [`history`], [`merchant`]: questions about the market, by the functions of the
 //!   warehouse; [`ask`] is what they share.
@@ -32,6 +33,7 @@ pub mod merchant;
 pub mod migrate;
 pub mod parse;
 pub mod quote;
+pub mod shapes;
 pub mod span;
 pub mod storage;
 pub mod summary;

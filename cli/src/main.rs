@@ -28,8 +28,10 @@ enum Command {
     Migrate,
     /// Read captured answers of the ad search as the worker would.
     ///
-    /// Prints one JSON object per ad on stdout and one per refusal on stderr. Exit codes: 0 all
-    /// taken, 3 something was refused, 66 a file can't be read.
+    /// Prints one JSON object per ad on stdout, with the rules that it breaks as `warnings`, and one per
+    /// refusal on stderr; there too, what is odd about an answer as a whole: `warnings`, and `lenient`,
+    /// what stood elsewhere or had another type. Exit codes: 0 all taken, 3 something was refused, 66 a
+    /// file can't be read.
     Parse {
         #[arg(long, default_value = "binance")]
         exchange: Exchange,
@@ -204,6 +206,21 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// How answers of the exchange differ from the shapes that are known.
+    ///
+    /// Known are the shapes of the captures that this program was made with, and what was accepted.
+    /// Exit codes: 0 nothing differs, or all of it was accepted, 3 findings are open.
+    #[command(args_conflicts_with_subcommands = true)]
+    Shapes {
+        #[command(subcommand)]
+        command: Option<ShapesCommand>,
+        /// Accepted findings too.
+        #[arg(long)]
+        all: bool,
+        /// As JSON, samples whole.
+        #[arg(long)]
+        json: bool,
+    },
     /// The last batches in figures, and the best prices of the largest markets.
     Summary {
         /// Batches to show, the latest last.
@@ -253,6 +270,17 @@ enum BatchCommand {
     },
 }
 
+#[derive(Subcommand)]
+enum ShapesCommand {
+    /// Accept findings: they are known from then on, and no longer alerted.
+    ///
+    /// Exit codes: 0 accepted, 64 an argument is not allowed, 66 no finding has this path.
+    Accept {
+        #[command(flatten)]
+        which: cli::shapes::Which,
+    },
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     shared::service::install_tls_provider();
@@ -288,6 +316,10 @@ async fn main() -> ExitCode {
         Command::Limiter(command) => cli::limiter::run(command).await,
         Command::Dictionary { check } => cli::dictionary::run(check).await,
         Command::Export { from, to, out } => cli::export::run(from, to, &out).await,
+        Command::Shapes { command: Some(ShapesCommand::Accept { which }), .. } => {
+            cli::shapes::accept(&which).await
+        }
+        Command::Shapes { command: None, all, json } => cli::shapes::list(all, json).await,
         Command::Storage { json } => cli::storage::run(json).await,
         Command::Witness { batch, last, market, json } => {
             cli::witness::run(batch, last, market.as_ref(), json).await

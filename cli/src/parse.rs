@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::json;
-use shared::domain::{Market, Side};
+use shared::domain::{Market, Side, Warning};
 use shared::exchange::Exchange;
 use shared::exchange::binance::{is_advertiser_page, parse_advertiser, parse_search};
 
 use crate::capture::{self, Answer};
 use crate::{EXIT_NOT_FOUND, EXIT_TROUBLE};
 
-/// Reads all files; ads go to stdout, refusals to stderr. A reader that has seen enough and closes
+/// Reads all files; ads go to stdout, refusals and what is odd about an answer to stderr. A reader that has seen enough and closes
 /// the pipe is no error.
 pub fn run(
     exchange: Exchange,
@@ -78,6 +78,7 @@ fn parse_one(
             return Ok(false);
         }
     };
+    tell_of_answer(&place, &page.warnings, &page.leniencies, err)?;
     for ad in &page.ads {
         let mut object =
             json!({ "fiat": market.fiat, "asset": market.asset, "trade_type": market.side });
@@ -109,6 +110,7 @@ fn parse_page(
             return Ok(false);
         }
     };
+    tell_of_answer(&place, &[], &page.leniencies, err)?;
     let mut profile = json!({ "user_no": page.user_no });
     merge(&mut profile, serde_json::to_value(&page.profile)?);
     if !page.warnings.is_empty() {
@@ -127,6 +129,23 @@ fn parse_page(
         writeln!(err, "{object}")?;
     }
     Ok(page.refusals.is_empty())
+}
+
+/// Says what is odd about an answer as a whole, if anything is.
+fn tell_of_answer(
+    place: &serde_json::Value,
+    warnings: &[Warning],
+    leniencies: &[String],
+    err: &mut impl Write,
+) -> std::io::Result<()> {
+    let mut object = place.clone();
+    if !warnings.is_empty() {
+        merge(&mut object, json!({ "warnings": warnings }));
+    }
+    if !leniencies.is_empty() {
+        merge(&mut object, json!({ "lenient": leniencies }));
+    }
+    if warnings.is_empty() && leniencies.is_empty() { Ok(()) } else { writeln!(err, "{object}") }
 }
 
 fn merge(object: &mut serde_json::Value, more: serde_json::Value) {

@@ -1,13 +1,19 @@
 //! The step: one job to its ending. Knows no broker and stores nothing.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use chrono::{DateTime, Utc};
+<<<<<<< HEAD
 use rust_decimal::Decimal;
 use shared::domain::{MAX_ADS_PER_PAGE, page_count};
+=======
+use shared::domain::{MAX_ADS_PER_PAGE, Refusal, Rule, Warning, page_count};
+>>>>>>> parser
 use shared::exchange::binance::{self, AnswerError, SEARCH_ROWS};
+use shared::exchange::shape::Finding;
 use shared::job::{
     EMPTY_BEYOND_LAST_PAGE, EMPTY_NO_ADS, EXPIRED_DEADLINE, EndState, Failure, Job, JobEnd, Report,
     Work,
@@ -17,6 +23,7 @@ use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::alerts::Alerts;
 use crate::client::{Answer, Client, FetchError};
 use crate::metrics;
 use crate::rate_limit::{Class, Limiter, NoPermit, Permit};
@@ -47,6 +54,8 @@ pub struct Ending {
     pub facts: Facts,
     /// The answer as sent; a failed job's goes into quarantine.
     pub answer: Option<Vec<u8>>,
+    /// How the answer's shape differs from what is known.
+    pub findings: Vec<Finding>,
 }
 
 /// The requests of a job, as the ledger keeps them.
@@ -82,7 +91,8 @@ impl Ending {
     /// An ending without facts.
     fn without_facts(requests: Requests, state: EndState, reason: &'static str) -> Self {
         let reason = Some(reason);
-        Self { state, reason, detail: None, requests, facts: Facts::None, answer: None }
+        let (facts, findings) = (Facts::None, Vec::new());
+        Self { state, reason, detail: None, requests, facts, answer: None, findings }
     }
 
     fn failed(
@@ -108,6 +118,40 @@ impl Ending {
             Facts::Page(page) => page.total,
             _ => None,
         }
+    }
+
+    /// Rules that ads of the answer break, with how many ads do; fatal ones are of those refused.
+    pub fn broken_rules(&self) -> impl Iterator<Item = (Rule, usize)> {
+        let mut counts: BTreeMap<Rule, usize> = BTreeMap::new();
+        let mut refused = |refusals: &[Refusal]| {
+            for refusal in refusals {
+                *counts.entry(refusal.reason).or_default() += 1;
+            }
+        };
+        match &self.facts {
+            Facts::Page(page) => refused(&page.refusals),
+            Facts::Advertiser(page) => refused(&page.refusals),
+            _ => {}
+        }
+        let mut warned = |warnings: &[Warning]| {
+            let rules: BTreeSet<Rule> = warnings.iter().map(|warning| warning.rule).collect();
+            for rule in rules {
+                *counts.entry(rule).or_default() += 1;
+            }
+        };
+        match &self.facts {
+            Facts::Page(page) => {
+                page.ads.iter().for_each(|ad| warned(&ad.warnings));
+                // Each of these is of another ad.
+                page.warnings.chunks(1).for_each(&mut warned);
+            }
+            Facts::Advertiser(page) => {
+                page.ads.iter().for_each(|(_, ad)| warned(&ad.warnings));
+                warned(&page.warnings);
+            }
+            _ => {}
+        }
+        counts.into_iter()
     }
 
     /// The acknowledgement of the job.
@@ -154,6 +198,7 @@ pub struct Handler {
     shutdown: CancellationToken,
     /// Answers that came, to any request of this worker but those to the witness, whose host is another.
     answers: AtomicU64,
+    alerts: Alerts,
 }
 
 /// How often each kind of trouble was met, and what it allows.
@@ -200,6 +245,7 @@ impl Requests {
 }
 
 /// What to do after a request.
+#[expect(clippy::large_enum_variant, reason = "there is one for a moment, and it mostly ends")]
 enum Next {
     End(Ending),
     TryAgain(Duration),
@@ -215,7 +261,8 @@ impl Handler {
         shutdown: CancellationToken,
     ) -> Self {
         let max_retries = settings.max_retries;
-        Self { pool, limiter, client, max_retries, shutdown, answers: AtomicU64::new(0) }
+        let (answers, alerts) = (AtomicU64::new(0), Alerts::default());
+        Self { pool, limiter, client, max_retries, shutdown, answers, alerts }
     }
 
     /// Does one job. Never an error: whatever goes wrong is how the job ended.
@@ -357,7 +404,7 @@ impl Handler {
                     self.answers.fetch_add(1, Ordering::Relaxed);
                 }
                 requests.fetched_at = Some(answer.fetched_at);
-                judge_answer(job, answer, requests, patience)
+                judge_answer(job, answer, requests, patience, &self.alerts)
             }
             Err(error) => {
                 if let FetchError::RateLimited { .. } = error {
@@ -427,8 +474,49 @@ fn judge_answer(
     answer: Answer,
     requests: &mut Requests,
     patience: &mut Patience,
+    alerts: &Alerts,
 ) -> Next {
-    match read(job, &answer.body) {
+    let facts = read(job, &answer.body);
+    // What is said of a refusal has a shape of its own.
+    let findings = match &facts {
+        Err(AnswerError::Rejected { .. }) => Vec::new(),
+        _ => binance::findings(&job.work, &answer.body),
+    };
+    match judge_facts(job, facts, answer, requests, patience) {
+        Next::End(ending) => {
+            measure(job, &ending, alerts);
+            Next::End(Ending { findings, ..ending })
+        }
+        again @ Next::TryAgain(_) => again,
+    }
+}
+
+/// Counts how an answer was read, and alerts where the lenient fallback was needed.
+fn measure(job: &Job, ending: &Ending, alerts: &Alerts) {
+    let (refused, leniencies) = match &ending.facts {
+        Facts::Page(page) => (page.refusals.len(), &page.leniencies),
+        Facts::Advertiser(page) => (page.refusals.len(), &page.leniencies),
+        _ => return,
+    };
+    metrics::ads_refused(&job.work, refused);
+    metrics::page_parsed(!leniencies.is_empty());
+    for (rule, ads) in ending.broken_rules() {
+        metrics::rule_broken(rule, ads);
+    }
+    for leniency in leniencies.iter().filter(|leniency| alerts.is_first(leniency)) {
+        tracing::error!(field = leniency, work = ?job.work, "a field that is needed stands elsewhere or has another type, it is read leniently: see p2p shapes");
+    }
+}
+
+/// What an answer told, or whether to ask again.
+fn judge_facts(
+    job: &Job,
+    facts: Result<Facts, AnswerError>,
+    answer: Answer,
+    requests: &mut Requests,
+    patience: &mut Patience,
+) -> Next {
+    match facts {
         Ok(Facts::Page(page)) if page.ads.len() + page.refusals.len() > MAX_ADS_PER_PAGE => {
             let ads = page.ads.len() + page.refusals.len();
             let detail = format!("the page lists {ads} ads, a page holds {MAX_ADS_PER_PAGE}");
@@ -452,15 +540,10 @@ fn judge_answer(
             Next::End(Ending::without_facts(requests.clone(), EndState::Empty, EMPTY_NO_ADS))
         }
         Ok(facts) => {
-            match &facts {
-                Facts::Page(page) => metrics::ads_refused(&job.work, page.refusals.len()),
-                Facts::Advertiser(page) => {
-                    metrics::ads_refused(&job.work, page.refusals.len());
-                    if !page.warnings.is_empty() {
-                        tracing::warn!(warnings = ?page.warnings, "fields of an advertiser's page were left out");
-                    }
-                }
-                _ => {}
+            if let Facts::Advertiser(page) = &facts
+                && !page.warnings.is_empty()
+            {
+                tracing::warn!(warnings = ?page.warnings, "fields of an advertiser's page were left out");
             }
             Next::End(Ending {
                 state: EndState::Done,
@@ -469,6 +552,7 @@ fn judge_answer(
                 requests: requests.clone(),
                 facts,
                 answer: Some(answer.body),
+                findings: Vec::new(),
             })
         }
         Err(error) => {

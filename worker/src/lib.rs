@@ -6,12 +6,14 @@
 //!
 //! - [`consumer`]: the loop from deliveries to finished jobs; concurrency and drain.
 //! - [`handler`]: the step: one job to its result; retries. Knows no broker.
+//! - `alerts`: what was alerted already.
 //! - [`client`]: HTTP to the exchange. Every request consumes a permit.
 //! - [`rate_limit`]: permits, from a limit that all workers share.
 //! - [`metrics`]: what is measured.
 //! - [`storer`]: the loop from results to committed facts, several pages per transaction.
 //! - [`store`]: the statements.
 
+mod alerts;
 pub mod client;
 pub mod consumer;
 pub mod handler;

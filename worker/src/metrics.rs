@@ -5,7 +5,9 @@ use std::time::Duration;
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
+use shared::domain::Rule;
 use shared::exchange::Exchange;
+use shared::exchange::shape::Change;
 use shared::job::Work;
 
 use crate::rate_limit::{Breaker, Status};
@@ -13,6 +15,12 @@ use crate::rate_limit::{Breaker, Status};
 /// Errors met, those after which a further try went well included: classes of `shared::job::Failure`,
 /// and the constants here. Not of one market: fiat or crypto are empty.
 const ERRORS: &str = "p2p_extraction_errors_total";
+/// Pages read; parser: strict, or lenient where a needed field stood elsewhere or had another type.
+const PAGES: &str = "p2p_parser_pages_total";
+/// Ads that break a rule; level: fatal ones were refused.
+const RULES: &str = "p2p_validation_total";
+/// Answers that differ from the known shape of their call, by how, as long as nobody accepted it.
+const SHAPES: &str = "p2p_api_shape_changes_total";
 const PERMITS: &str = "p2p_limiter_permits_total";
 const PERMIT_WAIT: &str = "p2p_limiter_wait_seconds";
 const RATE: &str = "p2p_limiter_rate_per_minute";
@@ -35,6 +43,21 @@ pub fn describe() {
         ERRORS,
         Unit::Count,
         "Errors met, also those after which a further try went well"
+    );
+    describe_counter!(
+        PAGES,
+        Unit::Count,
+        "Pages read; parser: lenient where a needed field stood elsewhere or had another type"
+    );
+    describe_counter!(
+        RULES,
+        Unit::Count,
+        "Ads that break a rule of validation; level: fatal ones were refused"
+    );
+    describe_counter!(
+        SHAPES,
+        Unit::Count,
+        "Differences between answers and the known shape of their call, until they are accepted"
     );
     describe_counter!(
         PERMITS,
@@ -61,6 +84,23 @@ pub fn ads_refused(work: &Work, ads: usize) {
     if ads > 0 {
         count_error(AD_REFUSED, work, u64::try_from(ads).unwrap_or(u64::MAX));
     }
+}
+
+/// A page was read.
+pub fn page_parsed(is_lenient: bool) {
+    let parser = if is_lenient { "lenient" } else { "strict" };
+    counter!(PAGES, "parser" => parser).increment(1);
+}
+
+/// Ads break a rule.
+pub fn rule_broken(rule: Rule, ads: usize) {
+    let labels = [("rule", rule.as_str()), ("level", rule.level().as_str())];
+    counter!(RULES, &labels).increment(u64::try_from(ads).unwrap_or(u64::MAX));
+}
+
+/// An answer differs from the known shape of its call.
+pub fn shape_changed(call: &'static str, change: Change) {
+    counter!(SHAPES, "call" => call, "change" => change.as_str()).increment(1);
 }
 
 fn count_error(error_type: &'static str, work: &Work, errors: u64) {

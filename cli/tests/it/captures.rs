@@ -1,11 +1,12 @@
 //! Every captured answer: each ad is taken or refused with a reason, none is dropped.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use cli::capture;
 use serde_json::Value;
-use shared::domain::{Market, Side};
+use shared::domain::{Market, Side, rule_names};
 use shared::exchange::binance::{is_advertiser_page, parse_advertiser, parse_assets, parse_search};
 
 /// Folders with ads.
@@ -60,24 +61,31 @@ fn every_ad_is_taken_or_refused() {
     for file in FOLDERS.into_iter().flat_map(files) {
         let name = file.file_name().unwrap().to_str().unwrap().to_owned();
         let bytes = std::fs::read(&file).unwrap();
-        let (mut taken, mut refused, mut reasons) = (0, 0, Vec::new());
+        let (mut taken, mut refused, mut told) = (0, 0, BTreeMap::new());
+        let mut tell = |word: &str| *told.entry(word.to_owned()).or_insert(0) += 1;
         for answer in capture::answers(&bytes) {
             if is_advertiser_page(&answer.bytes) {
                 let page = parse_advertiser(None, &answer.bytes).unwrap();
                 taken += page.ads.len();
                 refused += page.refusals.len();
+                page.warnings.iter().for_each(|warning| tell(warning.rule.as_str()));
+                page.leniencies.iter().for_each(|leniency| tell(leniency));
+                let ads = page.ads.iter().flat_map(|(_, ad)| rule_names(&ad.warnings));
+                ads.for_each(&mut tell);
                 continue;
             }
             let page = parse_search(&market(&name), &answer.bytes)
                 .unwrap_or_else(|error| panic!("{name}: {error}"));
             taken += page.ads.len();
             refused += page.refusals.len();
-            reasons.extend(page.refusals.into_iter().map(|refusal| refusal.reason.as_str()));
+            page.refusals.iter().for_each(|refusal| tell(refusal.reason.as_str()));
+            page.warnings.iter().for_each(|warning| tell(warning.rule.as_str()));
+            page.leniencies.iter().for_each(|leniency| tell(leniency));
+            page.ads.iter().flat_map(|ad| rule_names(&ad.warnings)).for_each(&mut tell);
         }
         assert_eq!(taken + refused, count(&bytes), "{name}");
-        reasons.sort_unstable();
-        reasons.dedup();
-        writeln!(table, "{taken:>4} taken {refused:>3} refused  {name} {}", reasons.join(" "))
+        let told: Vec<_> = told.iter().map(|(word, ads)| format!("{word} {ads}")).collect();
+        writeln!(table, "{taken:>4} taken {refused:>3} refused  {name}  {}", told.join(", "))
             .unwrap();
     }
     insta::assert_snapshot!(table);

@@ -13,4 +13,5 @@ mod limiter;
 mod market;
 mod parse;
 mod questions;
+mod shapes;
 mod walk;

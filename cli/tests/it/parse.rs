@@ -57,6 +57,29 @@ fn refusals_go_to_stderr_and_into_the_exit_code() {
 }
 
 #[test]
+fn what_is_odd_and_what_is_read_leniently_is_told() {
+    let odd = String::from_utf8(std::fs::read(CAPTURE).unwrap()).unwrap();
+    let odd = odd.replacen(r#""price":"102830.00""#, r#""PRICE":102830.001"#, 1);
+    let output = p2p(&[&MARKET[..], &["-"]].concat(), odd.as_bytes());
+    assert_eq!(output.status.code(), Some(0), "nothing is refused");
+    let ads = lines(&output.stdout);
+    assert_eq!((ads.len(), &ads[0]["price"]), (10, &"102830.001".into()));
+    assert_eq!(ads[0]["warnings"][0]["rule"], "price_scale");
+    assert_eq!(lines(&output.stderr)[0]["lenient"][0], "adv.price at adv.PRICE");
+}
+
+#[test]
+fn bytes_that_are_no_text_are_told_of_their_ad() {
+    let mut bytes = std::fs::read(CAPTURE).unwrap();
+    let at = bytes.windows(9).position(|text| text == b"102830.00").unwrap();
+    bytes[at] = 0xff;
+    let output = p2p(&[&MARKET[..], &["-"]].concat(), &bytes);
+    assert_eq!((output.status.code(), lines(&output.stdout).len()), (Some(3), 9));
+    let refusals = lines(&output.stderr);
+    assert_eq!((&refusals[0]["reason"], &refusals[0]["position"]), (&"bad_text".into(), &0.into()));
+}
+
+#[test]
 fn what_is_no_answer_is_refused_as_a_whole() {
     let output = p2p(&[&MARKET[..], &["-"]].concat(), b"<html>Request blocked</html>");
     assert_eq!(output.status.code(), Some(3));

@@ -100,7 +100,28 @@ pub enum Fault {
     AbsurdTotal,
     /// A page of ads, the first of which has `NaN` for a price.
     BadPrice,
+    /// The same without quotes, which is no JSON.
+    NanPrice,
+    /// A page of ads, the first of which has no price.
+    NoPrice,
+    /// A page of ads, the first of which has two prices.
+    TwoPrices,
+    /// A page of ads, the first of which holds bytes that are no text.
+    BadUtf8,
+    /// A page of ads, the price of the first of which has more decimals than it says.
+    OddPrice,
+    /// A page of ads whose price has another name.
+    RenamedPrice,
+    /// A page of ads whose price is a number.
+    NumberPrice,
+    /// A page of ads whose price stands one deeper.
+    NestedPrice,
+    /// A page of ads with a field that nobody knows.
+    NewField,
 }
+
+/// How many ads of a page have another text where `"price":"…"` stands, and which, from the price.
+type PriceEdit = (usize, fn(&str) -> Vec<u8>);
 
 impl Fault {
     /// Whether the same request can be expected to succeed soon.
@@ -137,7 +158,16 @@ impl Fault {
             | Self::NoTotal
             | Self::UntrueTotal
             | Self::AbsurdTotal
-            | Self::BadPrice => false,
+            | Self::BadPrice
+            | Self::NanPrice
+            | Self::NoPrice
+            | Self::TwoPrices
+            | Self::BadUtf8
+            | Self::OddPrice
+            | Self::RenamedPrice
+            | Self::NumberPrice
+            | Self::NestedPrice
+            | Self::NewField => false,
         }
     }
 
@@ -151,12 +181,39 @@ impl Fault {
         matches!(self, Self::Hang | Self::Reset)
     }
 
+    fn price_edit(self) -> Option<PriceEdit> {
+        let edit: PriceEdit = match self {
+            Self::BadPrice => (1, |_| br#""price":"NaN""#.to_vec()),
+            Self::NanPrice => (1, |_| br#""price":NaN"#.to_vec()),
+            Self::NoPrice => (1, |_| Vec::new()),
+            Self::TwoPrices => (1, |price| format!(r#""price":"1","price":"{price}""#).into()),
+            Self::BadUtf8 => (1, |price| {
+                [format!(r#""price":"{price}","note":""#).as_bytes(), &b"\xff\xfe\""[..]].concat()
+            }),
+            Self::OddPrice => (1, |price| format!(r#""price":"{price}0001""#).into()),
+            Self::RenamedPrice => (usize::MAX, |price| format!(r#""Price":"{price}""#).into()),
+            Self::NumberPrice => (usize::MAX, |price| format!(r#""price":{price}"#).into()),
+            Self::NestedPrice => {
+                (usize::MAX, |price| format!(r#""detail":{{"price":"{price}"}}"#).into())
+            }
+            Self::NewField => {
+                (usize::MAX, |price| format!(r#""price":"{price}","newField":{{"a":[1]}}"#).into())
+            }
+            _ => return None,
+        };
+        Some(edit)
+    }
+
     /// What is sent instead of `right`. A lie about a book needs a page with ads; other answers stay
     /// right, and without a fault.
     #[must_use]
     pub fn spoil(self, right: Answer, path: &str) -> Answer {
+        if let Some(edit) = self.price_edit() {
+            let has_ads = right.seen.ads.is_some_and(|ads| ads > 0);
+            return if has_ads { with_prices(self, right, edit) } else { right };
+        }
         let seen = match (self, right.seen.ads, right.seen.total) {
-            (Self::Text200, ..) | (Self::BadPrice, Some(1..), _) => right.seen.clone(),
+            (Self::Text200, ..) => right.seen.clone(),
             (Self::EmptyBook, Some(1..), _) => {
                 Seen { ads: Some(0), total: Some(0), ..right.seen.clone() }
             }
@@ -167,14 +224,9 @@ impl Fault {
             (Self::AbsurdTotal, Some(1..), Some(total)) => {
                 Seen { total: Some(total + ABSURD_ADS), ..right.seen.clone() }
             }
-            (
-                Self::EmptyBook
-                | Self::NoTotal
-                | Self::UntrueTotal
-                | Self::AbsurdTotal
-                | Self::BadPrice,
-                ..,
-            ) => return right,
+            (Self::EmptyBook | Self::NoTotal | Self::UntrueTotal | Self::AbsurdTotal, ..) => {
+                return right;
+            }
             _ => Seen { ads: None, total: None, ..right.seen.clone() },
         };
         let sent = match self {
@@ -207,7 +259,19 @@ impl Fault {
                 body.truncate(body.len() / 2);
                 Answer { body, ..right }
             }
-            Self::CutGzip | Self::BrokenGzip => right,
+            // How the gzip is cut is told by `respond`; other prices were sent above.
+            Self::CutGzip
+            | Self::BrokenGzip
+            | Self::BadPrice
+            | Self::NanPrice
+            | Self::NoPrice
+            | Self::TwoPrices
+            | Self::BadUtf8
+            | Self::OddPrice
+            | Self::RenamedPrice
+            | Self::NumberPrice
+            | Self::NestedPrice
+            | Self::NewField => right,
             Self::Redirect => Answer {
                 status: 302,
                 header: Some(("location", format!("http://elsewhere.invalid{path}"))),
@@ -219,7 +283,6 @@ impl Fault {
                 let total = seen.total.unwrap_or_default();
                 with_total(right, &format!(r#","total":{total}"#))
             }
-            Self::BadPrice => with_bad_price(right),
         };
         Answer { fault: Some(self), seen, ..sent }
     }
@@ -234,15 +297,27 @@ fn with_total(mut page: Answer, text: &str) -> Answer {
     page
 }
 
-/// The page with another price of its first ad.
-fn with_bad_price(mut page: Answer) -> Answer {
-    const KEY: &[u8] = br#""price":""#;
-    let begin = page.body.windows(KEY.len()).position(|text| text == KEY).map(|at| at + KEY.len());
-    let end = begin.and_then(|at| Some(at + page.body[at..].iter().position(|&b| b == b'"')?));
-    if let (Some(begin), Some(end)) = (begin, end) {
-        page.body.splice(begin..end, *b"NaN");
+/// The page with other texts where its first prices stand.
+fn with_prices(fault: Fault, page: Answer, (most, edit): PriceEdit) -> Answer {
+    const KEY: &str = r#""price":""#;
+    let text = String::from_utf8_lossy(&page.body);
+    let mut body = Vec::with_capacity(page.body.len());
+    let mut rest = &*text;
+    for _ in 0..most {
+        let Some((before, after)) = rest.split_once(KEY) else {
+            break;
+        };
+        let Some((price, after)) = after.split_once('"') else {
+            break;
+        };
+        let new = edit(price);
+        // What is taken out goes with its comma.
+        rest = if new.is_empty() { after.strip_prefix(',').unwrap_or(after) } else { after };
+        body.extend_from_slice(before.as_bytes());
+        body.extend_from_slice(&new);
     }
-    page
+    body.extend_from_slice(rest.as_bytes());
+    Answer { body, fault: Some(fault), ..page }
 }
 
 /// How many requests get a fault: `KIND:PER_MILLE`.

@@ -81,13 +81,13 @@ const TABLE: [Row; 23] = [
 ];
 
 /// A worker and where its metrics are.
-struct Measured {
+pub(crate) struct Measured {
     worker: Process,
     address: String,
 }
 
 impl Measured {
-    fn start(fleet: &Fleet, settings: &[(&str, &str)]) -> Result<Self> {
+    pub(crate) fn start(fleet: &Fleet, settings: &[(&str, &str)]) -> Result<Self> {
         // Free now; nobody else is told of it.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let port = address.port().to_string();
@@ -97,7 +97,7 @@ impl Measured {
     }
 
     /// The sum of a metric over all series whose labels contain `labels`.
-    async fn metric(&self, name: &str, labels: &str) -> Result<i64> {
+    pub(crate) async fn metric(&self, name: &str, labels: &str) -> Result<i64> {
         let mut stream = TcpStream::connect(&self.address).await?;
         let request = "GET /metrics HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).await?;

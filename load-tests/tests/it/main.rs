@@ -6,6 +6,7 @@
 )]
 
 mod advertisers;
+mod drift;
 mod errors;
 mod faults;
 mod keeping;

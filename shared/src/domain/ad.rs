@@ -1,13 +1,11 @@
 //! One advertisement as an answer showed it.
 
-use std::fmt;
-
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::Side;
+use super::{Rule, Side, Warning};
 
 /// An ad, taken from an answer. Amounts are in units of the asset, limits in fiat; `None` means that
 /// the exchange did not tell. Decimals come from the text that was sent, never through a float.
@@ -58,9 +56,9 @@ pub struct Ad {
     #[serde(flatten)]
     pub details: AdDetails,
     pub advertiser: Advertiser,
-    /// Fields that could not be read and are `None` for that reason, not because they were null.
+    /// What is odd about it, fields that are `None` because they could not be read among them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
 }
 
 /// What the ad search mostly leaves out, and the page of the advertiser tells.
@@ -221,47 +219,6 @@ pub struct PaymentMethod {
     pub short_name: Option<String>,
 }
 
-/// Why an ad was not taken. Its name is the class in ledgers, metrics and quarantine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RefusalReason {
-    /// Not an object with the parts of an ad, or a key twice.
-    Malformed,
-    /// A field that an ad can't be stored without is absent or null.
-    MissingField,
-    /// A field holds another type than a number, text or flag should.
-    WrongType,
-    /// Text that should be a decimal is none.
-    NotADecimal,
-    /// More digits than the column holds (12 before, 8 after the point), or not above zero.
-    OutOfRange,
-    /// The ad belongs to another fiat, asset or side than was asked for.
-    OtherMarket,
-    /// Text that a database can't hold (NUL), or that is too long to be believed.
-    BadText,
-}
-
-impl RefusalReason {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::MissingField => "missing_field",
-            Self::WrongType => "wrong_type",
-            Self::NotADecimal => "not_a_decimal",
-            Self::OutOfRange => "out_of_range",
-            Self::OtherMarket => "other_market",
-            Self::BadText => "bad_text",
-        }
-    }
-}
-
-impl fmt::Display for RefusalReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// An ad that was not taken, with its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Refusal {
@@ -269,10 +226,16 @@ pub struct Refusal {
     pub position: usize,
     /// If it could be read.
     pub adv_no: Option<String>,
-    pub reason: RefusalReason,
+    pub reason: Rule,
     /// Path of the offending field, for example `adv.price`; `None`: the whole.
     pub field: Option<String>,
     pub detail: String,
-    /// The ad as sent.
-    pub raw: String,
+    /// The ad as sent, which need not be text.
+    #[serde(serialize_with = "as_text")]
+    pub raw: Vec<u8>,
+}
+
+/// What is no text is shown as such.
+fn as_text<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&String::from_utf8_lossy(bytes))
 }

@@ -4,6 +4,8 @@
 //! knows ads and markets only. Field names of an exchange stop at its own folder.
 
 pub mod binance;
+mod scan;
+pub mod shape;
 
 use std::fmt;
 use std::str::FromStr;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use shared::domain::{RefusalReason, Side};
+use shared::domain::{Rule, Side};
 use shared::exchange::binance::{
     AdvertiserPage, AnswerError, is_advertiser_page, parse_advertiser, parse_search,
 };
@@ -89,7 +89,7 @@ fn one_odd_ad_or_figure_costs_itself_only() {
     answer["data"]["userDetailVo"]["userStatsRet"]["registerDays"] = json!("long");
     let page = parse(&answer).unwrap();
     let reasons: Vec<_> = page.refusals.iter().map(|refusal| refusal.reason).collect();
-    let wanted = [RefusalReason::OtherMarket, RefusalReason::NotADecimal, RefusalReason::Malformed];
+    let wanted = [Rule::OtherMarket, Rule::NotADecimal, Rule::Malformed];
     assert_eq!(reasons, wanted);
     assert_eq!(page.ads.len() + 3, count + answer["data"]["sellList"].as_array().unwrap().len());
     assert_eq!(page.profile.registered_days, None);

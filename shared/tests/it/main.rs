@@ -6,4 +6,5 @@
 )]
 
 mod advertiser;
+mod lenient;
 mod search;

@@ -1,13 +1,13 @@
 //! The ledger, as a worker sees it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
-use shared::domain::BatchId;
+use shared::domain::{BatchId, Level};
 use shared::job::{EndState, Job, JobEnd, Report, Work};
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::{JobKey, StoreError, ToStore};
-use crate::handler::{Facts, Requests};
+use crate::handler::{Ending, Facts, Requests};
 
 /// What must be known of a job before it is begun.
 #[derive(Debug, sqlx::FromRow)]
@@ -111,15 +111,15 @@ pub(super) async fn end(
         "UPDATE pipeline.jobs j
             SET state = e.state, reason = e.reason, detail = e.detail, attempts = j.attempts + e.attempts,
                 http_status = e.http_status, declared_total = e.declared_total,
-                ads_taken = e.ads_taken, ads_refused = e.ads_refused,
+                ads_taken = e.ads_taken, ads_refused = e.ads_refused, warnings = e.warnings::jsonb,
                 requested_at = e.requested_at, fetched_at = e.fetched_at,
                 errors = CASE WHEN e.errors = '' THEN j.errors ELSE j.errors || string_to_array(e.errors, ' ') END,
                 ended_at = now(), worker_id = $14, egress_id = CASE WHEN e.attempts > 0 THEN $15 END
            FROM unnest($1::date[], $2::int[], $3::int[], $4::int[], $5::text[], $6::text[], $7::text[],
                        $8::int[], $9::int[], $10::int[], $11::int[], $12::timestamptz[], $13::timestamptz[],
-                       $16::int[], $17::text[])
+                       $16::int[], $17::text[], $18::text[])
              AS e (day, batch_id, ordinal, issue, state, reason, detail, attempts, http_status,
-                   declared_total, ads_taken, requested_at, fetched_at, ads_refused, errors)
+                   declared_total, ads_taken, requested_at, fetched_at, ads_refused, errors, warnings)
           WHERE j.day = e.day AND j.batch_id = e.batch_id AND j.ordinal = e.ordinal
             AND j.issue = e.issue AND j.state IN ('planned', 'published')
       RETURNING j.batch_id, j.ordinal",
@@ -141,6 +141,7 @@ pub(super) async fn end(
     .bind(egress_id)
     .bind(group.iter().map(|one| ads(one).map(|(_, refused)| refused)).collect::<Vec<_>>())
     .bind(requests().map(|requests| requests.errors.join(" ")).collect::<Vec<_>>())
+    .bind(group.iter().map(|one| warnings(&one.ending)).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
     let key =
@@ -184,6 +185,19 @@ pub(super) async fn add_requests(
     .execute(executor)
     .await?;
     Ok(())
+}
+
+/// Rules that are broken without a refusal, with how often, as JSON; `None`: none are.
+fn warnings(ending: &Ending) -> Option<String> {
+    let counts: BTreeMap<&str, usize> = ending
+        .broken_rules()
+        .filter(|(rule, _)| rule.level() == Level::Warning)
+        .map(|(rule, count)| (rule.as_str(), count))
+        .collect();
+    if counts.is_empty() {
+        return None;
+    }
+    serde_json::to_string(&counts).ok()
 }
 
 /// Ads taken and refused on a page, also that of an advertiser.

@@ -11,6 +11,7 @@ mod pages;
 mod payment_methods;
 mod profiles;
 mod quarantine;
+mod shapes;
 mod terms;
 mod versions;
 mod witness;
@@ -27,6 +28,7 @@ use sqlx::PgPool;
 use self::advertisers::Advertisers;
 use self::pages::PageRows;
 use self::payment_methods::PaymentMethods;
+use self::shapes::Shapes;
 use self::versions::VersionCache;
 use crate::handler::{Ending, Facts, Requests};
 use crate::metrics;
@@ -122,6 +124,7 @@ pub struct Store {
     advertisers: Advertisers,
     payment_methods: PaymentMethods,
     versions: VersionCache,
+    shapes: Shapes,
 }
 
 impl Store {
@@ -134,6 +137,7 @@ impl Store {
             advertisers: Advertisers::new(),
             payment_methods: PaymentMethods::new(),
             versions: VersionCache::new(),
+            shapes: Shapes::default(),
         }
     }
 
@@ -209,10 +213,14 @@ impl Store {
         discovery::store(&mut tx, &kept).await?;
         profiles::store(&mut tx, &kept).await?;
         witness::insert(&mut tx, &kept).await?;
+        let findings = self.shapes.insert(&mut tx, &kept).await?;
         tx.commit().await?;
         // Only now: an id that was not committed must never be referred to.
         for page in pages {
             self.versions.learn(page);
+        }
+        if let Some(findings) = findings {
+            self.shapes.learn(findings);
         }
         Ok(ended)
     }

@@ -1,7 +1,7 @@
 //! Pages and the ad versions they saw first.
 
-use shared::domain::{Ad, AdDetails, BatchId, Json, offer_version_id};
-use shared::exchange::binance;
+use shared::domain::{Ad, AdDetails, BatchId, Json, offer_version_id, rule_names};
+use shared::exchange::binance::{self, PARSER_VERSION};
 use shared::job::Work;
 use sqlx::PgConnection;
 
@@ -18,6 +18,7 @@ pub(super) struct PageRows<'a> {
     page: u32,
     fetched_at: chrono::DateTime<chrono::Utc>,
     declared_total: Option<u32>,
+    is_lenient: bool,
     pub(super) ads: Vec<AdRow<'a>>,
 }
 
@@ -37,6 +38,12 @@ pub(super) struct AdRow<'a> {
 impl AdRow<'_> {
     pub(super) fn adv_no(&self) -> &str {
         &self.ad.adv_no
+    }
+
+    /// Names of the rules that it breaks; none have a blank. `None`: it breaks none.
+    fn warnings(&self) -> Option<String> {
+        let names = rule_names(&self.ad.warnings);
+        (!names.is_empty()).then(|| names.join(" "))
     }
 }
 
@@ -83,6 +90,7 @@ impl<'a> PageRows<'a> {
             page: number,
             fetched_at: one.ending.requests.fetched_at.expect("a page was fetched at some time"),
             declared_total: page.total,
+            is_lenient: page.is_lenient(),
             ads: page.ads.iter().map(&mut row).collect(),
         }
     }
@@ -131,14 +139,14 @@ async fn insert_pages(
     sqlx::query(
         "INSERT INTO warehouse.book_pages
                 (day, batch_id, market_id, page, ordinal, fetched_at, declared_total, offer_ids,
-                 active_minutes, promoted_position, privilege_types)
+                 active_minutes, promoted_position, privilege_types, parser_version, is_lenient)
          SELECT p.day, p.batch_id, p.market_id, p.page, p.ordinal, p.fetched_at, p.declared_total,
                 p.offer_ids::int[], p.active_minutes::smallint[], p.promoted_position,
-                p.privilege_types::smallint[]
+                p.privilege_types::smallint[], $12, p.is_lenient
            FROM unnest($1::date[], $2::int[], $3::int[], $4::int[], $5::int[], $6::timestamptz[], $7::int[],
-                       $8::text[], $9::text[], $10::int[], $11::text[])
+                       $8::text[], $9::text[], $10::int[], $11::text[], $13::bool[])
              AS p (day, batch_id, market_id, page, ordinal, fetched_at, declared_total, offer_ids,
-                   active_minutes, promoted_position, privilege_types)",
+                   active_minutes, promoted_position, privilege_types, is_lenient)",
     )
     .bind(pages.iter().map(|p| p.batch_id.day()).collect::<Vec<_>>())
     .bind(pages.iter().map(|p| p.batch_id.raw()).collect::<Vec<_>>())
@@ -151,6 +159,8 @@ async fn insert_pages(
     .bind(pages.iter().map(|p| array_literal(p.active_minutes())).collect::<Vec<_>>())
     .bind(pages.iter().map(|p| p.promoted_position()).collect::<Vec<_>>())
     .bind(pages.iter().map(|p| p.privilege_types()).collect::<Vec<_>>())
+    .bind(PARSER_VERSION)
+    .bind(pages.iter().map(|p| p.is_lenient).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
@@ -167,7 +177,7 @@ const INSERT_VERSIONS: &str = "INSERT INTO warehouse.offer_versions (
                 terms, price_type, price_floating_ratio, rate_floating_ratio,
                 buyer_kyc_limit, buyer_registration_days, buyer_btc_position,
                 voucher_template, system_labels, taker_conditions, adv_status, ad_created_at,
-                ad_updated_at)
+                ad_updated_at, warnings)
          SELECT
                 x.day, x.id, x.market_id, x.advertiser_sk, x.content_hash, x.first_seen_at,
                 x.adv_no, x.price, x.available_amount, x.tradable_quantity, x.min_limit,
@@ -180,7 +190,7 @@ const INSERT_VERSIONS: &str = "INSERT INTO warehouse.offer_versions (
                 x.price_floating_ratio, x.rate_floating_ratio, x.buyer_kyc_limit,
                 x.buyer_registration_days, x.buyer_btc_position, x.voucher_template::jsonb,
                 x.system_labels::jsonb, x.taker_conditions::jsonb, x.adv_status, x.ad_created_at,
-                x.ad_updated_at
+                x.ad_updated_at, string_to_array(x.warnings, ' ')
            FROM unnest(
                 $1::date[], $2::int[], $3::int[], $4::int[], $5::bigint[],
                 $6::timestamptz[], $7::text[], $8::numeric[], $9::numeric[],
@@ -191,7 +201,7 @@ const INSERT_VERSIONS: &str = "INSERT INTO warehouse.offer_versions (
                 $27::bool[], $28::smallint[], $29::smallint[], $30::smallint[],
                 $31::text[], $32::text[], $33::smallint[], $34::numeric[], $35::numeric[],
                 $36::int[], $37::int[], $38::numeric[], $39::text[], $40::text[], $41::text[],
-                $42::smallint[], $43::timestamptz[], $44::timestamptz[])
+                $42::smallint[], $43::timestamptz[], $44::timestamptz[], $45::text[])
              AS x (
                 day, id, market_id, advertiser_sk, content_hash, first_seen_at, adv_no,
                 price, available_amount, tradable_quantity, min_limit, max_limit,
@@ -202,7 +212,8 @@ const INSERT_VERSIONS: &str = "INSERT INTO warehouse.offer_versions (
                 taker_kyc_required, asset_scale, fiat_scale, price_scale, auto_reply,
                 terms, price_type, price_floating_ratio, rate_floating_ratio,
                 buyer_kyc_limit, buyer_registration_days, buyer_btc_position, voucher_template,
-                system_labels, taker_conditions, adv_status, ad_created_at, ad_updated_at)";
+                system_labels, taker_conditions, adv_status, ad_created_at, ad_updated_at,
+                warnings)";
 
 async fn insert_versions(
     connection: &mut PgConnection,
@@ -259,6 +270,7 @@ async fn insert_versions(
         .bind(new.column(|_, a| a.details.adv_status))
         .bind(new.column(|_, a| a.details.created_at))
         .bind(new.column(|_, a| a.details.updated_at))
+        .bind(new.column(|_, a| a.warnings()))
         .execute(connection)
         .await?;
     Ok(())

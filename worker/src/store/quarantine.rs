@@ -58,7 +58,7 @@ impl<'a> Entry<'a> {
             reason: refusal.reason.as_str(),
             field: refusal.field.as_deref(),
             detail: &refusal.detail,
-            body: refusal.raw.as_bytes(),
+            body: &refusal.raw,
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use chrono::NaiveDate;
 use rust_decimal::Decimal;
-use shared::domain::{Ad, AdDetails, BatchId, Json};
+use shared::domain::{Ad, AdDetails, BatchId, Json, rule_names};
 use sqlx::PgPool;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
@@ -92,6 +92,10 @@ pub(super) fn content_hash(
     hash_details(&mut hasher, details);
     for id in payment_method_ids {
         hasher.number(Some(*id));
+    }
+    // Words, which no id is; nothing at all for an ordinary ad.
+    for name in rule_names(&ad.warnings) {
+        hasher.text(Some(name));
     }
     hasher.finish()
 }

@@ -97,7 +97,13 @@ fn page(advertiser: Advertiser, at: DateTime<Utc>) -> ToStore {
         work,
     };
     let requests = Requests { attempts: 1, fetched_at: Some(at), ..Requests::default() };
-    let page = Page { total: Some(1), ads: vec![ad(advertiser)], refusals: Vec::new() };
+    let page = Page {
+        total: Some(1),
+        ads: vec![ad(advertiser)],
+        refusals: Vec::new(),
+        warnings: Vec::new(),
+        leniencies: Vec::new(),
+    };
     let ending = Ending {
         state: EndState::Done,
         reason: None,
@@ -105,6 +111,7 @@ fn page(advertiser: Advertiser, at: DateTime<Utc>) -> ToStore {
         requests,
         facts: Facts::Page(page),
         answer: None,
+        findings: Vec::new(),
     };
     ToStore { job, ending }
 }

@@ -1,12 +1,15 @@
 //! The page of an advertiser: its figures, and its ads of all markets with what the search leaves out.
 
-use serde::Deserialize;
+use std::collections::BTreeSet;
+
 use serde_json::value::RawValue;
 
-use super::search::{Reader, Rejected, object};
-use super::value::{self, Raw};
-use super::wire::{self, Adv, AnswerError, UserDetail, UserKyc, UserStats};
-use crate::domain::{Ad, Advertiser, Market, Profile, Refusal, RefusalReason, Side};
+use super::envelope::{self, Members};
+use super::lenient;
+use super::search::{Element, Pass, Reader, Rejected, object};
+use super::value::{self, Raw, shorten};
+use super::wire::{Adv, AnswerError, UserDetail, UserKyc, UserStats};
+use crate::domain::{Ad, Advertiser, Market, Profile, Refusal, Rule, Side, Warning};
 
 /// Most ads of one advertiser that are believed: fifty times the most seen.
 const MAX_ADS: usize = 1_000;
@@ -20,21 +23,27 @@ pub struct AdvertiserPage {
     pub ads: Vec<(Market, Ad)>,
     pub refusals: Vec<Refusal>,
     /// Fields of the profile that could not be read.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
+    /// What stood elsewhere or had another type, and was found by the lenient fallback; sorted.
+    pub leniencies: Vec<String>,
+}
+
+impl AdvertiserPage {
+    /// Whether anything was taken by the lenient fallback.
+    #[must_use]
+    pub fn is_lenient(&self) -> bool {
+        !self.leniencies.is_empty()
+    }
 }
 
 /// Whether an answer is the page of an advertiser, by its shape.
 #[must_use]
 pub fn is_advertiser_page(bytes: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Outer<'a> {
-        #[serde(borrow)]
-        data: Raw<'a>,
-    }
-    let outer = serde_json::from_slice::<Outer<'_>>(bytes).ok();
-    let data = outer.and_then(|outer| outer.data);
-    data.and_then(|raw| serde_json::from_str::<wire::AdvertiserPage<'_>>(raw.get()).ok())
-        .is_some_and(|page| page.user_detail_vo.is_some())
+    let is_page = || -> Result<bool, AnswerError> {
+        let data = Members::of(bytes)?.get("data", &mut Vec::new())?.unwrap_or_default();
+        Ok(Members::of(data)?.get("userDetailVo", &mut Vec::new())?.is_some())
+    };
+    is_page().unwrap_or(false)
 }
 
 /// Reads the answer to a request for the page of `user_no`; `None`: of anybody.
@@ -43,13 +52,15 @@ pub fn parse_advertiser(
     bytes: &[u8],
 ) -> Result<AdvertiserPage, AnswerError> {
     let unparsable = |detail: String| AnswerError::Unparsable(detail);
-    let (data, _) = wire::open(bytes)?;
-    let page: wire::AdvertiserPage<'_> =
-        serde_json::from_str(data.get()).map_err(|error| unparsable(error.to_string()))?;
-    let detail = page.user_detail_vo.ok_or_else(|| unparsable("has no userDetailVo".into()))?;
+    let opened = envelope::open(bytes)?;
+    let page = Members::of(opened.data)?;
+    let mut moved = opened.moved;
+    let detail = page.get("userDetailVo", &mut moved)?.and_then(envelope::json);
+    let detail = detail.ok_or_else(|| unparsable("has no userDetailVo".into()))?;
     let user: UserDetail<'_> = serde_json::from_str(detail.get())
-        .map_err(|error| unparsable(format!("userDetailVo: {error}")))?;
-    let mut reader = Reader { object: "userDetailVo", warnings: Vec::new() };
+        .map_err(|error| unparsable(shorten(&format!("userDetailVo: {error}"))))?;
+    let mut reader = Reader::new(Pass::Lenient);
+    reader.object = "userDetailVo";
     let told = reader.optional_text("userNo", user.user_no);
     let owner = match (user_no, told) {
         // What is of another must not be stored under this one.
@@ -62,24 +73,27 @@ pub fn parse_advertiser(
     };
     let profile = profile(&mut reader, &user, detail);
     let owner = bare(&mut reader, owner, &user);
-    let mut items: Vec<&RawValue> = Vec::new();
-    for list in [page.buy_list, page.sell_list].into_iter().flatten() {
-        let ads: Vec<&RawValue> =
-            serde_json::from_str(list.get()).map_err(|error| unparsable(error.to_string()))?;
-        items.extend(ads);
+    let mut items: Vec<&[u8]> = Vec::new();
+    for name in ["buyList", "sellList"] {
+        if let Some(list) = page.get(name, &mut moved)? {
+            items.extend(envelope::elements(list)?);
+        }
     }
     if items.len() > MAX_ADS {
-        return Err(unparsable(format!("lists {} ads, allowed are {MAX_ADS}", items.len())));
+        return Err(AnswerError::Oversized);
     }
+    let mut leniencies: BTreeSet<String> = moved.into_iter().collect();
     let (mut ads, mut refusals) = (Vec::with_capacity(items.len()), Vec::new());
-    for (position, item) in items.into_iter().enumerate() {
-        match parse_ad(&owner, position, item) {
+    for (position, bytes) in items.into_iter().enumerate() {
+        let item = Element { bytes, straighten: lenient::adv };
+        match item.read(&mut leniencies, |json, reader| parse_ad(&owner, position, json, reader)) {
             Ok(ad) => ads.push(ad),
-            Err(rejected) => refusals.push(rejected.into_refusal(position, item)),
+            Err(rejected) => refusals.push(rejected.into_refusal(position, bytes)),
         }
     }
     let (user_no, warnings) = (owner.user_no, reader.warnings);
-    Ok(AdvertiserPage { user_no, profile, ads, refusals, warnings })
+    let leniencies = leniencies.into_iter().collect();
+    Ok(AdvertiserPage { user_no, profile, ads, refusals, warnings, leniencies })
 }
 
 /// An ad of the page. Which market it is of, it says itself.
@@ -87,18 +101,18 @@ fn parse_ad(
     owner: &Advertiser,
     position: usize,
     item: &RawValue,
+    mut reader: Reader,
 ) -> Result<(Market, Ad), Rejected> {
     let adv: Adv<'_> = object(Some("adv"), Some(item))?;
     let adv_no = adv.adv_no.and_then(|raw| value::text(raw).ok()).map(std::borrow::Cow::into_owned);
-    let mut reader = Reader { object: "adv", warnings: Vec::new() };
     let mut read = || {
-        let mut text = |field, raw| reader.optional_text(field, raw).unwrap_or_default();
-        let (fiat, asset) = (text("fiatUnit", adv.fiat_unit), text("asset", adv.asset));
-        let side: Option<Side> = text("tradeType", adv.trade_type).parse().ok();
+        let mut text = |field, raw| reader.expected_text(field, raw).map(Option::unwrap_or_default);
+        let (fiat, asset) = (text("fiatUnit", adv.fiat_unit)?, text("asset", adv.asset)?);
+        let side: Option<Side> = text("tradeType", adv.trade_type)?.parse().ok();
         let market = side.and_then(|side| Market::new(&fiat, &asset, side.opposite()).ok());
         let market = market.ok_or_else(|| {
             let detail = "fiatUnit, asset and tradeType name no market".to_owned();
-            reader.reject("tradeType", (RefusalReason::OtherMarket, detail))
+            reader.reject("tradeType", (Rule::OtherMarket, detail))
         })?;
         let ad = reader.ad(&market, &adv, owner.clone())?;
         let warnings = std::mem::take(&mut reader.warnings);
@@ -141,13 +155,13 @@ fn profile(reader: &mut Reader, user: &UserDetail<'_>, detail: &RawValue) -> Pro
     // Without the object its fields are looked for outside it.
     let stats = if stats == "{}" { detail.get() } else { &stats };
     let stats = serde_json::from_str::<UserStats<'_>>(stats).unwrap_or_else(|error| {
-        reader.warn("", &error.to_string());
+        reader.warn(Rule::UnreadableField, "", shorten(&error.to_string()));
         UserStats::default()
     });
     let mut profile = figures(reader, &stats);
     reader.object = "userKycRet";
     let kyc = serde_json::from_str::<UserKyc<'_>>(&kyc).unwrap_or_else(|error| {
-        reader.warn("", &error.to_string());
+        reader.warn(Rule::UnreadableField, "", shorten(&error.to_string()));
         UserKyc::default()
     });
     profile.kyc_address_status = reader.optional_text("addressStatus", kyc.address_status);

@@ -6,10 +6,14 @@
 //! [`parse_search`] and its neighbours read an answer.
 
 mod advertiser;
+mod envelope;
 mod fields;
+mod lenient;
 mod lists;
+mod names;
 mod request;
 mod search;
+mod shapes;
 mod value;
 mod wire;
 mod witness;
@@ -21,9 +25,10 @@ pub use lists::{
 };
 pub use request::{Call, Payload, Request, SEARCH_ROWS, WITNESS_ROWS, request};
 pub use search::{Page, parse_search};
+pub use shapes::{WITH_VALUES, findings};
 pub use wire::{AnswerError, rejection};
 pub use witness::{WitnessAd, WitnessAds, parse_witness_ads, parse_witness_quote};
 
 /// Version of the rules by which bytes become facts. Raise it with every change that can make other
 /// facts of the same bytes.
-pub const PARSER_VERSION: i16 = 2;
+pub const PARSER_VERSION: i16 = 3;

@@ -1,16 +1,18 @@
 //! A page of the ad search: bytes to ads, and a list of what could not be taken and why.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::envelope::{self, Items};
+use super::lenient::{self, Ambiguous, Straight};
 use super::value::{self, Fault, Raw};
 use super::wire::{self, Adv, AnswerError, Item, OUT_OF_ORDER_PRIVILEGES, TradeMethod};
 use crate::domain::{
-    Ad, AdDetails, Advertiser, Json, Market, PaymentMethod, Refusal, RefusalReason,
+    Ad, AdDetails, Advertiser, Json, Market, PaymentMethod, Refusal, Rule, Side, Warning,
 };
 
 /// What a page of the search holds. Every element of the answer is in one of the two lists.
@@ -21,21 +23,120 @@ pub struct Page {
     /// In the order of the exchange.
     pub ads: Vec<Ad>,
     pub refusals: Vec<Refusal>,
+    /// What is odd about the page as a whole; what is odd about an ad is with the ad.
+    pub warnings: Vec<Warning>,
+    /// What stood elsewhere or had another type, and was found by the lenient fallback; sorted.
+    pub leniencies: Vec<String>,
+}
+
+impl Page {
+    /// Whether anything was taken by the lenient fallback.
+    #[must_use]
+    pub fn is_lenient(&self) -> bool {
+        !self.leniencies.is_empty()
+    }
 }
 
 /// Reads the answer to a search of `market`.
 pub fn parse_search(market: &Market, bytes: &[u8]) -> Result<Page, AnswerError> {
-    let (data, total) = wire::open(bytes)?;
-    let items: Vec<&RawValue> = serde_json::from_str(data.get())
-        .map_err(|error| AnswerError::Unparsable(error.to_string()))?;
-    let mut page = Page { total, ads: Vec::with_capacity(items.len()), refusals: Vec::new() };
-    for (position, item) in items.into_iter().enumerate() {
-        match parse_item(market, position, item) {
-            Ok(ad) => page.ads.push(ad),
-            Err(rejected) => page.refusals.push(rejected.into_refusal(position, item)),
+    let Items { items, total, moved } = envelope::open(bytes)?.into_items()?;
+    let mut leniencies: BTreeSet<String> = moved.into_iter().collect();
+    let (mut ads, mut refusals) = (Vec::new(), Vec::new());
+    for (position, bytes) in items.into_iter().enumerate() {
+        let item = Element { bytes, straighten: lenient::item };
+        match item.read(&mut leniencies, |json, reader| parse_item(market, position, json, reader))
+        {
+            Ok(ad) => ads.push(ad),
+            Err(rejected) => refusals.push(rejected.into_refusal(position, bytes)),
         }
     }
-    Ok(page)
+    let leniencies = leniencies.into_iter().collect();
+    Ok(Page { total, warnings: duplicates(&ads), ads, refusals, leniencies })
+}
+
+/// Ads that stand twice at ordinary places. The promoted one may come again at its ordinary place.
+fn duplicates(ads: &[Ad]) -> Vec<Warning> {
+    let mut seen = HashSet::new();
+    let again = ads.iter().filter(|ad| !ad.is_promoted && !seen.insert(&ad.adv_no));
+    let warning = |ad: &Ad| Warning {
+        rule: Rule::DuplicateInPage,
+        field: format!("data[{}].adv.advNo", ad.position),
+        detail: format!("{:?} stands twice on the page", ad.adv_no),
+    };
+    again.map(warning).collect()
+}
+
+/// How an ad is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// Every needed field must be where and as the captures have it.
+    Strict,
+    /// What is not there is done without, if the ad can be.
+    Lenient,
+}
+
+/// Distinct leniencies of one answer that are told.
+const MAX_LENIENCIES: usize = 100;
+
+/// An element of a list of ads, as sent.
+pub(super) struct Element<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) straighten: fn(&str) -> Result<Straight, Ambiguous>,
+}
+
+impl Element<'_> {
+    /// Reads it strictly, and put straight if that fails for its shape. A refusal tells what was wrong
+    /// with the ad as it was sent.
+    pub(super) fn read<T>(
+        &self,
+        leniencies: &mut BTreeSet<String>,
+        read: impl Fn(&RawValue, Reader) -> Result<T, Rejected>,
+    ) -> Result<T, Rejected> {
+        let whole = |fault| Rejected { adv_no: None, field: None, fault };
+        let text = std::str::from_utf8(self.bytes)
+            .map_err(|error| whole((Rule::BadText, format!("is no UTF-8: {error}"))))?;
+        let json = |text| {
+            serde_json::from_str::<&RawValue>(text)
+                .map_err(|error| whole((Rule::Malformed, value::shorten(&error.to_string()))))
+        };
+        let strict = match read(json(text)?, Reader::new(Pass::Strict)) {
+            Err(rejected) if rejected.is_of_shape() => rejected,
+            other => return other,
+        };
+        let straight = match (self.straighten)(text) {
+            Ok(straight) => straight,
+            Err(Ambiguous(field)) => {
+                let detail = "has several values, or stands in several places".to_owned();
+                let fault = (Rule::AmbiguousField, detail);
+                return Err(Rejected { field: Some(field), fault, ..strict });
+            }
+        };
+        let mut reader = Reader::new(Pass::Lenient);
+        reader.warnings.extend(straight.left_out.into_iter().map(|field| Warning {
+            rule: Rule::UnreadableField,
+            field,
+            detail: "has several values".to_owned(),
+        }));
+        let ad = match read(json(&straight.json)?, reader) {
+            // What was wrong with it as it was sent, unless something was found.
+            Err(rejected) if rejected.is_of_shape() || straight.moved.is_empty() => {
+                return Err(strict);
+            }
+            other => other?,
+        };
+        let mut moved = straight.moved;
+        if moved.is_empty() {
+            // Wrapped as a whole, or without something that can be done without.
+            moved.push(format!(
+                "{} not as it should be",
+                strict.field.as_deref().unwrap_or("data[]")
+            ));
+        }
+        if leniencies.len() < MAX_LENIENCIES {
+            leniencies.extend(moved);
+        }
+        Ok(ad)
+    }
 }
 
 /// A refusal before it knows where it stands.
@@ -51,27 +152,38 @@ impl Rejected {
         Self { adv_no, ..self }
     }
 
-    pub(super) fn into_refusal(self, position: usize, item: &RawValue) -> Refusal {
+    /// Whether it is the shape that is wrong, and not a value: the lenient fallback may help.
+    fn is_of_shape(&self) -> bool {
+        matches!(self.fault.0, Rule::Malformed | Rule::MissingField | Rule::WrongType)
+    }
+
+    pub(super) fn into_refusal(self, position: usize, item: &[u8]) -> Refusal {
         let (reason, detail) = self.fault;
-        let raw = item.get().to_owned();
+        let raw = item.to_owned();
         Refusal { position, adv_no: self.adv_no, reason, field: self.field, detail, raw }
     }
 }
 
-fn parse_item(market: &Market, position: usize, item: &RawValue) -> Result<Ad, Rejected> {
+fn parse_item(
+    market: &Market,
+    position: usize,
+    item: &RawValue,
+    mut reader: Reader,
+) -> Result<Ad, Rejected> {
     let parts: Item<'_> = object(None, Some(item))?;
     let adv: Adv<'_> = object(Some("adv"), parts.adv)?;
     let adv_no = adv.adv_no.and_then(|raw| value::text(raw).ok()).map(Cow::into_owned);
     let privilege_type = parts.privilege_type.and_then(|raw| value::integer::<i16>(raw).ok());
     let is_promoted = privilege_type.is_some_and(|kind| OUT_OF_ORDER_PRIVILEGES.contains(&kind));
-    let read = || {
+    let mut read = || {
         let user: wire::Advertiser<'_> = object(Some("advertiser"), parts.advertiser)?;
-        let mut reader = Reader { object: "advertiser", warnings: Vec::new() };
+        reader.object = "advertiser";
         let advertiser = reader.advertiser(&user)?;
         reader.object = "adv";
         reader.check_market(market, &adv)?;
         let ad = reader.ad(market, &adv, advertiser)?;
-        Ok(Ad { position, is_promoted, privilege_type, warnings: reader.warnings, ..ad })
+        let warnings = std::mem::take(&mut reader.warnings);
+        Ok(Ad { position, is_promoted, privilege_type, warnings, ..ad })
     };
     read().map_err(|rejected: Rejected| rejected.of(adv_no))
 }
@@ -82,19 +194,29 @@ pub(super) fn object<'a, T: Deserialize<'a>>(
     raw: Raw<'a>,
 ) -> Result<T, Rejected> {
     let rejected = |fault| Rejected { adv_no: None, field: field.map(str::to_owned), fault };
-    let raw =
-        raw.ok_or_else(|| rejected((RefusalReason::MissingField, "is absent or null".to_owned())))?;
-    serde_json::from_str(raw.get()).map_err(|e| rejected((RefusalReason::Malformed, e.to_string())))
+    let raw = raw.ok_or_else(|| rejected((Rule::MissingField, "is absent or null".to_owned())))?;
+    // A list would be read as the fields in their order.
+    if !raw.get().starts_with('{') {
+        let (_, detail) = value::wrong_type("an object", raw.get());
+        return Err(rejected((Rule::Malformed, detail)));
+    }
+    serde_json::from_str(raw.get())
+        .map_err(|e| rejected((Rule::Malformed, value::shorten(&e.to_string()))))
 }
 
 /// Reads fields of one object, refusing the ad for what it can't be stored without and noting the
 /// rest.
 pub(super) struct Reader {
     pub(super) object: &'static str,
-    pub(super) warnings: Vec<String>,
+    pass: Pass,
+    pub(super) warnings: Vec<Warning>,
 }
 
 impl Reader {
+    pub(super) fn new(pass: Pass) -> Self {
+        Self { object: "adv", pass, warnings: Vec::new() }
+    }
+
     pub(super) fn reject(&self, field: &str, fault: Fault) -> Rejected {
         Rejected { adv_no: None, field: Some(format!("{}.{field}", self.object)), fault }
     }
@@ -105,8 +227,35 @@ impl Reader {
         raw: Raw<'_>,
         read: impl Fn(&RawValue) -> Result<T, Fault>,
     ) -> Result<T, Rejected> {
-        let missing = || (RefusalReason::MissingField, "is absent or null".to_owned());
-        raw.ok_or_else(missing).and_then(read).map_err(|fault| self.reject(field, fault))
+        let missing = || (Rule::MissingField, "is absent or null".to_owned());
+        raw.ok_or_else(missing)
+            .and_then(|raw| self.as_text(raw))
+            .and_then(read)
+            .map_err(|fault| self.reject(field, fault))
+    }
+
+    /// What is needed of an ad is a text in every answer.
+    fn as_text<'a>(&self, raw: &'a RawValue) -> Result<&'a RawValue, Fault> {
+        if self.pass == Pass::Strict && !raw.get().starts_with('"') {
+            return Err(value::wrong_type("a text", raw.get()));
+        }
+        Ok(raw)
+    }
+
+    /// Text that an ad can be stored without, but is not expected to: the lenient fallback looks for it.
+    pub(super) fn expected_text(
+        &mut self,
+        field: &str,
+        raw: Raw<'_>,
+    ) -> Result<Option<String>, Rejected> {
+        if self.pass == Pass::Strict {
+            let text = self.needed(field, raw, |raw| value::text(raw).map(Cow::into_owned));
+            return match text {
+                Err(rejected) if !rejected.is_of_shape() => Ok(self.optional_text(field, raw)),
+                other => other.map(Some),
+            };
+        }
+        Ok(self.optional_text(field, raw))
     }
 
     /// Text that names something: not empty.
@@ -116,7 +265,7 @@ impl Reader {
         if key.is_empty() || key.chars().count() > MAX_KEY_CHARS {
             let detail =
                 format!("has {} characters, allowed are 1 to {MAX_KEY_CHARS}", key.chars().count());
-            return Err(self.reject(field, (RefusalReason::BadText, detail)));
+            return Err(self.reject(field, (Rule::BadText, detail)));
         }
         Ok(key)
     }
@@ -126,8 +275,8 @@ impl Reader {
     fn amount(&mut self, field: &str, raw: Raw<'_>) -> Result<Option<Decimal>, Rejected> {
         match raw.map(value::amount).transpose() {
             Ok(amount) => Ok(amount),
-            Err((RefusalReason::WrongType, detail)) => {
-                self.warn(field, &detail);
+            Err((Rule::WrongType, detail)) => {
+                self.warn(Rule::UnreadableField, field, detail);
                 Ok(None)
             }
             Err(fault) => Err(self.reject(field, fault)),
@@ -144,7 +293,7 @@ impl Reader {
         match raw.map(read).transpose() {
             Ok(value) => value,
             Err((_, detail)) => {
-                self.warn(field, &detail);
+                self.warn(Rule::UnreadableField, field, detail);
                 None
             }
         }
@@ -154,12 +303,14 @@ impl Reader {
         self.optional(field, raw, |raw| value::text(raw).map(Cow::into_owned))
     }
 
-    pub(super) fn warn(&mut self, field: &str, detail: &str) {
-        self.warnings.push(format!("{}.{field} {detail}", self.object));
+    pub(super) fn warn(&mut self, rule: Rule, field: &str, detail: String) {
+        let field = format!("{}.{field}", self.object);
+        self.warnings.push(Warning { rule, field, detail });
     }
 
     /// An ad of another market than was asked for is not stored under the wrong one. The ad says the
-    /// advertiser's side, the opposite of the taker's.
+    /// advertiser's side, the opposite of the taker's. A side by a word that is not known is none that
+    /// contradicts.
     fn check_market(&mut self, market: &Market, adv: &Adv<'_>) -> Result<(), Rejected> {
         let wanted = [
             ("fiatUnit", adv.fiat_unit, market.fiat.as_str()),
@@ -167,13 +318,23 @@ impl Reader {
             ("tradeType", adv.trade_type, market.side.opposite().as_str()),
         ];
         for (field, raw, expected) in wanted {
-            match self.optional_text(field, raw) {
+            match self.expected_text(field, raw)? {
                 Some(told) if told == expected => {}
-                Some(told) => {
-                    let detail = format!("is {told:?} where {expected:?} belongs to {market}");
-                    return Err(self.reject(field, (RefusalReason::OtherMarket, detail)));
+                Some(told) if field == "tradeType" && !is_other_side(&told, market) => {
+                    if told.parse::<Side>().is_err() {
+                        let detail = format!("{told:?} is no side, taken from the request");
+                        self.warn(Rule::UnknownSide, field, value::shorten(&detail));
+                    }
                 }
-                None => self.warn(field, "is not told, taken from the request"),
+                Some(told) => {
+                    let told = value::shorten(&told);
+                    let detail = format!("is {told:?} where {expected:?} belongs to {market}");
+                    return Err(self.reject(field, (Rule::OtherMarket, detail)));
+                }
+                None => {
+                    let detail = "is not told, taken from the request".to_owned();
+                    self.warn(Rule::MarketNotTold, field, detail);
+                }
             }
         }
         Ok(())
@@ -188,9 +349,9 @@ impl Reader {
         let price = self.needed("price", adv.price, value::amount)?;
         if price.is_zero() {
             let detail = "0 is not allowed: a price is above zero".to_owned();
-            return Err(self.reject("price", (RefusalReason::OutOfRange, detail)));
+            return Err(self.reject("price", (Rule::PriceNotPositive, detail)));
         }
-        Ok(Ad {
+        let ad = Ad {
             position: 0,
             adv_no: self.key("advNo", adv.adv_no)?,
             advertiser_side: market.side.opposite(),
@@ -245,7 +406,49 @@ impl Reader {
             details: self.details(adv)?,
             advertiser,
             warnings: Vec::new(),
-        })
+        };
+        self.check(&ad);
+        Ok(ad)
+    }
+
+    /// Rules about values that were read, none of which is a reason to refuse the ad.
+    fn check(&mut self, ad: &Ad) {
+        let mut above = |rule, (low, low_field): (Decimal, &str), high: Option<Decimal>| {
+            if let Some(high) = high.filter(|high| low > *high) {
+                self.warn(rule, low_field, format!("{low} is above {high}"));
+            }
+        };
+        let min = (ad.min_limit, "minSingleTransAmount");
+        above(Rule::LimitsCrossed, min, Some(ad.max_limit));
+        if let Some(dynamic) = ad.dynamic_max_limit {
+            let dynamic = (dynamic, "dynamicMaxSingleTransAmount");
+            above(Rule::DynamicMaxAboveMax, dynamic, Some(ad.max_limit));
+        }
+        if let Some(tradable) = ad.tradable_quantity {
+            let tradable = (tradable, "tradableQuantity");
+            above(Rule::TradableAboveAvailable, tradable, Some(ad.available_amount));
+        }
+        let decimals = ad.price.normalize().scale();
+        if let Some(scale) = ad.price_scale.filter(|scale| i64::from(decimals) > i64::from(*scale))
+        {
+            let detail = format!("{} has more than {scale} decimals", ad.price);
+            self.warn(Rule::PriceScale, "price", detail);
+        }
+        if ad.payment_methods.is_empty() {
+            self.warn(Rule::NoPaymentMethods, "tradeMethods", "names none".to_owned());
+        }
+        let rates = [
+            ("monthFinishRate", ad.advertiser.completion_rate),
+            ("positiveRate", ad.advertiser.positive_rate),
+        ];
+        for (field, rate) in rates {
+            if let Some(rate) = rate.filter(|rate| rate.is_sign_negative() || *rate > Decimal::ONE)
+            {
+                let field = format!("advertiser.{field}");
+                let detail = format!("{rate} is no share of 1");
+                self.warnings.push(Warning { rule: Rule::RateOutOfRange, field, detail });
+            }
+        }
     }
 
     /// What the search mostly leaves out.
@@ -290,8 +493,9 @@ impl Reader {
         let user_type = self.optional_text("userType", user.user_type);
         let user_no = self.key("userNo", user.user_no)?;
         // A name to show is not worth an ad: without one the key stands in.
-        let nickname = self.optional_text("nickName", user.nick_name).unwrap_or_else(|| {
-            self.warn("nickName", "is not told, the userNo stands in");
+        let nickname = self.expected_text("nickName", user.nick_name)?.unwrap_or_else(|| {
+            let detail = "is not told, the userNo stands in".to_owned();
+            self.warn(Rule::NameNotTold, "nickName", detail);
             user_no.clone()
         });
         Ok(Advertiser {
@@ -346,6 +550,10 @@ impl Reader {
     /// never hides a name.
     fn payment_methods(&mut self, raw: Raw<'_>) -> Result<Vec<PaymentMethod>, Rejected> {
         let Some(raw) = raw else {
+            if self.pass == Pass::Strict {
+                let missing = (Rule::MissingField, "is absent or null".to_owned());
+                return Err(self.reject("tradeMethods", missing));
+            }
             return Ok(Vec::new());
         };
         let wrong = |_| value::wrong_type("a list of objects", raw.get());
@@ -353,7 +561,7 @@ impl Reader {
             serde_json::from_str(raw.get()).map_err(|e| self.reject("tradeMethods", wrong(e)))?;
         if methods.len() > MAX_METHODS {
             let detail = format!("has {} entries, allowed are {MAX_METHODS}", methods.len());
-            return Err(self.reject("tradeMethods", (RefusalReason::OutOfRange, detail)));
+            return Err(self.reject("tradeMethods", (Rule::OutOfRange, detail)));
         }
         let mut set = BTreeMap::new();
         for (index, method) in methods.iter().enumerate() {
@@ -372,6 +580,11 @@ impl Reader {
     }
 }
 
+/// Whether a side is the other one than an ad of this market should tell, and not just a new word.
+fn is_other_side(told: &str, market: &Market) -> bool {
+    told.parse::<Side>().is_ok_and(|side| side == market.side)
+}
+
 /// Payment methods of one ad; the exchange allows five.
 const MAX_METHODS: usize = 100;
 
@@ -379,7 +592,7 @@ fn badges(raw: &RawValue) -> Result<Vec<String>, Fault> {
     let badges: Vec<String> = serde_json::from_str(raw.get())
         .map_err(|_| value::wrong_type("a list of texts", raw.get()))?;
     if badges.iter().any(|badge| badge.contains('\0')) {
-        return Err((RefusalReason::BadText, "contains NUL".into()));
+        return Err((Rule::BadText, "contains NUL".into()));
     }
     Ok(badges)
 }

@@ -9,13 +9,13 @@ use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 use serde_json::value::RawValue;
 
-use crate::domain::{Json, RefusalReason};
+use crate::domain::{Json, Rule};
 
 /// A field as it stands in the answer; `None`: absent or null.
 pub(super) type Raw<'a> = Option<&'a RawValue>;
 
 /// Why a value could not be read.
-pub(super) type Fault = (RefusalReason, String);
+pub(super) type Fault = (Rule, String);
 
 /// Decimals after the point that the columns hold.
 const MAX_SCALE: u32 = 8;
@@ -37,18 +37,15 @@ pub(super) fn text(raw: &RawValue) -> Result<Cow<'_, str>, Fault> {
     let value = match json.as_bytes().first() {
         Some(b'"') => serde_json::from_str::<Text<'_>>(json)
             .map(|text| text.0)
-            .map_err(|error| (RefusalReason::BadText, error.to_string()))?,
+            .map_err(|error| (Rule::BadText, error.to_string()))?,
         Some(b'-' | b'0'..=b'9') => Cow::Borrowed(json),
         _ => return Err(wrong_type("text or a number", json)),
     };
     if value.contains('\0') {
-        return Err((RefusalReason::BadText, "contains NUL, which a database can't hold".into()));
+        return Err((Rule::BadText, "contains NUL, which a database can't hold".into()));
     }
     if value.chars().count() > MAX_TEXT_CHARS {
-        return Err((
-            RefusalReason::BadText,
-            format!("is longer than {MAX_TEXT_CHARS} characters"),
-        ));
+        return Err((Rule::BadText, format!("is longer than {MAX_TEXT_CHARS} characters")));
     }
     Ok(value)
 }
@@ -61,8 +58,7 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 pub(super) fn decimal(raw: &RawValue) -> Result<Decimal, Fault> {
     let text = text(raw)?;
     parse_decimal(&text).ok_or_else(|| {
-        let reason =
-            if is_decimal(&text) { RefusalReason::OutOfRange } else { RefusalReason::NotADecimal };
+        let reason = if is_decimal(&text) { Rule::OutOfRange } else { Rule::NotADecimal };
         (reason, format!("{:?} is not a decimal of at most 28 digits", shorten(&text)))
     })
 }
@@ -73,7 +69,7 @@ pub(super) fn amount(raw: &RawValue) -> Result<Decimal, Fault> {
     let fits = value.normalize().scale() <= MAX_SCALE && value.abs() < MAX_WHOLE;
     if !fits || value.is_sign_negative() && !value.is_zero() {
         let allowed = "0 to below 1000000000000 with at most 8 decimals";
-        return Err((RefusalReason::OutOfRange, format!("{value} is not allowed: {allowed}")));
+        return Err((Rule::OutOfRange, format!("{value} is not allowed: {allowed}")));
     }
     Ok(value)
 }
@@ -82,9 +78,9 @@ pub(super) fn amount(raw: &RawValue) -> Result<Decimal, Fault> {
 pub(super) fn integer<T: TryFrom<i64>>(raw: &RawValue) -> Result<T, Fault> {
     let value = decimal(raw)?;
     let whole = if value.is_integer() { value.to_i64() } else { None };
-    whole.and_then(|whole| T::try_from(whole).ok()).ok_or_else(|| {
-        (RefusalReason::OutOfRange, format!("{value} is not a whole number that fits"))
-    })
+    whole
+        .and_then(|whole| T::try_from(whole).ok())
+        .ok_or_else(|| (Rule::OutOfRange, format!("{value} is not a whole number that fits")))
 }
 
 /// A flag; the exchange writes some as 0 and 1.
@@ -106,7 +102,7 @@ pub(super) fn instant(raw: &RawValue) -> Result<DateTime<Utc>, Fault> {
     // Far from the ends of what a database holds.
     let in_range = DateTime::from_timestamp_millis(ms).filter(|_| (0..=MAX_MS).contains(&ms));
     in_range.ok_or_else(|| {
-        (RefusalReason::OutOfRange, format!("{ms} is not allowed: milliseconds of 1970 to 9999"))
+        (Rule::OutOfRange, format!("{ms} is not allowed: milliseconds of 1970 to 9999"))
     })
 }
 
@@ -115,13 +111,13 @@ pub(super) fn instant(raw: &RawValue) -> Result<DateTime<Utc>, Fault> {
 pub(super) fn json(raw: &RawValue) -> Result<Json, Fault> {
     let text = raw.get();
     if text.len() > MAX_JSON_BYTES {
-        return Err((RefusalReason::BadText, format!("is longer than {MAX_JSON_BYTES} bytes")));
+        return Err((Rule::BadText, format!("is longer than {MAX_JSON_BYTES} bytes")));
     }
     // Reading it refuses lone surrogates and what is nested too deep or beyond the range of numbers.
     let value: serde_json::Value =
-        serde_json::from_str(text).map_err(|error| (RefusalReason::BadText, error.to_string()))?;
+        serde_json::from_str(text).map_err(|error| (Rule::BadText, error.to_string()))?;
     if has_nul(&value) {
-        return Err((RefusalReason::BadText, "contains NUL, which a database can't hold".into()));
+        return Err((Rule::BadText, "contains NUL, which a database can't hold".into()));
     }
     Json::new(text.to_owned()).ok_or_else(|| wrong_type("JSON", text))
 }
@@ -139,7 +135,7 @@ fn has_nul(value: &serde_json::Value) -> bool {
 
 /// The type of a JSON value is not what the field should have.
 pub(super) fn wrong_type(wanted: &str, json: &str) -> Fault {
-    (RefusalReason::WrongType, format!("{} is not {wanted}", shorten(json)))
+    (Rule::WrongType, format!("{} is not {wanted}", shorten(json)))
 }
 
 /// `-12.50`, `1E-7`; nothing else that libraries take for a number (`+1`, `1_000`, `.5`, `NaN`).
@@ -176,7 +172,7 @@ fn parse_decimal(text: &str) -> Option<Decimal> {
 }
 
 /// Enough of a value for a message.
-fn shorten(text: &str) -> String {
+pub(super) fn shorten(text: &str) -> String {
     const MESSAGE_CHARS: usize = 60;
     let mut short: String = text.chars().take(MESSAGE_CHARS).collect();
     if short.len() < text.len() {
@@ -236,11 +232,11 @@ mod tests {
             r#"" 5""#,
             r#""1e""#,
         ] {
-            assert_eq!(decimal(&raw(json)).unwrap_err().0, RefusalReason::NotADecimal, "{json}");
+            assert_eq!(decimal(&raw(json)).unwrap_err().0, Rule::NotADecimal, "{json}");
         }
-        assert_eq!(decimal(&raw("[1]")).unwrap_err().0, RefusalReason::WrongType);
+        assert_eq!(decimal(&raw("[1]")).unwrap_err().0, Rule::WrongType);
         let sixty = format!("\"0.{}\"", "3".repeat(60));
-        assert_eq!(decimal(&raw(&sixty)).unwrap_err().0, RefusalReason::OutOfRange);
+        assert_eq!(decimal(&raw(&sixty)).unwrap_err().0, Rule::OutOfRange);
         assert_eq!(decimal(&raw(&format!("\"1.{}\"", "0".repeat(60)))).unwrap(), dec!(1));
     }
 
@@ -251,16 +247,16 @@ mod tests {
             dec!(999999999999.99999999)
         );
         for json in [r#""1000000000000""#, r#""0.000000001""#, r#""-1""#] {
-            assert_eq!(amount(&raw(json)).unwrap_err().0, RefusalReason::OutOfRange, "{json}");
+            assert_eq!(amount(&raw(json)).unwrap_err().0, Rule::OutOfRange, "{json}");
         }
-        assert_eq!(amount(&raw(r#""0.0000000010""#)).unwrap_err().0, RefusalReason::OutOfRange);
+        assert_eq!(amount(&raw(r#""0.0000000010""#)).unwrap_err().0, Rule::OutOfRange);
         assert_eq!(amount(&raw(r#""1.500000000000""#)).unwrap(), dec!(1.5));
     }
 
     #[test]
     fn an_exponent_never_rounds() {
         let long = format!("1.{}1E0", "0".repeat(36));
-        assert_eq!(decimal(&raw(&long)).unwrap_err().0, RefusalReason::OutOfRange);
+        assert_eq!(decimal(&raw(&long)).unwrap_err().0, Rule::OutOfRange);
     }
 
     #[test]
@@ -273,7 +269,7 @@ mod tests {
 
     #[test]
     fn nul_is_refused() {
-        assert_eq!(text(&raw(r#""a\u0000b""#)).unwrap_err().0, RefusalReason::BadText);
+        assert_eq!(text(&raw(r#""a\u0000b""#)).unwrap_err().0, Rule::BadText);
         assert_eq!(text(&raw(r#""\u26a1 caf\u00e9 ""#)).unwrap(), "⚡ café ");
     }
 

@@ -1,5 +1,5 @@
-//! The JSON of the ad search and of the page of an advertiser. Its field names are used here, and named
-//! in the messages of `search` and `advertiser`; those of the lists stand in `lists`, those of requests
+//! The JSON of the ad search and of the page of an advertiser. Its field names are used here and in
+//! `envelope`, and named in the messages of `search` and `advertiser`; those of the lists stand in `lists`, those of requests
 //! in `request`, and those that are left out, with the reason, in `fields`.
 //!
 //! Fields are kept as raw JSON and read one by one, so that one odd value costs one field or one ad,
@@ -7,13 +7,11 @@
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 
+use super::envelope::{self, MAX_ITEMS};
 use super::value::{self, Raw};
 use crate::job::Failure;
 
-/// Code of success.
-const SUCCESS: &str = "000000";
 /// "illegal parameter": our request is wrong, and stays so.
 const ILLEGAL_PARAMETER: &str = "000002";
 
@@ -26,6 +24,9 @@ pub enum AnswerError {
     /// The exchange says no, with HTTP 200.
     #[error("the exchange answered code {code}: {message}")]
     Rejected { code: String, message: String },
+    /// More ads than are believed.
+    #[error("the answer lists more than {MAX_ITEMS} ads")]
+    Oversized,
 }
 
 impl AnswerError {
@@ -40,60 +41,23 @@ impl AnswerError {
         match self {
             Self::Unparsable(_) => Failure::Unparsable,
             Self::Rejected { .. } => Failure::Rejected,
+            Self::Oversized => Failure::OversizedPage,
         }
     }
-}
-
-/// What surrounds every answer:
-/// `{"code":"000000","message":null,"messageDetail":null,"data":…,"total":395,"success":true}`
-#[derive(Deserialize)]
-pub(super) struct Envelope<'a> {
-    #[serde(borrow)]
-    code: Raw<'a>,
-    #[serde(borrow)]
-    message: Raw<'a>,
-    #[serde(borrow)]
-    data: Raw<'a>,
-    #[serde(borrow)]
-    total: Raw<'a>,
-    #[serde(borrow)]
-    success: Raw<'a>,
-}
-
-/// `data` and `total` of a successful answer. HTTP 200 says nothing: errors have it too.
-pub(super) fn open(bytes: &[u8]) -> Result<(&RawValue, Option<u32>), AnswerError> {
-    let text =
-        std::str::from_utf8(bytes).map_err(|error| AnswerError::Unparsable(error.to_string()))?;
-    let envelope: Envelope<'_> = serde_json::from_str(text).map_err(|error| {
-        let start: String = text.chars().take(40).collect();
-        AnswerError::Unparsable(format!("{error}; {} bytes that begin with {start:?}", bytes.len()))
-    })?;
-    let code = value::code(envelope.code);
-    let refused = envelope.success.is_some_and(|success| success.get() == "false");
-    match code {
-        Some(code) if code == SUCCESS && !refused => {}
-        Some(code) => {
-            let message =
-                envelope.message.and_then(|raw| value::text(raw).ok()).unwrap_or_default();
-            return Err(AnswerError::Rejected { code, message: message.into_owned() });
-        }
-        None => return Err(AnswerError::Unparsable("has no code".into())),
-    }
-    let data = envelope.data.ok_or_else(|| AnswerError::Unparsable("has no data".into()))?;
-    Ok((data, envelope.total.and_then(value::count)))
 }
 
 /// What the body of an error says, if it is an answer of the exchange at all: some calls send their
 /// codes with HTTP 400.
 #[must_use]
 pub fn rejection(bytes: &[u8]) -> Option<AnswerError> {
-    open(bytes).err().filter(|error| matches!(error, AnswerError::Rejected { .. }))
+    envelope::open(bytes).err().filter(|error| matches!(error, AnswerError::Rejected { .. }))
 }
 
 /// `data` of a list answer, as a whole: a list with one odd entry is not believed.
 pub(super) fn open_list<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, AnswerError> {
-    let (data, _) = open(bytes)?;
-    serde_json::from_str(data.get()).map_err(|error| AnswerError::Unparsable(error.to_string()))
+    let data = envelope::open(bytes)?.data;
+    serde_json::from_slice(data)
+        .map_err(|error| AnswerError::Unparsable(value::shorten(&error.to_string())))
 }
 
 /// One element of `data` of the search.
@@ -307,20 +271,7 @@ pub(super) struct ProMerchant<'a> {
     pub(super) merchant_description: Raw<'a>,
 }
 
-/// `data` of the page of an advertiser.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct AdvertiserPage<'a> {
-    #[serde(borrow)]
-    pub(super) user_detail_vo: Raw<'a>,
-    /// Ads of both sides of the advertiser, of any market.
-    #[serde(borrow)]
-    pub(super) buy_list: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) sell_list: Raw<'a>,
-}
-
-/// `userDetailVo` of it.
+/// `userDetailVo` of the page of an advertiser.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct UserDetail<'a> {
