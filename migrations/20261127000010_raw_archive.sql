@@ -39,12 +39,14 @@ CREATE TABLE pipeline.raw_pages (
     content        bytea NOT NULL,
     PRIMARY KEY (day, batch_id, ordinal)
 ) PARTITION BY RANGE (day);
--- It is compressed already. Inline up to a page's size: a TOAST table would cost a key and an index entry per 2 kB.
+-- It is compressed already.
 ALTER TABLE pipeline.raw_pages ALTER COLUMN content SET STORAGE EXTERNAL;
+-- Which dictionaries are needed still. Equal keys share an entry: a few bytes per answer.
+CREATE INDEX raw_pages_dictionary ON pipeline.raw_pages (dictionary_id);
 COMMENT ON TABLE pipeline.raw_pages IS 'The raw archive: the answer that ended each job, byte for byte, with its request. Of which market and page it is, the job says (jobs).';
 COMMENT ON COLUMN pipeline.raw_pages.day IS 'UTC day of the batch; partition key.';
 COMMENT ON COLUMN pipeline.raw_pages.batch_id IS 'Batch.';
-COMMENT ON COLUMN pipeline.raw_pages.ordinal IS 'Job (jobs). If it was issued more than once, the answer to the last issue.';
+COMMENT ON COLUMN pipeline.raw_pages.ordinal IS 'Job (jobs). If it was issued more than once, the answer to the last issue that had one.';
 COMMENT ON COLUMN pipeline.raw_pages.fetched_at IS 'When the last byte of the answer had arrived.';
 COMMENT ON COLUMN pipeline.raw_pages.http_status IS 'Status of the answer.';
 COMMENT ON COLUMN pipeline.raw_pages.parser_version IS 'Version of the parser that read it when it came.';
@@ -60,6 +62,27 @@ ALTER TABLE pipeline.partitioned_tables DROP CONSTRAINT partitioned_tables_class
 ALTER TABLE pipeline.partitioned_tables ADD CONSTRAINT partitioned_tables_class_check CHECK (class IN ('facts', 'marts', 'raw'));
 COMMENT ON COLUMN pipeline.partitioned_tables.class IS 'Which setting says how long it is kept: facts (RETENTION_FACTS_DAYS), marts (RETENTION_MARTS_DAYS) or raw (RETENTION_RAW_DAYS, and RAW_ARCHIVE_MB).';
 INSERT INTO pipeline.partitioned_tables VALUES ('pipeline', 'raw_pages', 'raw', 'day', 5, 100);
+
+-- Silence is a bug: when nothing was archived is written down.
+CREATE TABLE pipeline.raw_suspensions (
+    suspension_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    exchange_id   smallint NOT NULL REFERENCES warehouse.dim_exchanges,
+    reason        text NOT NULL CHECK (reason IN ('budget', 'off')),
+    from_at       timestamptz NOT NULL,
+    to_at         timestamptz,
+    bytes         bigint NOT NULL,
+    budget_bytes  bigint NOT NULL,
+    CHECK (to_at >= from_at)
+);
+CREATE UNIQUE INDEX raw_suspensions_open ON pipeline.raw_suspensions (exchange_id) WHERE to_at IS NULL;
+COMMENT ON TABLE pipeline.raw_suspensions IS 'Times in which no answer was archived. Workers learn of a change within a sign of life (10 s).';
+COMMENT ON COLUMN pipeline.raw_suspensions.suspension_id IS 'Key.';
+COMMENT ON COLUMN pipeline.raw_suspensions.exchange_id IS 'Exchange.';
+COMMENT ON COLUMN pipeline.raw_suspensions.reason IS 'budget: the archive was larger than RAW_ARCHIVE_MB allows, and no older day could go. off: RAW_ARCHIVE_MB was 0.';
+COMMENT ON COLUMN pipeline.raw_suspensions.from_at IS 'When it began.';
+COMMENT ON COLUMN pipeline.raw_suspensions.to_at IS 'When it ended. NULL: it lasts.';
+COMMENT ON COLUMN pipeline.raw_suspensions.bytes IS 'Bytes of the archive when it began.';
+COMMENT ON COLUMN pipeline.raw_suspensions.budget_bytes IS 'Bytes that were allowed then.';
 
 -- Which parser made the facts of a page.
 ALTER TABLE warehouse.book_pages ADD COLUMN parser_version smallint, ADD COLUMN is_lenient boolean;

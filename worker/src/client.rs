@@ -9,6 +9,7 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER};
 use reqwest::{StatusCode, redirect};
+use shared::archive::Transcript;
 use shared::exchange::binance::{Call, Payload, Request};
 use shared::job::Failure;
 
@@ -22,12 +23,52 @@ const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 /// Status of a place that may not ask.
 const RESTRICTED: u16 = StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS.as_u16();
 
-/// A complete body with status 200 that looks like JSON.
+/// Time for the body of an answer whose status says enough. It is wanted for the archive only, so it comes
+/// after the limiter was told.
+const ERROR_BODY_LIMIT: Duration = Duration::from_secs(2);
+
+/// Headers that are archived, those of an answer that tell how its bytes came about:
+const KEPT_HEADERS: [&str; 16] = [
+    // what the body is; its encoding only if it is one that was not undone,
+    "content-type",
+    "content-encoding",
+    // how old it is, and whether a cache gave it,
+    "date",
+    "age",
+    "last-modified",
+    "etag",
+    "cache-control",
+    "x-cache",
+    // who gave it,
+    "server",
+    "via",
+    "x-amz-cf-pop",
+    "location",
+    // by which names the exchange and its network know the request,
+    "x-amz-cf-id",
+    "x-trace-id",
+    "x-request-id",
+    // and for how long it wants to be left alone.
+    "retry-after",
+];
+/// Bytes of one header that are kept; the longest known has about a hundred.
+const MAX_HEADER_BYTES: usize = 1_024;
+
+/// A complete answer, with what was asked.
 #[derive(Debug)]
 pub struct Answer {
-    pub body: Vec<u8>,
+    pub status: u16,
+    /// The body after its transfer compression was undone, whose bytes nobody can tell any more.
+    pub transcript: Transcript,
     /// When its last byte had arrived.
     pub fetched_at: DateTime<Utc>,
+}
+
+impl Answer {
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.transcript.body
+    }
 }
 
 /// Why there is no answer. Each is another reaction of the handler.
@@ -42,23 +83,23 @@ pub enum FetchError {
     Network(String),
     /// Too fast, or banned: 429, 418, and 403, with which a firewall answers.
     #[error("refused with status {status}")]
-    RateLimited { status: u16, retry_after: Option<Duration> },
+    RateLimited { status: u16, retry_after: Option<Duration>, answer: Option<Box<Answer>> },
     #[error("the exchange failed with status {status}")]
-    Server { status: u16, retry_after: Option<Duration> },
-    #[error("status {0} leads elsewhere, which is not followed")]
-    Redirect(u16),
+    Server { status: u16, retry_after: Option<Duration>, answer: Option<Box<Answer>> },
+    #[error("status {status} leads elsewhere, which is not followed")]
+    Redirect { status: u16, answer: Option<Box<Answer>> },
     /// Any other status: a path that is gone, a restricted place, a request that is refused.
     #[error("unexpected status {status}")]
-    Status { status: u16, body: Vec<u8> },
+    Status { status: u16, answer: Option<Box<Answer>> },
     #[error("the body is larger than {MAX_BODY_BYTES} bytes")]
     TooLarge,
     #[error("the body can't be unpacked: {0}")]
     CorruptBody(String),
     #[error("the body is empty")]
-    EmptyBody,
+    EmptyBody(Box<Answer>),
     /// The bytes decide: JSON with another label is an answer.
     #[error("the body is no JSON, its type is {content_type:?}")]
-    NotJson { content_type: String, body: Vec<u8> },
+    NotJson { content_type: String, answer: Box<Answer> },
 }
 
 impl FetchError {
@@ -70,11 +111,11 @@ impl FetchError {
             Self::Network(_) => Failure::Network,
             Self::RateLimited { .. } => Failure::RateLimited,
             Self::Server { .. } => Failure::ServerError,
-            Self::Redirect(_) => Failure::Redirect,
+            Self::Redirect { .. } => Failure::Redirect,
             Self::Status { .. } => Failure::HttpStatus,
             Self::TooLarge => Failure::TooLarge,
             Self::CorruptBody(_) => Failure::CorruptBody,
-            Self::EmptyBody => Failure::EmptyBody,
+            Self::EmptyBody(_) => Failure::EmptyBody,
             Self::NotJson { .. } => Failure::NotJson,
         }
     }
@@ -85,13 +126,51 @@ impl FetchError {
         match self {
             Self::RateLimited { status, .. }
             | Self::Server { status, .. }
-            | Self::Redirect(status)
+            | Self::Redirect { status, .. }
             | Self::Status { status, .. } => Some(*status),
-            Self::TooLarge | Self::CorruptBody(_) | Self::EmptyBody | Self::NotJson { .. } => {
+            Self::TooLarge | Self::CorruptBody(_) | Self::EmptyBody(_) | Self::NotJson { .. } => {
                 Some(StatusCode::OK.as_u16())
             }
             Self::LatePermit | Self::Timeout(_) | Self::Network(_) => None,
         }
+    }
+
+    /// The answer, if all of it came.
+    #[must_use]
+    pub fn answer(&self) -> Option<&Answer> {
+        match self {
+            Self::RateLimited { answer, .. }
+            | Self::Server { answer, .. }
+            | Self::Redirect { answer, .. }
+            | Self::Status { answer, .. } => answer.as_deref(),
+            Self::EmptyBody(answer) | Self::NotJson { answer, .. } => Some(answer),
+            _ => None,
+        }
+    }
+
+    /// The same, to keep.
+    #[must_use]
+    pub fn into_answer(self) -> Option<Answer> {
+        match self {
+            Self::RateLimited { answer, .. }
+            | Self::Server { answer, .. }
+            | Self::Redirect { answer, .. }
+            | Self::Status { answer, .. } => answer.map(|answer| *answer),
+            Self::EmptyBody(answer) | Self::NotJson { answer, .. } => Some(*answer),
+            _ => None,
+        }
+    }
+
+    /// The error of a status that says enough, with the answer that came of it.
+    fn with_answer(mut self, whole: Option<Box<Answer>>) -> Self {
+        if let Self::RateLimited { answer, .. }
+        | Self::Server { answer, .. }
+        | Self::Redirect { answer, .. }
+        | Self::Status { answer, .. } = &mut self
+        {
+            *answer = whole;
+        }
+        self
     }
 
     /// What it says of limit and health of the exchange.
@@ -103,8 +182,8 @@ impl FetchError {
             // With 200 a firewall's challenge; with 451 the whole place is shut out.
             Self::Timeout(_)
             | Self::Network(_)
-            | Self::Redirect(_)
-            | Self::EmptyBody
+            | Self::Redirect { .. }
+            | Self::EmptyBody(_)
             | Self::NotJson { .. }
             | Self::Status { status: RESTRICTED, .. } => Outcome::Failed(None),
             Self::Status { .. } | Self::TooLarge | Self::CorruptBody(_) => Outcome::Neutral,
@@ -153,17 +232,59 @@ impl Client {
         let sending = permit.begin().ok_or(FetchError::LatePermit)?;
         let is_witness = request.call.is_witness();
         let fetched = tokio::time::timeout(self.timeout, self.exchange(request)).await;
-        let fetched = fetched.unwrap_or(Err(FetchError::Timeout(self.timeout)));
+        let fetched = fetched.unwrap_or_else(|_| Err(FetchError::Timeout(self.timeout).into()));
         let outcome = match &fetched {
             Ok(_) => Outcome::Ok,
-            Err(error) if is_witness => error.outcome_of_witness(),
-            Err(error) => error.outcome(),
+            Err(failed) if is_witness => failed.error.outcome_of_witness(),
+            Err(failed) => failed.error.outcome(),
         };
         sending.finish(outcome).await;
-        fetched
+        match fetched {
+            Ok(answer) => Ok(answer),
+            Err(Failed { error, begun: None }) => Err(error),
+            Err(Failed { error, begun: Some(begun) }) => {
+                let whole = tokio::time::timeout(ERROR_BODY_LIMIT, begun.whole()).await;
+                let answer = whole.ok().and_then(Result::ok).map(Box::new);
+                Err(error.with_answer(answer))
+            }
+        }
     }
 
-    async fn exchange(&self, request: Request) -> Result<Answer, FetchError> {
+    async fn exchange(&self, request: Request) -> Result<Answer, Failed> {
+        let (request, sent) = self.prepare(request);
+        let response = sent.send().await.map_err(|error| broken(&error))?;
+        let begun = Begun { request, response };
+        let code = begun.response.status();
+        let status = code.as_u16();
+        if code != StatusCode::OK {
+            let retry_after = retry_after(begun.response.headers(), Utc::now());
+            let error = match code {
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::IM_A_TEAPOT | StatusCode::FORBIDDEN => {
+                    FetchError::RateLimited { status, retry_after, answer: None }
+                }
+                _ if code.is_server_error() => {
+                    FetchError::Server { status, retry_after, answer: None }
+                }
+                _ if code.is_redirection() => FetchError::Redirect { status, answer: None },
+                _ => FetchError::Status { status, answer: None },
+            };
+            return Err(Failed { error, begun: Some(Box::new(begun)) });
+        }
+        let content_type = begun.response.headers().get(CONTENT_TYPE);
+        let content_type = content_type.map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let content_type = content_type.unwrap_or_default().into_owned();
+        let answer = begun.whole().await?;
+        if answer.body().is_empty() {
+            return Err(FetchError::EmptyBody(Box::new(answer)).into());
+        }
+        match answer.body().trim_ascii_start().first() {
+            Some(b'{' | b'[') => Ok(answer),
+            _ => Err(FetchError::NotJson { content_type, answer: Box::new(answer) }.into()),
+        }
+    }
+
+    /// A request as it is archived, and to be sent.
+    fn prepare(&self, request: Request) -> (Vec<u8>, reqwest::RequestBuilder) {
         let endpoint = match request.call {
             Call::FiatList => &self.endpoints.fiat_list,
             Call::Assets => &self.endpoints.assets,
@@ -173,49 +294,70 @@ impl Client {
             Call::WitnessAds => &self.endpoints.witness_ads,
             Call::WitnessQuote => &self.endpoints.witness_quote,
         };
-        let sent = match request.payload {
+        let mut url = endpoint.clone();
+        match request.payload {
             Payload::Json(body) => {
-                let post = self.http.post(endpoint.clone());
-                post.header(CONTENT_TYPE, "application/json").body(body)
+                let archived = format!("POST {}\n{body}", target(&url));
+                let post = self.http.post(url).header(CONTENT_TYPE, "application/json");
+                (archived.into_bytes(), post.body(body))
             }
             Payload::Query(query) => {
-                let mut url = endpoint.clone();
                 url.query_pairs_mut().extend_pairs(query);
-                self.http.get(url)
+                let archived = format!("GET {}\n", target(&url));
+                (archived.into_bytes(), self.http.get(url))
             }
-        };
-        let response = sent.send().await.map_err(|error| broken(&error))?;
-        let status = response.status();
-        match status {
-            StatusCode::OK => {}
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::IM_A_TEAPOT | StatusCode::FORBIDDEN => {
-                let retry_after = retry_after(response.headers(), Utc::now());
-                return Err(FetchError::RateLimited { status: status.as_u16(), retry_after });
-            }
-            _ if status.is_server_error() => {
-                let retry_after = retry_after(response.headers(), Utc::now());
-                return Err(FetchError::Server { status: status.as_u16(), retry_after });
-            }
-            _ if status.is_redirection() => return Err(FetchError::Redirect(status.as_u16())),
-            _ => {
-                // The status says enough, should its body not come.
-                let body = whole(response).await.unwrap_or_default();
-                return Err(FetchError::Status { status: status.as_u16(), body });
-            }
-        }
-        let content_type = response.headers().get(CONTENT_TYPE);
-        let content_type = content_type.map(|value| String::from_utf8_lossy(value.as_bytes()));
-        let content_type = content_type.unwrap_or_default().into_owned();
-        let body = whole(response).await?;
-        let fetched_at = Utc::now();
-        if body.is_empty() {
-            return Err(FetchError::EmptyBody);
-        }
-        match body.trim_ascii_start().first() {
-            Some(b'{' | b'[') => Ok(Answer { body, fetched_at }),
-            _ => Err(FetchError::NotJson { content_type, body }),
         }
     }
+}
+
+/// Why there is no answer that could be read, and what of one there may still be.
+struct Failed {
+    error: FetchError,
+    /// An answer whose status says enough, before its body was read.
+    begun: Option<Box<Begun>>,
+}
+
+impl From<FetchError> for Failed {
+    fn from(error: FetchError) -> Self {
+        Self { error, begun: None }
+    }
+}
+
+/// An answer whose head has come.
+struct Begun {
+    request: Vec<u8>,
+    response: reqwest::Response,
+}
+
+impl Begun {
+    /// With its body.
+    async fn whole(self) -> Result<Answer, FetchError> {
+        let status = self.response.status().as_u16();
+        let headers = kept_headers(self.response.headers());
+        let body = whole(self.response).await?;
+        let transcript = Transcript { request: self.request, headers, body };
+        Ok(Answer { status, transcript, fetched_at: Utc::now() })
+    }
+}
+
+/// What the request line names: path and query.
+fn target(url: &url::Url) -> &str {
+    &url[url::Position::BeforePath..url::Position::AfterQuery]
+}
+
+/// The headers that are archived, a line each, in the order in which they are listed.
+fn kept_headers(headers: &HeaderMap) -> Vec<u8> {
+    let mut kept = Vec::new();
+    for name in KEPT_HEADERS {
+        for value in headers.get_all(name) {
+            let value = value.as_bytes();
+            kept.extend_from_slice(name.as_bytes());
+            kept.extend_from_slice(b": ");
+            kept.extend_from_slice(&value[..value.len().min(MAX_HEADER_BYTES)]);
+            kept.push(b'\n');
+        }
+    }
+    kept
 }
 
 /// The body, if it is not too large.
@@ -279,6 +421,17 @@ mod tests {
         assert_eq!(parse("-1"), Some(Duration::ZERO));
         assert_eq!(parse("99999999999999999999999"), Some(Duration::MAX));
         assert_eq!(parse("soon"), None);
+    }
+
+    #[test]
+    fn headers_that_matter_are_kept() {
+        let headers = HeaderMap::from_iter([
+            (HeaderName::from_static("x-cache"), "Miss from cloudfront".parse().unwrap()),
+            (HeaderName::from_static("set-cookie"), "cid=geheim".parse().unwrap()),
+            (CONTENT_TYPE, "application/json".parse().unwrap()),
+        ]);
+        let kept = String::from_utf8(kept_headers(&headers)).unwrap();
+        assert_eq!(kept, "content-type: application/json\nx-cache: Miss from cloudfront\n");
     }
 
     #[test]

@@ -6,12 +6,8 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use chrono::{DateTime, Utc};
-<<<<<<< HEAD
 use rust_decimal::Decimal;
-use shared::domain::{MAX_ADS_PER_PAGE, page_count};
-=======
 use shared::domain::{MAX_ADS_PER_PAGE, Refusal, Rule, Warning, page_count};
->>>>>>> parser
 use shared::exchange::binance::{self, AnswerError, SEARCH_ROWS};
 use shared::exchange::shape::Finding;
 use shared::job::{
@@ -24,7 +20,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::alerts::Alerts;
-use crate::client::{Answer, Client, FetchError};
+pub use crate::client::Answer;
+use crate::client::{Client, FetchError};
 use crate::metrics;
 use crate::rate_limit::{Class, Limiter, NoPermit, Permit};
 use crate::settings::Settings;
@@ -52,8 +49,9 @@ pub struct Ending {
     pub detail: Option<String>,
     pub requests: Requests,
     pub facts: Facts,
-    /// The answer as sent; a failed job's goes into quarantine.
-    pub answer: Option<Vec<u8>>,
+    /// The answer that ended it, to be archived; the body of a failed job's goes into quarantine too.
+    /// `None`: no complete one came, or the job ended without a request.
+    pub answer: Option<Answer>,
     /// How the answer's shape differs from what is known.
     pub findings: Vec<Finding>,
 }
@@ -99,7 +97,7 @@ impl Ending {
         requests: Requests,
         failure: Failure,
         detail: String,
-        answer: Option<Vec<u8>>,
+        answer: Option<Answer>,
     ) -> Self {
         let failed = Self::without_facts(requests, EndState::Failed, failure.as_str());
         Self { detail: Some(detail), answer, ..failed }
@@ -426,7 +424,9 @@ fn judge_error(
 ) -> Next {
     let detail = error.to_string();
     let rejection = match &error {
-        FetchError::Status { status: BAD_REQUEST, body } => binance::rejection(body),
+        FetchError::Status { status: BAD_REQUEST, answer: Some(answer) } => {
+            binance::rejection(answer.body())
+        }
         _ => None,
     };
     let failure = rejection.as_ref().map_or_else(|| error.failure(), AnswerError::failure);
@@ -440,7 +440,7 @@ fn judge_error(
                 && patience.lone_refusals < MAX_LONE_REFUSALS;
             is_worth_it.then_some(Duration::ZERO)
         }
-        FetchError::CorruptBody(_) | FetchError::EmptyBody | FetchError::NotJson { .. } => {
+        FetchError::CorruptBody(_) | FetchError::EmptyBody(_) | FetchError::NotJson { .. } => {
             patience.reread()
         }
         _ if failure.is_transient() => patience.backoff.next(),
@@ -452,11 +452,7 @@ fn judge_error(
     }
     let detail = rejection.map_or(detail, |rejection| rejection.to_string());
     tracing::error!(error = detail, work = ?job.work, attempts = requests.attempts, "request failed, the job is given up");
-    let body = match error {
-        FetchError::Status { body, .. } | FetchError::NotJson { body, .. } => Some(body),
-        _ => None,
-    };
-    Next::End(Ending::failed(requests.clone(), failure, detail, body))
+    Next::End(Ending::failed(requests.clone(), failure, detail, error.into_answer()))
 }
 
 fn backoff(max_times: usize) -> backon::ExponentialBackoff {
@@ -476,11 +472,11 @@ fn judge_answer(
     patience: &mut Patience,
     alerts: &Alerts,
 ) -> Next {
-    let facts = read(job, &answer.body);
+    let facts = read(job, answer.body());
     // What is said of a refusal has a shape of its own.
     let findings = match &facts {
         Err(AnswerError::Rejected { .. }) => Vec::new(),
-        _ => binance::findings(&job.work, &answer.body),
+        _ => binance::findings(&job.work, answer.body()),
     };
     match judge_facts(job, facts, answer, requests, patience) {
         Next::End(ending) => {
@@ -520,9 +516,9 @@ fn judge_facts(
         Ok(Facts::Page(page)) if page.ads.len() + page.refusals.len() > MAX_ADS_PER_PAGE => {
             let ads = page.ads.len() + page.refusals.len();
             let detail = format!("the page lists {ads} ads, a page holds {MAX_ADS_PER_PAGE}");
-            let body = Some(answer.body);
             requests.note(job, Failure::OversizedPage);
-            Next::End(Ending::failed(requests.clone(), Failure::OversizedPage, detail, body))
+            let answer = Some(answer);
+            Next::End(Ending::failed(requests.clone(), Failure::OversizedPage, detail, answer))
         }
         Ok(Facts::Page(page)) if page.ads.is_empty() && page.refusals.is_empty() => {
             // Where there were ads, or where the answer itself declares some, an empty page is suspect
@@ -537,7 +533,8 @@ fn judge_facts(
             if is_suspect && let Some(pause) = patience.reread() {
                 return Next::TryAgain(pause);
             }
-            Next::End(Ending::without_facts(requests.clone(), EndState::Empty, EMPTY_NO_ADS))
+            let empty = Ending::without_facts(requests.clone(), EndState::Empty, EMPTY_NO_ADS);
+            Next::End(Ending { answer: Some(answer), ..empty })
         }
         Ok(facts) => {
             if let Facts::Advertiser(page) = &facts
@@ -551,7 +548,7 @@ fn judge_facts(
                 detail: None,
                 requests: requests.clone(),
                 facts,
-                answer: Some(answer.body),
+                answer: Some(answer),
                 findings: Vec::new(),
             })
         }
@@ -565,7 +562,7 @@ fn judge_facts(
             }
             tracing::error!(%error, work = ?job.work, "unreadable answer");
             let (failure, detail) = (error.failure(), error.to_string());
-            Next::End(Ending::failed(requests.clone(), failure, detail, Some(answer.body)))
+            Next::End(Ending::failed(requests.clone(), failure, detail, Some(answer)))
         }
     }
 }

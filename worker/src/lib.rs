@@ -58,19 +58,17 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let (broker, deliveries) =
         Consumer::start(&settings.broker, &settings.topology, "worker", queues, prefetch);
 
+    let store = store::Store::new(pool.clone(), &settings);
     let signs = store::workers::keep_alive(
         pool.clone(),
         settings.clone(),
         limiter.clone(),
+        store.archive(),
         shutdown.clone(),
     );
     let signs = tokio::spawn(signs);
     let (finished, to_store) = mpsc::channel(in_hand + consumer::LOW_IN_HAND);
-    let storer = storer::Storer::new(
-        store::Store::new(pool.clone(), &settings),
-        publisher,
-        shutdown.clone(),
-    );
+    let storer = storer::Storer::new(store, publisher, shutdown.clone());
     let mut storer = tokio::spawn(storer.run(to_store));
     let handler =
         Arc::new(handler::Handler::new(&settings, pool, limiter, client, shutdown.clone()));

@@ -8,7 +8,7 @@ use metrics::{
 use shared::domain::Rule;
 use shared::exchange::Exchange;
 use shared::exchange::shape::Change;
-use shared::job::Work;
+use shared::job::{EndState, Work};
 
 use crate::rate_limit::{Breaker, Status};
 
@@ -21,6 +21,9 @@ const PAGES: &str = "p2p_parser_pages_total";
 const RULES: &str = "p2p_validation_total";
 /// Answers that differ from the known shape of their call, by how, as long as nobody accepted it.
 const SHAPES: &str = "p2p_api_shape_changes_total";
+/// Answers that ended jobs, by the state of the job, and whether they were archived or why not.
+const ANSWERS: &str = "p2p_raw_answers_total";
+const RAW_BYTES: &str = "p2p_raw_bytes_total";
 const PERMITS: &str = "p2p_limiter_permits_total";
 const PERMIT_WAIT: &str = "p2p_limiter_wait_seconds";
 const RATE: &str = "p2p_limiter_rate_per_minute";
@@ -36,6 +39,29 @@ pub const DATABASE: &str = "database";
 pub const DISK_FULL: &str = "disk_full";
 /// A message that is no job.
 pub const POISON: &str = "poison";
+
+/// Whether an answer was archived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Archived {
+    Yes,
+    /// The archive is suspended.
+    Suspended,
+    /// The day of its batch was dropped from the archive.
+    NoDay,
+    /// Its bytes can't be packed.
+    Unpackable,
+}
+
+impl Archived {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::Suspended => "suspended",
+            Self::NoDay => "no_day",
+            Self::Unpackable => "unpackable",
+        }
+    }
+}
 
 /// Tells Prometheus what the figures mean.
 pub fn describe() {
@@ -59,6 +85,12 @@ pub fn describe() {
         Unit::Count,
         "Differences between answers and the known shape of their call, until they are accepted"
     );
+    describe_counter!(
+        ANSWERS,
+        Unit::Count,
+        "Answers that ended jobs, by the job's state; archived: yes, suspended, no_day (its day was dropped), unpackable"
+    );
+    describe_counter!(RAW_BYTES, Unit::Bytes, "Bytes of answers in the archive as packed");
     describe_counter!(
         PERMITS,
         Unit::Count,
@@ -118,6 +150,12 @@ fn count_error(error_type: &'static str, work: &Work, errors: u64) {
 /// An error of no market.
 pub fn failed_elsewhere(error_type: &'static str) {
     counter!(ERRORS, "error_type" => error_type, "fiat" => "", "crypto" => "").increment(1);
+}
+
+/// An answer ended a job in `state`; `bytes` of it went into the archive.
+pub fn archived(state: EndState, archived: Archived, bytes: usize) {
+    counter!(ANSWERS, "state" => state.as_str(), "archived" => archived.as_str()).increment(1);
+    counter!(RAW_BYTES).increment(u64::try_from(bytes).unwrap_or(u64::MAX));
 }
 
 /// The limiter of one exchange and egress.

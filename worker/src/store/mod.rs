@@ -5,6 +5,7 @@
 //! before, on their own: they are true whatever becomes of the page.
 
 mod advertisers;
+pub mod archive;
 mod discovery;
 pub mod jobs;
 mod pages;
@@ -26,6 +27,7 @@ use shared::store::{ANSWER_LIMIT, within};
 use sqlx::PgPool;
 
 use self::advertisers::Advertisers;
+use self::archive::Archive;
 use self::pages::PageRows;
 use self::payment_methods::PaymentMethods;
 use self::shapes::Shapes;
@@ -121,6 +123,9 @@ pub struct Store {
     pool: PgPool,
     worker_id: String,
     egress_id: String,
+    archive: Archive,
+    /// The batch for which the archive was last looked at.
+    archive_seen: Option<BatchId>,
     advertisers: Advertisers,
     payment_methods: PaymentMethods,
     versions: VersionCache,
@@ -134,11 +139,19 @@ impl Store {
             pool,
             worker_id: settings.worker_id.clone(),
             egress_id: settings.egress_id.clone(),
+            archive: Archive::default(),
+            archive_seen: None,
             advertisers: Advertisers::new(),
             payment_methods: PaymentMethods::new(),
             versions: VersionCache::new(),
             shapes: Shapes::default(),
         }
+    }
+
+    /// What this worker knows of the archive, for whoever looks after it.
+    #[must_use]
+    pub fn archive(&self) -> Archive {
+        self.archive.clone()
     }
 
     /// Stores all of the group or nothing; what became of each job, in order.
@@ -198,6 +211,8 @@ impl Store {
         twice: &[&ToStore],
     ) -> Result<HashSet<JobKey>, StoreError> {
         let pages = self.page_rows(group).await?;
+        self.look_at_archive(group).await?;
+        let mut answers = self.archive.pack(group);
         let mut tx = self.pool.begin().await?;
         let ended = jobs::end(&mut tx, group, &self.worker_id, &self.egress_id).await?;
         let spent = group.iter().filter(|one| !ended.contains(&one.key())).chain(twice);
@@ -213,8 +228,10 @@ impl Store {
         discovery::store(&mut tx, &kept).await?;
         profiles::store(&mut tx, &kept).await?;
         witness::insert(&mut tx, &kept).await?;
+        answers.insert(&mut tx, &self.egress_id, |key| ended.contains(&key)).await?;
         let findings = self.shapes.insert(&mut tx, &kept).await?;
         tx.commit().await?;
+        answers.measure();
         // Only now: an id that was not committed must never be referred to.
         for page in pages {
             self.versions.learn(page);
@@ -223,6 +240,18 @@ impl Store {
             self.shapes.learn(findings);
         }
         Ok(ended)
+    }
+
+    /// With a new batch, so that a dictionary that was trained before it is used from its first page.
+    async fn look_at_archive(&mut self, group: &[&ToStore]) -> Result<(), StoreError> {
+        let newest = group.iter().max_by_key(|one| one.job.batch_id).map(|one| &one.job);
+        if let Some(job) =
+            newest.filter(|job| self.archive_seen.is_none_or(|seen| seen < job.batch_id))
+        {
+            self.archive.refresh(&self.pool, job.exchange).await?;
+            self.archive_seen = Some(job.batch_id);
+        }
+        Ok(())
     }
 
     /// The pages of the group as rows: names resolved to keys, unchanged ads to their versions.

@@ -2,7 +2,7 @@
 
 use shared::domain::Refusal;
 use shared::exchange::binance::PARSER_VERSION;
-use shared::job::EndState;
+use shared::job::{EndState, Failure};
 use sqlx::PgConnection;
 
 use super::{StoreError, ToStore};
@@ -25,17 +25,24 @@ fn entries(ending: &Ending) -> Vec<Entry<'_>> {
     match (&ending.facts, &ending.answer) {
         (Facts::Page(page), _) => page.refusals.iter().map(Entry::of_ad).collect(),
         (Facts::Advertiser(page), _) => page.refusals.iter().map(Entry::of_ad).collect(),
-        (_, Some(answer)) if ending.state == EndState::Failed => vec![Entry {
+        (_, Some(answer)) if ending.state == EndState::Failed && !is_void(ending) => vec![Entry {
             scope: "answer",
             position: None,
             adv_no: None,
             reason: ending.reason.unwrap_or_default(),
             field: None,
             detail: ending.detail.as_deref().unwrap_or_default(),
-            body: answer,
+            body: answer.body(),
         }],
         _ => Vec::new(),
     }
+}
+
+/// Whether the exchange gave no answer to what was asked: no parser will ever take one of these.
+fn is_void(ending: &Ending) -> bool {
+    const VOID: [Failure; 4] =
+        [Failure::RateLimited, Failure::ServerError, Failure::Redirect, Failure::EmptyBody];
+    VOID.iter().any(|failure| ending.reason == Some(failure.as_str()))
 }
 
 struct Entry<'a> {

@@ -8,6 +8,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::StoreError;
+use super::archive::Archive;
 use crate::rate_limit::Limiter;
 use crate::settings::Settings;
 
@@ -19,17 +20,22 @@ const REFUSALS_BEFORE_ALERT: u32 = 10;
 /// So is a pause of this length: until the tenth refusal it may take hours.
 const PAUSE_BEFORE_ALERT: Duration = Duration::from_mins(2);
 
-/// Gives signs of life until `shutdown`, then takes leave.
+/// Gives signs of life until `shutdown`, then takes leave. With each it learns of the archive.
 pub async fn keep_alive(
     pool: PgPool,
     settings: Settings,
     limiter: Limiter,
+    archive: Archive,
     shutdown: CancellationToken,
 ) {
     while !shutdown.is_cancelled() {
         let signed = sign(&pool, &settings, &limiter);
         if let Err(error) = within(ANSWER_LIMIT, signed).await {
             tracing::warn!(%error, "no sign of life could be given");
+        }
+        let refreshed = archive.refresh(&pool, Exchange::Binance);
+        if let Err(error) = within(ANSWER_LIMIT, refreshed).await {
+            tracing::warn!(%error, "it is not known whether the raw archive is suspended");
         }
         tokio::select! {
             () = tokio::time::sleep(SIGN_INTERVAL) => {}

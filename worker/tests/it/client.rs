@@ -35,7 +35,7 @@ async fn fetch_with(more: &[(&str, &str)]) -> Result<Answer, FetchError> {
 async fn a_body_comes_through() {
     let answer =
         fetch(answer("200 OK", "content-type: application/json\r\n", b"{}")).await.unwrap();
-    assert_eq!(answer.body, b"{}");
+    assert_eq!(answer.body(), b"{}");
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn the_bytes_decide_what_is_an_answer() {
         assert_eq!((error.failure(), error.status()), (failure, Some(200)), "{body}");
     }
     let answer = fetch(answer("200 OK", "content-type: image/png\r\n", b" {}")).await.unwrap();
-    assert_eq!(answer.body, b" {}");
+    assert_eq!(answer.body(), b" {}");
 }
 
 /// Requests leave through the proxy of the egress: the host itself is nowhere.
@@ -102,7 +102,7 @@ async fn requests_go_through_the_proxy() {
     let proxy = Exchange::start(answer("200 OK", "", b"{}")).await;
     let settings =
         [("BINANCE_BASE_URL", "http://exchange.invalid"), ("EGRESS_PROXY_URL", proxy.url.as_str())];
-    assert_eq!(fetch_with(&settings).await.unwrap().body, b"{}");
+    assert_eq!(fetch_with(&settings).await.unwrap().body(), b"{}");
     assert_eq!(proxy.connections(), 1);
     assert_eq!(fetch_with(&settings[..1]).await.unwrap_err().failure(), Failure::Network);
 }

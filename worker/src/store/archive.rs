@@ -1,0 +1,209 @@
+//! The raw archive: the answer that ended each job, stored with its end.
+//!
+//! An answer is archived unless the archive is suspended, which the leader decides and records
+//! (`pipeline.raw_suspensions`), or its day was dropped already. A write that the database refuses stops
+//! the group, as any other: facts whose bytes are lost could never be read again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use shared::archive::{Dictionary, Packer};
+use shared::domain::BatchId;
+use shared::exchange::Exchange;
+use shared::exchange::binance::PARSER_VERSION;
+use sqlx::{PgConnection, PgPool};
+
+use super::{JobKey, StoreError, ToStore};
+use crate::handler::{Answer, Facts};
+use crate::metrics::{self, Archived};
+
+/// What workers must know of the archive; one for all tasks of a worker.
+#[derive(Clone, Debug, Default)]
+pub struct Archive(Arc<Mutex<State>>);
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    is_suspended: bool,
+    /// The newest one; `None`: none was trained yet.
+    dictionary: Option<Arc<Dictionary>>,
+}
+
+impl Archive {
+    /// Learns whether the archive is suspended, and of a new dictionary.
+    pub async fn refresh(&self, pool: &PgPool, exchange: Exchange) -> Result<(), StoreError> {
+        let (is_suspended, newest): (bool, Option<i32>) = sqlx::query_as(
+            "SELECT EXISTS (SELECT FROM pipeline.raw_suspensions WHERE exchange_id = $1 AND to_at IS NULL),
+                    (SELECT dictionary_id FROM pipeline.raw_dictionaries WHERE exchange_id = $1
+                      ORDER BY trained_at DESC, dictionary_id LIMIT 1)",
+        )
+        .bind(exchange.id())
+        .fetch_one(pool)
+        .await?;
+        let known = self.state().dictionary;
+        let dictionary = match newest {
+            Some(id) if known.as_ref().is_none_or(|known| known.id() != id) => {
+                match Dictionary::load(pool, id).await {
+                    Ok(dictionary) => Some(Arc::new(dictionary)),
+                    Err(error) => {
+                        tracing::error!(%error, id, "a dictionary can't be used, packing without it");
+                        known
+                    }
+                }
+            }
+            _ => known,
+        };
+        let was_suspended = {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *state, State { is_suspended, dictionary }).is_suspended
+        };
+        if was_suspended != is_suspended {
+            tracing::warn!(is_suspended, "the raw archive was suspended or resumed");
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> State {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The answers of a group as rows; those that nothing keeps are counted by [`Rows::measure`] only.
+    pub(super) fn pack<'a>(&self, group: &[&'a ToStore]) -> Rows<'a> {
+        let State { is_suspended, dictionary } = self.state();
+        let dictionary = dictionary.as_deref();
+        let mut packer = Packer::new(dictionary);
+        let answers = group.iter().filter_map(|one| Some((*one, one.ending.answer.as_ref()?)));
+        let pack = |(one, answer): (&'a ToStore, &'a Answer)| {
+            if is_suspended {
+                return Row { one, answer, content: Err(Archived::Suspended) };
+            }
+            let content = match &mut packer {
+                Ok(packer) => packer.pack(&answer.transcript),
+                Err(error) => {
+                    tracing::error!(%error, "nothing can be packed");
+                    return Row { one, answer, content: Err(Archived::Unpackable) };
+                }
+            };
+            let content = content.map_err(|error| {
+                tracing::error!(%error, work = ?one.job.work, "an answer can't be archived");
+                Archived::Unpackable
+            });
+            Row { one, answer, content }
+        };
+        Rows { rows: answers.map(pack).collect(), dictionary_id: dictionary.map(Dictionary::id) }
+    }
+}
+
+/// Answers ready to be stored.
+pub(super) struct Rows<'a> {
+    rows: Vec<Row<'a>>,
+    dictionary_id: Option<i32>,
+}
+
+struct Row<'a> {
+    one: &'a ToStore,
+    answer: &'a Answer,
+    /// Or why it is not archived.
+    content: Result<Vec<u8>, Archived>,
+}
+
+impl<'a> Rows<'a> {
+    /// Inserts the answers of the jobs that this transaction ended. An earlier issue of a job may have
+    /// left its answer, which gives way.
+    pub(super) async fn insert(
+        &mut self,
+        connection: &mut PgConnection,
+        egress_id: &str,
+        ended: impl Fn(JobKey) -> bool,
+    ) -> Result<(), StoreError> {
+        self.rows.retain(|row| ended(row.one.key()));
+        let kept: Vec<(&Row<'a>, &[u8])> =
+            self.rows.iter().filter_map(|row| Some((row, row.content.as_deref().ok()?))).collect();
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let column = |value: fn(&Row<'a>) -> i32| kept.iter().map(|(row, _)| value(row)).collect();
+        let (batches, ordinals): (Vec<i32>, Vec<i32>) = (
+            column(|row| row.one.job.batch_id.raw()),
+            column(|row| row.one.job.ordinal.cast_signed()),
+        );
+        let [statuses, requests, headers, bodies, ads]: [Vec<i32>; 5] = [
+            column(|row| i32::from(row.answer.status)),
+            column(|row| length(&row.answer.transcript.request)),
+            column(|row| length(&row.answer.transcript.headers)),
+            column(|row| length(&row.answer.transcript.body)),
+            column(|row| ads(&row.one.ending.facts)),
+        ];
+        // The day of a late page may have been dropped, or be going.
+        let stored: Vec<(i32, i32)> = sqlx::query_as(
+            "INSERT INTO pipeline.raw_pages AS r
+                    (day, batch_id, ordinal, fetched_at, http_status, parser_version, dictionary_id,
+                     request_bytes, headers_bytes, body_bytes, ads, egress_id, content)
+             SELECT a.day, a.batch_id, a.ordinal, a.fetched_at, a.http_status, $11, $12,
+                    a.request_bytes, a.headers_bytes, a.body_bytes, a.ads, $13, a.content
+               FROM unnest($1::date[], $2::int[], $3::int[], $4::timestamptz[], $5::int[], $6::int[], $7::int[],
+                           $8::int[], $9::int[], $10::bytea[])
+                 AS a (day, batch_id, ordinal, fetched_at, http_status, request_bytes, headers_bytes,
+                       body_bytes, ads, content)
+              WHERE EXISTS (SELECT FROM pg_inherits i
+                             WHERE i.inhparent = 'pipeline.raw_pages'::regclass AND NOT i.inhdetachpending
+                               AND i.inhrelid = to_regclass('pipeline.raw_pages_' || to_char(a.day, 'YYYYMMDD')))
+                 ON CONFLICT (day, batch_id, ordinal) DO UPDATE
+                SET fetched_at = EXCLUDED.fetched_at, http_status = EXCLUDED.http_status,
+                    parser_version = EXCLUDED.parser_version, dictionary_id = EXCLUDED.dictionary_id,
+                    request_bytes = EXCLUDED.request_bytes, headers_bytes = EXCLUDED.headers_bytes,
+                    body_bytes = EXCLUDED.body_bytes, ads = EXCLUDED.ads, egress_id = EXCLUDED.egress_id,
+                    content = EXCLUDED.content
+             RETURNING r.batch_id, r.ordinal",
+        )
+        .bind(kept.iter().map(|(row, _)| row.one.job.batch_id.day()).collect::<Vec<_>>())
+        .bind(batches)
+        .bind(ordinals)
+        .bind(kept.iter().map(|(row, _)| row.answer.fetched_at).collect::<Vec<_>>())
+        .bind(statuses)
+        .bind(requests)
+        .bind(headers)
+        .bind(bodies)
+        .bind(ads)
+        .bind(kept.iter().map(|(_, content)| *content).collect::<Vec<_>>())
+        .bind(PARSER_VERSION)
+        .bind(self.dictionary_id)
+        .bind(egress_id)
+        .fetch_all(connection)
+        .await?;
+        let key = |(batch, ordinal): (i32, i32)| {
+            Some((BatchId::from_raw(batch).ok()?, ordinal.cast_unsigned()))
+        };
+        let stored: std::collections::HashSet<JobKey> =
+            stored.into_iter().filter_map(key).collect();
+        for row in &mut self.rows {
+            if row.content.is_ok() && !stored.contains(&row.one.key()) {
+                row.content = Err(Archived::NoDay);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what became of the answers, once it is committed.
+    pub(super) fn measure(&self) {
+        for row in &self.rows {
+            let (result, bytes) = match &row.content {
+                Ok(content) => (Archived::Yes, content.len()),
+                Err(why) => (*why, 0),
+            };
+            metrics::archived(row.one.ending.state, result, bytes);
+        }
+    }
+}
+
+fn length(part: &[u8]) -> i32 {
+    i32::try_from(part.len()).unwrap_or(i32::MAX)
+}
+
+/// Ads in the body, taken or refused.
+fn ads(facts: &Facts) -> i32 {
+    let ads = match facts {
+        Facts::Page(page) => page.ads.len() + page.refusals.len(),
+        Facts::Advertiser(page) => page.ads.len() + page.refusals.len(),
+        _ => 0,
+    };
+    i32::from(i16::try_from(ads).unwrap_or(i16::MAX))
+}
