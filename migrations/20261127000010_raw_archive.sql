@@ -84,6 +84,36 @@ COMMENT ON COLUMN pipeline.raw_suspensions.to_at IS 'When it ended. NULL: it las
 COMMENT ON COLUMN pipeline.raw_suspensions.bytes IS 'Bytes of the archive when it began.';
 COMMENT ON COLUMN pipeline.raw_suspensions.budget_bytes IS 'Bytes that were allowed then.';
 
+CREATE TABLE pipeline.raw_state (
+    exchange_id  smallint PRIMARY KEY REFERENCES warehouse.dim_exchanges,
+    bytes        bigint NOT NULL,
+    budget_bytes bigint NOT NULL,
+    looked_at    timestamptz NOT NULL
+);
+COMMENT ON TABLE pipeline.raw_state IS 'The raw archive as the leader of the exchange last saw it. The archive is one for all exchanges.';
+COMMENT ON COLUMN pipeline.raw_state.exchange_id IS 'Exchange.';
+COMMENT ON COLUMN pipeline.raw_state.bytes IS 'Bytes of its days, with indexes.';
+COMMENT ON COLUMN pipeline.raw_state.budget_bytes IS 'Bytes that it may have: RAW_ARCHIVE_MB of the leader. 0: nothing is archived.';
+COMMENT ON COLUMN pipeline.raw_state.looked_at IS 'When the leader looked.';
+
+-- A day may go when neither the newest batch nor an open one is of it: pages of these may still come.
+CREATE FUNCTION pipeline.raw_days() RETURNS TABLE (day date, bytes bigint, may_go boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT p.day, p.bytes,
+           coalesce(p.day < least((SELECT b.day FROM pipeline.batches b ORDER BY b.batch_id DESC LIMIT 1),
+                                  (SELECT min(b.day) FROM pipeline.batches b WHERE b.state = 'open')), false)
+      FROM (SELECT substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([0-9-]+)''\)')::date AS day,
+                   coalesce(pg_total_relation_size(c.oid), 0) AS bytes
+              FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+             WHERE i.inhparent = 'pipeline.raw_pages'::regclass) p
+$$;
+COMMENT ON FUNCTION pipeline.raw_days() IS 'Days of the raw archive (raw_pages), also those made ahead: bytes with indexes, and whether the day may be dropped to make room.';
+
+ALTER TABLE pipeline.dropped_partitions
+    ADD COLUMN reason text NOT NULL DEFAULT 'age' CHECK (reason IN ('age', 'budget'));
+COMMENT ON COLUMN pipeline.dropped_partitions.reason IS 'age: it was older than its setting keeps. budget: the raw archive was larger than RAW_ARCHIVE_MB.';
+COMMENT ON TABLE pipeline.dropped_partitions IS 'Partitions that were dropped by age or for want of room, so that "dropped" is told from "never read". The row is written first: one without dropped_at is being dropped, and who finds it finishes it.';
+
 -- Which parser made the facts of a page.
 ALTER TABLE warehouse.book_pages ADD COLUMN parser_version smallint, ADD COLUMN is_lenient boolean;
 COMMENT ON COLUMN warehouse.book_pages.parser_version IS 'Version of the parser that made these facts from the answer. NULL: stored before this was recorded.';

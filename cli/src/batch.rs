@@ -211,6 +211,18 @@ async fn read(db: &mut PgConnection, wanted: Wanted, limit: i64) -> anyhow::Resu
     })
 }
 
+/// The batch that is asked for, by its number.
+pub(crate) async fn find(db: &mut PgConnection, wanted: Wanted) -> anyhow::Result<BatchId> {
+    let id = match wanted {
+        Wanted::Latest => None,
+        Wanted::Id(id) => Some(id),
+    };
+    match timeline::read_batch(db, id).await? {
+        Some(batch) => Ok(BatchId::from_raw(batch.batch_id.unwrap_or_default())?),
+        None => Err(not_found(db, id).await?.into()),
+    }
+}
+
 async fn not_found(db: &mut PgConnection, id: Option<i32>) -> anyhow::Result<NotFound> {
     let Some(latest) = timeline::read_batch(db, None).await?.and_then(|batch| batch.batch_id)
     else {

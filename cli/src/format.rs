@@ -75,6 +75,22 @@ pub fn seconds(ms: i64) -> String {
     format!("{}.{}", ms / 1000, ms % 1000 / 100)
 }
 
+/// Bytes in the largest unit that leaves a number of one digit or more, with one decimal.
+#[must_use]
+pub fn bytes(bytes: i64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut size = Decimal::from(bytes);
+    let mut shown = format!("{bytes} B");
+    for unit in UNITS {
+        if size < Decimal::from(1024) {
+            break;
+        }
+        size /= Decimal::from(1024);
+        shown = format!("{:.1} {unit}", size.round_dp(1));
+    }
+    shown
+}
+
 /// Seconds in the two largest units that count: `45s`, `12m`, `3h 10m`, `2d 4h`.
 #[must_use]
 pub fn span(seconds: i64) -> String {
@@ -193,5 +209,19 @@ mod tests {
         assert!(table.is_empty());
         table.row(vec!["é".into(), "1,000".into()]);
         assert_eq!(table.to_string(), "  name      n\n  é     1,000\n");
+    }
+
+    #[test]
+    fn bytes_are_shown_in_the_unit_that_fits() {
+        for (number, shown) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (5 << 30, "5.0 GiB"),
+            (3 << 50, "3072.0 TiB"),
+        ] {
+            assert_eq!(bytes(number), shown);
+        }
     }
 }

@@ -9,6 +9,7 @@
 //! - [`witness`]: how far the exchange's other view of its books agrees with ours.
 //! - [`dictionary`]: what every relation, column and function means.
 //! - [`export`]: days as Parquet files.
+//! - [`raw`]: answers byte for byte, and the figures of their archive.
 //! - [`shapes`]: how answers differ from what is known of them.
 //! - [`storage`]: what the database holds, and what a reading costs.
 //! - [`book`], [`quote`], [`history`], [`merchant`]: questions about the market, by the functions of the
@@ -33,6 +34,7 @@ pub mod merchant;
 pub mod migrate;
 pub mod parse;
 pub mod quote;
+pub mod raw;
 pub mod shapes;
 pub mod span;
 pub mod storage;
@@ -110,8 +112,13 @@ async fn snapshot(pool: &PgPool) -> anyhow::Result<PgTransaction<'static>> {
 
 /// Prints an answer. A reader that has seen enough and closes the pipe is no error.
 fn print(text: &str) -> anyhow::Result<()> {
+    print_bytes(text.as_bytes())
+}
+
+/// The same of bytes that may be no text.
+fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }

@@ -206,6 +206,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The archive of answers, byte for byte: show one, figures, dictionaries.
+    #[command(subcommand)]
+    Raw(RawCommand),
     /// How answers of the exchange differ from the shapes that are known.
     ///
     /// Known are the shapes of the captures that this program was made with, and what was accepted.
@@ -246,6 +249,43 @@ enum Command {
         /// Only this market: USDT/VES, USDT/VES/BUY.
         #[arg(long, value_name = "MARKET")]
         market: Option<Markets>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum RawCommand {
+    /// What was asked and what came back: when, by whom, status, request, headers, body.
+    ///
+    /// Each answer that ended a job is archived, also empty and failed ones. Bodies are as sent, after
+    /// their transfer compression was undone: `p2p raw show latest VES USDT BUY 1 --body | p2p parse
+    /// --fiat VES --asset USDT --side BUY -`. Exit codes: 0 shown, 1 an error, such as damaged bytes, 64
+    /// an argument is not allowed, 66 it is not there, and why: dropped, suspended, never read.
+    Show {
+        #[command(flatten)]
+        asked: cli::raw::Asked,
+        /// Only the body, exactly.
+        #[arg(long, conflicts_with = "json")]
+        body: bool,
+        /// As JSON; bytes that are no UTF-8 in hexadecimal.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Days, answers, bytes per ad with and without a dictionary, budget, suspensions.
+    ///
+    /// Bytes per ad are those of answers with ads, packed with request and headers.
+    Stats {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Train a dictionary on pages of the last batches, and keep it if it is better than the newest.
+    ///
+    /// The leader does it in idle time when there is none, or the newest is a day old. Measured on pages
+    /// that were held back. Exit codes: 0 kept, 3 not kept: too few pages, or it saves too little.
+    Train {
         /// As JSON.
         #[arg(long)]
         json: bool,
@@ -321,6 +361,11 @@ async fn main() -> ExitCode {
         }
         Command::Shapes { command: None, all, json } => cli::shapes::list(all, json).await,
         Command::Storage { json } => cli::storage::run(json).await,
+        Command::Raw(RawCommand::Show { asked, body, json }) => {
+            cli::raw::show(&asked, body, json).await
+        }
+        Command::Raw(RawCommand::Stats { json }) => cli::raw::stats(json).await,
+        Command::Raw(RawCommand::Train { json }) => cli::raw::train(json).await,
         Command::Witness { batch, last, market, json } => {
             cli::witness::run(batch, last, market.as_ref(), json).await
         }

@@ -14,7 +14,7 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::format::{Table, UNKNOWN, count, counted};
+use crate::format::{Table, UNKNOWN, bytes, count, counted};
 
 /// Tables up to this size are counted; of larger ones the planner's estimate is told. Sixteen MiB are
 /// counted in a few hundredths of a second.
@@ -78,7 +78,7 @@ struct Facts {
     bytes_per_reading: Option<Decimal>,
 }
 
-/// What was dropped by age.
+/// What was dropped, by age or for want of room.
 #[derive(Debug, Serialize, sqlx::FromRow)]
 struct Dropped {
     partitions: i64,
@@ -155,21 +155,6 @@ fn per(bytes: i64, number: i64) -> Option<Decimal> {
     Decimal::from(bytes).checked_div(Decimal::from(number)).map(|share| share.round_dp(1))
 }
 
-/// Bytes in the largest unit that leaves a number of one digit or more, with one decimal.
-fn bytes(bytes: i64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    let mut size = Decimal::from(bytes);
-    let mut shown = format!("{bytes} B");
-    for unit in UNITS {
-        if size < Decimal::from(1024) {
-            break;
-        }
-        size /= Decimal::from(1024);
-        shown = format!("{:.1} {unit}", size.round_dp(1));
-    }
-    shown
-}
-
 fn text(storage: &Storage) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     let mut table = Table::new(&[
@@ -225,7 +210,7 @@ fn text(storage: &Storage) -> Result<String, std::fmt::Error> {
     if let Some(last_day) = dropped.last_day {
         writeln!(
             text,
-            "  dropped by age: {}, {}, up to {last_day}",
+            "  dropped: {}, {}, up to {last_day}",
             counted(dropped.partitions, "partition", "partitions"),
             bytes(dropped.bytes)
         )?;
@@ -236,23 +221,4 @@ fn text(storage: &Storage) -> Result<String, std::fmt::Error> {
     }
     writeln!(text, "  ~ an estimate of the planner; >~ without partitions never analyzed")?;
     Ok(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_are_shown_in_the_unit_that_fits() {
-        for (number, shown) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1536, "1.5 KiB"),
-            (5 << 30, "5.0 GiB"),
-            (3 << 50, "3072.0 TiB"),
-        ] {
-            assert_eq!(bytes(number), shown);
-        }
-    }
 }

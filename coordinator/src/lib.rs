@@ -5,11 +5,13 @@
 //! - [`ledger`]: the open batch in memory, and what follows from the end of a job. Pure.
 //! - [`batch`]: one batch from its opening, or from where it was left, to its close.
 //! - [`witness`]: which markets are held against the exchange's other view, and how. Pure.
+//! - [`archive`]: the raw archive: its budget and its dictionaries.
 //! - [`leader`]: one coordinator acts at a time.
 //! - [`progress`]: the running batch on a terminal.
 //! - [`metrics`]: what is measured.
 //! - [`store`]: the statements.
 
+pub mod archive;
 pub mod batch;
 pub mod leader;
 pub mod ledger;
@@ -36,6 +38,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::archive::{Guard, Training};
 use crate::batch::{BatchRunner, Ended};
 use crate::leader::{Candidate, Leadership, Term};
 use crate::schedule::{Clock, Schedule, SystemClock};
@@ -147,6 +150,12 @@ const RETENTION_ROUND: Duration = Duration::from_secs(5);
 /// Longest round: what was begun in time may take a few statements more, each bounded by the server.
 const RETENTION_LIMIT: Duration = Duration::from_secs(20);
 
+/// Time until the next slot without which no training begins: it takes a few seconds of one core.
+const TRAINING_LIMIT: Duration = Duration::from_mins(1);
+/// Pause after a training for which there was too little, and after one that had its result.
+const TRAINING_PAUSE: Duration = Duration::from_mins(10);
+const TRAINED_PAUSE: Duration = Duration::from_hours(24);
+
 struct Coordinator {
     settings: Settings,
     mode: Mode,
@@ -211,10 +220,13 @@ impl Coordinator {
         );
         let lost = term.lost.clone();
         let store = Store::new(self.pool.clone(), term.clone());
-        let mut leader = Leader { coordinator: self, store, reports: &mut reports };
+        let guard = Guard::new(store.clone(), EXCHANGE, self.settings.retention.raw_bytes);
+        let archive = guard.clone();
+        let mut leader = Leader { coordinator: self, store, archive, reports: &mut reports };
         let outcome = tokio::select! {
             outcome = leader.run() => Some(outcome),
             () = lost.cancelled() => None,
+            never = guard.run() => match never {},
         };
         consumer.close().await;
         // An error of one who was replaced is most likely because of that.
@@ -222,10 +234,58 @@ impl Coordinator {
     }
 }
 
+/// Training beside the schedule, which never waits for it.
+struct IdleTraining {
+    running: Option<tokio::task::JoinHandle<Duration>>,
+    next: Instant,
+}
+
+impl Default for IdleTraining {
+    fn default() -> Self {
+        Self { running: None, next: Instant::now() }
+    }
+}
+
+impl IdleTraining {
+    /// Begins a training if one is due and none runs.
+    async fn look(&mut self, pool: &PgPool) {
+        if let Some(ended) = self.running.take_if(|running| running.is_finished()) {
+            self.next = Instant::now() + ended.await.unwrap_or(TRAINED_PAUSE);
+        }
+        if self.running.is_none() && Instant::now() >= self.next {
+            self.running = Some(tokio::spawn(train_if_due(pool.clone())));
+        }
+    }
+}
+
+/// Trains a dictionary if it is time; says after which pause to look again.
+async fn train_if_due(pool: PgPool) -> Duration {
+    let trained = async {
+        if within(ANSWER_LIMIT, archive::is_due(&pool, EXCHANGE)).await? {
+            archive::train(&pool, EXCHANGE).await.map(Some)
+        } else {
+            Ok(None)
+        }
+    };
+    match trained.await {
+        Ok(None | Some(Training::TooFew(_))) => TRAINING_PAUSE,
+        Ok(Some(Training::NoBetter(_))) => TRAINED_PAUSE,
+        Ok(Some(Training::Kept(dictionary, measured))) => {
+            tracing::info!(dictionary, ?measured, "a dictionary of the raw archive was trained");
+            TRAINED_PAUSE
+        }
+        Err(error) => {
+            tracing::warn!(error = format!("{error:#}"), "no dictionary could be trained");
+            TRAINING_PAUSE
+        }
+    }
+}
+
 /// A coordinator while it leads.
 struct Leader<'a> {
     coordinator: &'a mut Coordinator,
     store: Store,
+    archive: Guard,
     reports: &'a mut mpsc::Receiver<Delivery>,
 }
 
@@ -280,7 +340,10 @@ impl Leader<'_> {
         };
         Ok(match ended {
             Ended::Stopped => RunOutcome::Stopped,
-            Ended::Closed(outcome) => RunOutcome::Closed(outcome),
+            Ended::Closed(outcome) => {
+                self.tidy_archive().await;
+                RunOutcome::Closed(outcome)
+            }
         })
     }
 
@@ -293,6 +356,7 @@ impl Leader<'_> {
         let shutdown = self.coordinator.shutdown.clone();
         let mut is_resumed = false;
         let mut next_retention = Instant::now();
+        let mut training = IdleTraining::default();
         while !shutdown.is_cancelled() {
             let step = if is_resumed {
                 self.run_due(&schedule).await
@@ -306,8 +370,14 @@ impl Leader<'_> {
                     "the schedule stumbled, going on from what is recorded"
                 );
             }
+            if self.archive.wants_room() {
+                next_retention = next_retention.min(Instant::now() + RETENTION_PAUSE_BUSY);
+            }
             if is_resumed && Instant::now() >= next_retention && self.is_idle(&schedule) {
                 next_retention = Instant::now() + self.drop_what_is_old().await;
+            }
+            if is_resumed && self.left(&schedule) > TRAINING_LIMIT {
+                training.look(&self.store.pool).await;
             }
             tokio::select! {
                 () = tokio::time::sleep(CLOCK_PULSE) => {}
@@ -319,9 +389,29 @@ impl Leader<'_> {
 
     /// Whether no slot comes due while a round of retention runs.
     fn is_idle(&self, schedule: &Schedule) -> bool {
+        self.left(schedule) > RETENTION_LIMIT
+    }
+
+    /// Time until the next slot.
+    fn left(&self, schedule: &Schedule) -> Duration {
         let now = self.coordinator.clock.now();
-        let left = (schedule.next(schedule.slot(now)) - now).to_std().unwrap_or_default();
-        left > RETENTION_LIMIT
+        (schedule.next(schedule.slot(now)) - now).to_std().unwrap_or_default()
+    }
+
+    /// What a schedule does in its idle time, for one who runs single batches: room and a dictionary for
+    /// the next. The batch is closed, so nothing of it can fail any more.
+    async fn tidy_archive(&self) {
+        if self.archive.wants_room() {
+            self.drop_what_is_old().await;
+        }
+        tokio::select! {
+            trained = tokio::time::timeout(TRAINING_LIMIT, train_if_due(self.store.pool.clone())) => {
+                if trained.is_err() {
+                    tracing::warn!(limit = ?TRAINING_LIMIT, "no dictionary was trained in time");
+                }
+            }
+            () = self.coordinator.shutdown.cancelled() => {}
+        }
     }
 
     /// One round of retention; says after which pause the next is due. What fails is tried again then:
@@ -343,13 +433,15 @@ impl Leader<'_> {
         match round {
             Ok(round) => {
                 for partition in &round.dropped {
-                    tracing::info!(%partition, "a partition was dropped by age");
+                    tracing::info!(%partition, "a partition was dropped");
                 }
                 if let Some(partition) = &round.waits_for {
                     tracing::warn!(%partition, "an old partition is still read, dropping it later");
                 }
-                if round.quarantine_deleted + round.latest_forgotten > 0 {
+                let deleted = round.quarantine_deleted + round.latest_forgotten;
+                if deleted + round.dictionaries_deleted > 0 {
                     tracing::info!(
+                        dictionaries = round.dictionaries_deleted,
                         quarantine = round.quarantine_deleted,
                         latest_books = round.latest_forgotten,
                         "old rows were deleted"

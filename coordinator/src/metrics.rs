@@ -6,12 +6,25 @@ use rust_decimal::prelude::ToPrimitive;
 use crate::store::witness::{self, MarketCheck};
 use crate::witness::Counts;
 
+const RAW_BYTES: &str = "p2p_raw_archive_bytes";
+const RAW_BUDGET: &str = "p2p_raw_archive_budget_bytes";
+const RAW_SUSPENDED: &str = "p2p_raw_archive_suspended";
 const WITNESS_AGREEMENT: &str = "p2p_witness_agreement_ratio";
 const WITNESS_ADS: &str = "p2p_witness_ads_total";
 const WITNESS_MARKETS: &str = "p2p_witness_markets_total";
 
 /// Tells Prometheus what the figures mean.
 pub fn describe() {
+    describe_gauge!(RAW_BYTES, Unit::Bytes, "Size of the raw archive with its indexes");
+    describe_gauge!(
+        RAW_BUDGET,
+        Unit::Bytes,
+        "What the raw archive may have; 0: nothing is archived"
+    );
+    describe_gauge!(
+        RAW_SUSPENDED,
+        "1 while no answer is archived, for want of room or because the archive is off"
+    );
     describe_gauge!(
         WITNESS_AGREEMENT,
         "Share of the ads compared with the witness that agree or moved, in the last batch that compared any"
@@ -26,6 +39,14 @@ pub fn describe() {
         Unit::Count,
         "Markets held against the witness; verdict: agree, disagree, unknown"
     );
+}
+
+/// The raw archive as it was last seen.
+#[expect(clippy::cast_precision_loss, reason = "sizes, whose last digits tell nothing")]
+pub fn raw_archive(bytes: u64, budget: u64, is_suspended: bool) {
+    gauge!(RAW_BYTES).set(bytes as f64);
+    gauge!(RAW_BUDGET).set(budget as f64);
+    gauge!(RAW_SUSPENDED).set(u8::from(is_suspended));
 }
 
 /// The checks of a batch.

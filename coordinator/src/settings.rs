@@ -59,6 +59,10 @@ pub struct Retention {
     pub marts_days: u16,
     /// What could not be taken.
     pub quarantine_days: u16,
+    /// Answers byte for byte ...
+    pub raw_days: u16,
+    /// ... and how large they may be together; 0: none are archived.
+    pub raw_bytes: u64,
 }
 
 /// Fewest days of facts. The latest state shows the last good book of each market, and one without ads
@@ -67,6 +71,9 @@ pub struct Retention {
 const MIN_FACTS_DAYS: u16 = 3;
 /// Most days: ten years.
 const MAX_DAYS: u16 = 3650;
+
+/// Largest budget of the raw archive: 64 TiB, more than ten years of it.
+const MAX_RAW_MB: u64 = 64 << 20;
 
 impl Retention {
     fn read(vars: &mut Vars) -> Self {
@@ -85,7 +92,14 @@ impl Retention {
                 "RETENTION_QUARANTINE_DAYS={quarantine_days}: allowed is no more than RETENTION_FACTS_DAYS={facts_days}, for without its job nobody knows of which market an entry was"
             ));
         }
-        Self { facts_days, marts_days, quarantine_days }
+        let raw_days = vars.number("RETENTION_RAW_DAYS", facts_days.min(7), 1..=MAX_DAYS);
+        if raw_days > facts_days {
+            vars.problem(format!(
+                "RETENTION_RAW_DAYS={raw_days}: allowed is no more than RETENTION_FACTS_DAYS={facts_days}, for without its job nobody knows what an answer answered"
+            ));
+        }
+        let raw_bytes = vars.number("RAW_ARCHIVE_MB", 4096, 0..=MAX_RAW_MB) << 20;
+        Self { facts_days, marts_days, quarantine_days, raw_days, raw_bytes }
     }
 }
 
@@ -220,22 +234,33 @@ mod tests {
     fn nothing_is_dropped_that_is_still_needed() {
         let kept = read([]).unwrap().retention;
         let (facts_days, marts_days, quarantine_days) = (35, 1095, 35);
-        assert_eq!(kept, Retention { facts_days, marts_days, quarantine_days });
+        let (raw_days, raw_bytes) = (7, 4 << 30);
+        let default = Retention { facts_days, marts_days, quarantine_days, raw_days, raw_bytes };
+        assert_eq!(kept, default);
         let longer = read([("RETENTION_FACTS_DAYS", "2000")]).unwrap().retention;
         assert_eq!((longer.marts_days, longer.quarantine_days), (2000, 35));
         let error = read([
             ("RETENTION_FACTS_DAYS", "2"),
             ("RETENTION_MARTS_DAYS", "20"),
             ("RETENTION_QUARANTINE_DAYS", "40"),
+            ("RETENTION_RAW_DAYS", "36"),
         ]);
         let error = error.unwrap_err();
         for part in [
             "RETENTION_FACTS_DAYS=\"2\": allowed are 3 to 3650",
             "RETENTION_MARTS_DAYS=20: allowed is no less than RETENTION_FACTS_DAYS=35",
             "RETENTION_QUARANTINE_DAYS=40: allowed is no more than RETENTION_FACTS_DAYS=35",
+            "RETENTION_RAW_DAYS=36: allowed is no more than RETENTION_FACTS_DAYS=35",
         ] {
             assert!(error.contains(part), "{part} in {error}");
         }
+    }
+
+    #[test]
+    fn the_archive_has_a_budget_or_is_off() {
+        assert_eq!(read([("RAW_ARCHIVE_MB", "0")]).unwrap().retention.raw_bytes, 0);
+        assert_eq!(read([("RAW_ARCHIVE_MB", "3")]).unwrap().retention.raw_bytes, 3 << 20);
+        assert_eq!(read([("RETENTION_FACTS_DAYS", "3")]).unwrap().retention.raw_days, 3);
     }
 
     #[test]

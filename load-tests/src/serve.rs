@@ -330,6 +330,9 @@ struct LogLine<'a> {
     /// `None`: no answer was sent.
     status: Option<u16>,
     fault: Option<Fault>,
+    /// Length and CRC-32 of the body before it was packed.
+    body_bytes: usize,
+    body_crc32: u32,
 }
 
 impl Exchange {
@@ -455,7 +458,10 @@ impl Exchange {
         };
         let (seen, fault) = (&answer.seen, answer.fault);
         let status = (!fault.is_some_and(Fault::is_silent)).then_some(answer.status);
-        let line = LogLine { at_us: unix_us(), path, seen, status, fault };
+        let mut crc = flate2::Crc::new();
+        crc.update(&answer.body);
+        let (body_bytes, body_crc32) = (answer.body.len(), crc.sum());
+        let line = LogLine { at_us: unix_us(), path, seen, status, fault, body_bytes, body_crc32 };
         let written = serde_json::to_vec(&line).map_err(io::Error::from).and_then(|mut text| {
             text.push(b'\n');
             file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text)

@@ -16,6 +16,8 @@ use zstd::dict::{DecoderDictionary, EncoderDictionary};
 
 /// Level of compression: higher ones save a few per cent of the bytes and cost several times the time.
 const LEVEL: i32 = 3;
+/// Largest dictionary that is trained: zstd's own default. Workers hold it, prepared, in memory.
+const DICTIONARY_BYTES: usize = 112_640;
 /// Largest transcript that is packed: above every body that a worker takes.
 pub const MAX_TRANSCRIPT_BYTES: usize = 16 * 1024 * 1024;
 
@@ -31,7 +33,7 @@ pub struct Transcript {
 }
 
 /// Where the parts of a transcript end, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lengths {
     pub request: usize,
     pub headers: usize,
@@ -48,7 +50,9 @@ impl Lengths {
         (lengths.total() <= MAX_TRANSCRIPT_BYTES).then_some(lengths)
     }
 
-    fn total(self) -> usize {
+    /// Bytes of all parts.
+    #[must_use]
+    pub fn total(self) -> usize {
         self.request.saturating_add(self.headers).saturating_add(self.body)
     }
 }
@@ -57,6 +61,11 @@ impl Transcript {
     #[must_use]
     pub fn lengths(&self) -> Lengths {
         Lengths { request: self.request.len(), headers: self.headers.len(), body: self.body.len() }
+    }
+
+    /// As it stands in a frame.
+    fn whole(&self) -> Vec<u8> {
+        [self.request.as_slice(), &self.headers, &self.body].concat()
     }
 }
 
@@ -133,6 +142,25 @@ impl Dictionary {
     }
 }
 
+/// Makes a dictionary out of samples. Takes about a second for each 5 MB.
+pub fn train(samples: &[Transcript]) -> Result<Vec<u8>, ArchiveError> {
+    let samples: Vec<Vec<u8>> = samples.iter().map(Transcript::whole).collect();
+    zstd::dict::from_samples(&samples, DICTIONARY_BYTES).map_err(ArchiveError::BadDictionary)
+}
+
+/// Bytes of transcripts when packed.
+pub fn packed_bytes(
+    transcripts: &[Transcript],
+    dictionary: Option<&Dictionary>,
+) -> Result<u64, ArchiveError> {
+    let mut packer = Packer::new(dictionary)?;
+    let mut bytes = 0;
+    for transcript in transcripts {
+        bytes += packer.pack(transcript)?.len() as u64;
+    }
+    Ok(bytes)
+}
+
 /// Packs transcripts, one after the other, with or without a dictionary.
 pub struct Packer<'a>(Compressor<'a>);
 
@@ -147,13 +175,11 @@ impl<'a> Packer<'a> {
 
     /// One transcript as a frame.
     pub fn pack(&mut self, transcript: &Transcript) -> Result<Vec<u8>, ArchiveError> {
-        let Transcript { request, headers, body } = transcript;
         let total = transcript.lengths().total();
         if total > MAX_TRANSCRIPT_BYTES {
             return Err(ArchiveError::TooLarge(total));
         }
-        let whole = [request.as_slice(), headers, body].concat();
-        self.0.compress(&whole).map_err(ArchiveError::Pack)
+        self.0.compress(&transcript.whole()).map_err(ArchiveError::Pack)
     }
 }
 

@@ -80,7 +80,7 @@ async fn storage_tells_sizes_rows_and_bytes_per_reading() {
         json!({"partitions": 1, "bytes": 4096, "last_day": "2020-01-01", "waiting": 1})
     );
     let (_, text) = db.text(&["storage"]);
-    for part in ["bytes per reading", "dropped by age: 1 partition, 4.0 KiB, up to 2020-01-01"] {
+    for part in ["bytes per reading", "dropped: 1 partition, 4.0 KiB, up to 2020-01-01"] {
         assert!(text.contains(part), "{part} in\n{text}");
     }
     db.remove().await;

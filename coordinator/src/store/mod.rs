@@ -2,6 +2,7 @@
 //! drops.
 
 pub mod advertisers;
+pub mod archive;
 pub mod batches;
 pub mod catalog;
 pub mod close;

@@ -1,4 +1,5 @@
-//! What is old is dropped: partitions by their last day, the quarantine row by row.
+//! What is old is dropped: partitions by their last day, the quarantine row by row. Of the raw archive
+//! also what its budget has no room for, the oldest day first.
 //!
 //! A plain `DROP` or `DETACH` takes ACCESS EXCLUSIVE on the parent: it waits behind the longest query,
 //! and everybody else waits behind it. So a partition goes in steps, each of which gives up after
@@ -27,8 +28,11 @@ use crate::settings::Retention;
 const LOCK_LIMIT: &str = "500ms";
 /// Longest statement: dropping a partition deletes its files.
 const STATEMENT_LIMIT: &str = "5s";
-/// Partitions dropped in one round. A day has four; after a long absence the rest comes in the next.
+/// Partitions dropped in one round. A day has five; after a long absence the rest comes in the next.
 const PARTITIONS_PER_ROUND: i64 = 16;
+/// A dictionary that is not the newest may still be used by workers that have not heard of its successor,
+/// for a sign of life or two.
+const DICTIONARY_GRACE: &str = "1 day";
 /// Rows of the quarantine deleted in one statement: each carries up to a page's bytes.
 const QUARANTINE_CHUNK: i64 = 500;
 /// Such statements in one round.
@@ -45,6 +49,8 @@ pub struct Round {
     pub quarantine_deleted: u64,
     /// Markets whose last good book went with its day.
     pub latest_forgotten: u64,
+    /// Dictionaries of the raw archive that nothing needs any more.
+    pub dictionaries_deleted: u64,
     /// Whether there is more to do than one round does.
     pub has_more: bool,
 }
@@ -100,7 +106,11 @@ pub async fn round(
     let first_kept = |days: u16| today - chrono::Days::new(u64::from(days));
     let (facts, marts) = (first_kept(kept.facts_days), first_kept(kept.marts_days));
     round.latest_forgotten = forget_latest(owner, facts).await?;
-    decide(owner, facts, marts).await?;
+    let raw = first_kept(kept.raw_days);
+    let raw_with_room =
+        first_with_room(owner, kept.raw_bytes).await?.map_or(raw, |day| day.max(raw));
+    decide(owner, &FirstKept { facts, marts, raw, raw_with_room }).await?;
+    round.dictionaries_deleted = delete_dictionaries(owner).await?;
     let going = list_going(owner).await?;
     round.has_more = i64::try_from(going.len()).is_ok_and(|going| going == PARTITIONS_PER_ROUND);
     for partition in going {
@@ -143,17 +153,51 @@ async fn forget_latest(
     Ok(forgotten.bind(first_kept).execute(owner).await?.rows_affected())
 }
 
-/// Records which partitions are to go, the oldest first. A decision that a longer time made wrong is
-/// taken back as long as nothing happened.
-async fn decide(
+/// The first day of the raw archive for which there is room in `budget`, if there is none for all.
+async fn first_with_room(
     owner: &mut PgConnection,
+    budget: u64,
+) -> Result<Option<NaiveDate>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT max(day) + 1
+           FROM (SELECT day, may_go, sum(bytes) OVER (ORDER BY day DESC) AS total FROM pipeline.raw_days()) d
+          WHERE may_go AND total > $1",
+    )
+    .bind(i64::try_from(budget).unwrap_or(i64::MAX))
+    .fetch_one(owner)
+    .await
+}
+
+/// Dictionaries that were replaced and that no archived answer needs.
+async fn delete_dictionaries(owner: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    let deleted = sqlx::query(
+        "DELETE FROM pipeline.raw_dictionaries d
+          WHERE EXISTS (SELECT FROM pipeline.raw_dictionaries n
+                         WHERE n.exchange_id = d.exchange_id AND n.trained_at > d.trained_at
+                           AND n.trained_at < now() - $1::interval)
+            AND NOT EXISTS (SELECT FROM pipeline.raw_pages r WHERE r.dictionary_id = d.dictionary_id)",
+    );
+    Ok(deleted.bind(DICTIONARY_GRACE).execute(owner).await?.rows_affected())
+}
+
+/// The first day that is kept of each class.
+struct FirstKept {
     facts: NaiveDate,
     marts: NaiveDate,
-) -> Result<(), sqlx::Error> {
+    /// By age, and by age and budget.
+    raw: NaiveDate,
+    raw_with_room: NaiveDate,
+}
+
+/// Records which partitions are to go, the oldest first. A decision that a longer time made wrong is
+/// taken back as long as nothing happened.
+async fn decide(owner: &mut PgConnection, first_kept: &FirstKept) -> Result<(), sqlx::Error> {
     sqlx::query(include_str!("retention_decide.sql"))
-        .bind(facts)
-        .bind(marts)
+        .bind(first_kept.facts)
+        .bind(first_kept.marts)
         .bind(PARTITIONS_PER_ROUND)
+        .bind(first_kept.raw_with_room)
+        .bind(first_kept.raw)
         .execute(owner)
         .await?;
     Ok(())

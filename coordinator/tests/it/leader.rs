@@ -61,7 +61,7 @@ const CUT: &str =
     "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
                     WHERE l.locktype = 'advisory' AND d.datname = current_database()";
 
-async fn lead(settings: &Settings) -> Option<Leadership> {
+pub(crate) async fn lead(settings: &Settings) -> Option<Leadership> {
     let database = settings.database.clone();
     let mut candidate = Candidate::new(database, Exchange::Binance, "test".to_owned(), None);
     candidate.try_lead().await.unwrap()

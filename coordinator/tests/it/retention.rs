@@ -16,24 +16,27 @@ use tokio_util::sync::CancellationToken;
 use crate::schedule::{CLOSED, MovedClock, wait_for};
 use crate::url_of;
 
-const KEPT: Retention = Retention { facts_days: 3, marts_days: 30, quarantine_days: 3 };
+/// More than any archive of a test.
+const ROOM: u64 = 1 << 40;
+pub(crate) const KEPT: Retention =
+    Retention { facts_days: 3, marts_days: 30, quarantine_days: 3, raw_days: 3, raw_bytes: ROOM };
 
 /// Who waits for a reader waits for ever here: more than what a loaded machine takes tells it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-fn day(text: &str) -> NaiveDate {
+pub(crate) fn day(text: &str) -> NaiveDate {
     text.parse().unwrap()
 }
 
-async fn run(db: &PgPool, sql: impl Into<String>) {
+pub(crate) async fn run(db: &PgPool, sql: impl Into<String>) {
     sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(db).await.unwrap();
 }
 
-async fn number(db: &PgPool, sql: &'static str) -> i64 {
+pub(crate) async fn number(db: &PgPool, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(db).await.unwrap()
 }
 
-async fn make(db: &PgPool, first: &str, last: &str) -> i32 {
+pub(crate) async fn make(db: &PgPool, first: &str, last: &str) -> i32 {
     sqlx::query_scalar("SELECT pipeline.make_partitions($1, $2)")
         .bind(day(first))
         .bind(day(last))
@@ -43,7 +46,7 @@ async fn make(db: &PgPool, first: &str, last: &str) -> i32 {
 }
 
 /// A closed batch, so that days count from there.
-async fn batch(db: &PgPool, on: &str) -> i32 {
+pub(crate) async fn batch(db: &PgPool, on: &str) -> i32 {
     sqlx::query_scalar(
         "INSERT INTO pipeline.batches (batch_id, day, exchange_id, slot_at, trigger, state, outcome, opened_by,
                                        opened_at, deadline_at, closed_at)
@@ -56,13 +59,13 @@ async fn batch(db: &PgPool, on: &str) -> i32 {
     .unwrap()
 }
 
-async fn owner(db: &PgPool) -> PgConnection {
+pub(crate) async fn owner(db: &PgPool) -> PgConnection {
     let url = url_of(db);
     let mut vars = Vars::from_pairs([("DATABASE_URL", url.as_str())]);
     retention::connect(&Database::read_owner(&mut vars)).await.unwrap()
 }
 
-async fn round_with(db: &PgPool, kept: &Retention, today: &str) -> Round {
+pub(crate) async fn round_with(db: &PgPool, kept: &Retention, today: &str) -> Round {
     let mut owner = owner(db).await;
     let until = Instant::now() + Duration::from_mins(1);
     let round = retention::round(&mut owner, kept, day(today), until).await.unwrap();
@@ -86,8 +89,13 @@ async fn partitions(db: &PgPool, table: &str) -> Vec<String> {
     .unwrap()
 }
 
-const TABLES: [&str; 4] =
-    ["warehouse.offer_versions", "warehouse.book_pages", "warehouse.books", "pipeline.jobs"];
+const TABLES: [&str; 5] = [
+    "warehouse.offer_versions",
+    "warehouse.book_pages",
+    "warehouse.books",
+    "pipeline.jobs",
+    "pipeline.raw_pages",
+];
 
 /// Over a leap day and the ends of months, by the day and by the month, and twice.
 #[sqlx::test(migrations = "../migrations")]
@@ -99,9 +107,9 @@ async fn days_and_months_are_made_and_dropped(db: PgPool) {
          INSERT INTO pipeline.partitioned_tables VALUES ('warehouse', 'mart_test', 'marts', 'month', 999)",
     )
     .await;
-    assert_eq!(make(&db, "2024-02-27", "2024-03-02").await, 4 * 5 + 2);
+    assert_eq!(make(&db, "2024-02-27", "2024-03-02").await, 5 * 5 + 2);
     assert_eq!(make(&db, "2024-02-27", "2024-03-02").await, 0);
-    assert_eq!(make(&db, "2023-12-31", "2024-01-01").await, 4 * 2 + 2);
+    assert_eq!(make(&db, "2023-12-31", "2024-01-01").await, 5 * 2 + 2);
     let all = ["20231231", "20240101", "20240227", "20240228", "20240229", "20240301", "20240302"];
     for table in TABLES {
         assert_eq!(partitions(&db, table).await, all, "{table}");
@@ -116,11 +124,12 @@ async fn days_and_months_are_made_and_dropped(db: PgPool) {
 
     batch(&db, "2024-03-03").await;
     let first = round(&db, "2024-03-03").await;
-    // The oldest first, and of a day the certificates before what they certify.
+    // The oldest first, and of a day the bytes, then the certificates before what they certify.
     assert_eq!(first.dropped.len(), 16, "{first:?}");
     assert_eq!(
-        first.dropped[..5],
+        first.dropped[..6],
         [
+            "pipeline.raw_pages_20231231",
             "warehouse.books_20231231",
             "warehouse.book_pages_20231231",
             "warehouse.offer_versions_20231231",
@@ -130,7 +139,8 @@ async fn days_and_months_are_made_and_dropped(db: PgPool) {
     );
     assert!(first.has_more);
     let second = round(&db, "2024-03-03").await;
-    assert_eq!(second.dropped, ["warehouse.offer_versions_20240228", "pipeline.jobs_20240228"]);
+    assert_eq!(second.dropped.len(), 6, "{second:?}");
+    assert!(second.dropped.ends_with(&["pipeline.jobs_20240228".to_owned()]), "{second:?}");
     assert_eq!(round(&db, "2024-03-03").await, Round::default());
     for table in TABLES {
         assert_eq!(partitions(&db, table).await, ["20240229", "20240301", "20240302"], "{table}");
@@ -207,8 +217,9 @@ async fn is_dropped_beside_a_reader(db: PgPool, isolation: &str) {
             "{waiting:?}"
         );
         assert!(waiting.has_more);
-        // The certificates went first, whom nobody reads.
-        assert!(waiting.dropped.iter().all(|name| name == "warehouse.books_20240101"));
+        // Bytes and certificates went first, whom nobody reads.
+        let went = ["pipeline.raw_pages_20240101", "warehouse.books_20240101"];
+        assert!(waiting.dropped.iter().all(|name| went.contains(&name.as_str())));
         // Nobody waits: not who reads, nor who writes, nor who makes the partitions of a new day.
         let others = async {
             page(&db, new, "2024-01-05").await;
@@ -220,7 +231,7 @@ async fn is_dropped_beside_a_reader(db: PgPool, isolation: &str) {
     }
     assert_eq!(partitions(&db, "warehouse.book_pages").await[0], "20240102", "no query sees it");
     let made = tokio::time::timeout(PATIENCE, make(&db, "2024-01-11", "2024-01-11"));
-    assert_eq!(made.await.expect("making partitions waits"), 4);
+    assert_eq!(made.await.expect("making partitions waits"), 5);
     reader.commit().await.unwrap();
     let after = round(&db, "2024-01-05").await;
     assert_eq!(after.dropped.len(), 3, "{after:?}");
@@ -248,18 +259,18 @@ async fn partitions_are_made_beside_a_reader(db: PgPool) {
     let mut reader = db.begin().await.unwrap();
     sqlx::query("SELECT * FROM warehouse.fact_offers").execute(&mut *reader).await.unwrap();
     let made = tokio::time::timeout(PATIENCE, make(&db, "2024-01-01", "2024-01-04"));
-    assert_eq!(made.await.expect("it waits behind a reader"), 12);
+    assert_eq!(made.await.expect("it waits behind a reader"), 15);
     // Somebody alters a table: what is made ahead can wait, what is needed now is an error.
     sqlx::query("LOCK TABLE warehouse.offer_versions IN SHARE UPDATE EXCLUSIVE MODE")
         .execute(&mut *reader)
         .await
         .unwrap();
-    assert_eq!(make(&db, "2024-01-04", "2024-01-05").await, 2, "the two before offer_versions");
+    assert_eq!(make(&db, "2024-01-04", "2024-01-05").await, 3, "the three before offer_versions");
     let needed = sqlx::query("SELECT pipeline.make_partitions('2024-01-06', '2024-01-06')");
     let error = needed.execute(&db).await.unwrap_err();
     assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("55P03"));
     reader.rollback().await.unwrap();
-    assert_eq!(make(&db, "2024-01-04", "2024-01-06").await, 6);
+    assert_eq!(make(&db, "2024-01-04", "2024-01-06").await, 7);
 }
 
 async fn intend(db: &PgPool, names: &str) {
@@ -344,7 +355,7 @@ async fn a_longer_time_takes_decisions_back(db: PgPool) {
     batch(&db, "2024-01-10").await;
     intend(&db, "{books_20240101,books_20240102}").await;
     run(&db, "ALTER TABLE warehouse.books DETACH PARTITION warehouse.books_20240101").await;
-    let kept = Retention { facts_days: 30, ..KEPT };
+    let kept = Retention { facts_days: 30, raw_days: 30, ..KEPT };
     assert_eq!(round_with(&db, &kept, "2024-01-10").await.dropped, ["warehouse.books_20240101"]);
     assert_eq!(partitions(&db, "warehouse.books").await, ["20240102"]);
     assert_eq!(number(&db, "SELECT count(*) FROM pipeline.dropped_partitions").await, 1);
@@ -388,7 +399,7 @@ async fn two_at_once_do_it_once(db: PgPool) {
         .unwrap();
     assert_eq!(round(&db, "2024-01-10").await, Round::default());
     first.close().await.unwrap();
-    assert_eq!(round(&db, "2024-01-10").await.dropped.len(), 4);
+    assert_eq!(round(&db, "2024-01-10").await.dropped.len(), 5);
 }
 
 /// A coordinator that sleeps for three days over the end of a month: partitions are there when it wakes
@@ -398,7 +409,7 @@ async fn a_coordinator_asleep_for_days_goes_on(db: PgPool) {
     let at = |text: &str| text.parse().unwrap();
     let clock = Arc::new(MovedClock(Mutex::new(at("2026-10-30T23:50:00Z"))));
     let mut settings = crate::settings(&db);
-    settings.retention = Retention { facts_days: 3, marts_days: 3, quarantine_days: 3 };
+    settings.retention = Retention { marts_days: 3, ..KEPT };
     let shutdown = CancellationToken::new();
     make(&db, "2026-10-26", "2026-10-27").await;
     let run = coordinator::run(settings, Mode::Schedule, false, clock.clone(), shutdown.clone());
@@ -407,7 +418,7 @@ async fn a_coordinator_asleep_for_days_goes_on(db: PgPool) {
     clock.set(at("2026-10-30T23:50:02Z"));
     wait_for(&db, CLOSED, 1).await;
     let gone = "SELECT count(*) FROM pipeline.dropped_partitions WHERE dropped_at IS NOT NULL";
-    wait_for(&db, gone, 4).await;
+    wait_for(&db, gone, 5).await;
     let slept = ["20261027", "20261030", "20261031", "20261101", "20261102"];
     assert_eq!(partitions(&db, "warehouse.books").await, slept);
     clock.set(at("2026-11-03T00:00:00.100Z"));

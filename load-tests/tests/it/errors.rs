@@ -10,6 +10,7 @@ use load_tests::fleet::{Fleet, PULSE, Process};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::process::Command;
 
 /// Tries after the first, where another answer is asked for once more.
 const MAX_RETRIES: i64 = 2;
@@ -80,20 +81,26 @@ const TABLE: [Row; 23] = [
     refused("http403", 403),
 ];
 
-/// A worker and where its metrics are.
+/// A program and where its metrics are.
 pub(crate) struct Measured {
-    worker: Process,
+    process: Process,
     address: String,
 }
 
 impl Measured {
+    /// A worker.
     pub(crate) fn start(fleet: &Fleet, settings: &[(&str, &str)]) -> Result<Self> {
+        let mut worker = fleet.command("worker", &["run"])?;
+        worker.env("WORKER_ID", "measured");
+        Self::spawn(worker, settings)
+    }
+
+    pub(crate) fn spawn(mut program: Command, settings: &[(&str, &str)]) -> Result<Self> {
         // Free now; nobody else is told of it.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let port = address.port().to_string();
-        let mut all = vec![("ENABLE_METRICS", "true"), ("PROMETHEUS_PORT", port.as_str())];
-        all.extend(settings);
-        Ok(Self { worker: fleet.worker("measured", &all)?, address: address.to_string() })
+        program.env("ENABLE_METRICS", "true").env("PROMETHEUS_PORT", address.port().to_string());
+        program.envs(settings.iter().copied());
+        Ok(Self { process: Process::spawn(program)?, address: address.to_string() })
     }
 
     /// The sum of a metric over all series whose labels contain `labels`.
@@ -111,6 +118,12 @@ impl Measured {
         values.map(|value| value.context("a whole number")).sum()
     }
 
+    /// Ends it as an operator does.
+    pub(crate) async fn terminate(&mut self) -> Result<()> {
+        ensure!(self.process.terminate().await?.success(), "it does not end well");
+        Ok(())
+    }
+
     async fn errors(&self, error: &str) -> Result<i64> {
         self.metric("p2p_extraction_errors_total", &format!("error_type=\"{error}\"")).await
     }
@@ -121,7 +134,7 @@ impl Measured {
     }
 
     /// Waits until a metric reaches `least`.
-    async fn wait_for(&self, name: &str, labels: &str, least: i64) -> Result<()> {
+    pub(crate) async fn wait_for(&self, name: &str, labels: &str, least: i64) -> Result<()> {
         let end = Instant::now() + Duration::from_mins(1);
         // Until it listens, there is nothing.
         while self.metric(name, labels).await.unwrap_or_default() < least {
@@ -296,7 +309,7 @@ async fn poison_is_counted() -> Result<()> {
         .basic_publish("".into(), queue, options, b"no job", lapin::BasicProperties::default())
         .await?;
     measured.wait_for_error("poison").await?;
-    assert!(measured.worker.terminate().await?.success());
+    measured.terminate().await?;
     drop(measured);
     fleet.remove().await
 }

@@ -6,6 +6,7 @@
 )]
 
 mod advertisers;
+mod archive;
 mod drift;
 mod errors;
 mod faults;

@@ -6,5 +6,6 @@
 )]
 
 mod advertiser;
+mod archive;
 mod lenient;
 mod search;

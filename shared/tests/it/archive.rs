@@ -1,0 +1,33 @@
+//! Dictionaries on captured answers: what they learn from some helps with others.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use shared::archive::{Dictionary, Transcript, packed_bytes, train};
+
+fn captures(folder: &str) -> Vec<PathBuf> {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/binance"));
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// Answers of the search, as sent. Every other teaches, the rest are measured.
+#[test]
+fn a_dictionary_helps_with_answers_it_has_not_seen() {
+    let pages: Vec<Transcript> = captures("search")
+        .into_iter()
+        .map(|file| Transcript { body: fs::read(file).unwrap(), ..Default::default() })
+        .collect();
+    assert!(pages.len() > 20);
+    let (learnt, held_back): (Vec<_>, Vec<_>) =
+        pages.into_iter().enumerate().partition(|(index, _)| index % 2 == 0);
+    let pages = |pages: Vec<(usize, Transcript)>| pages.into_iter().map(|(_, page)| page);
+    let (learnt, held_back): (Vec<_>, Vec<_>) =
+        (pages(learnt).collect(), pages(held_back).collect());
+    let dictionary = Dictionary::new(&train(&learnt).unwrap()).unwrap();
+    let plain = packed_bytes(&held_back, None).unwrap();
+    let trained = packed_bytes(&held_back, Some(&dictionary)).unwrap();
+    assert!(trained * 100 < plain * 80, "{trained} bytes with it, {plain} without");
+}
