@@ -267,11 +267,10 @@ impl BatchRunner<'_> {
         // suffice. What is left over now is still due in the next batch.
         let methods = self.due_fiats(FiatList::PaymentMethods).await?;
         let for_lists = u32::try_from(methods.len()).unwrap_or(u32::MAX).min(budget / LISTS_SHARE);
-        let witnesses = self.settings.witness_markets;
-        let witnesses =
-            witness_store::allowed_markets(&self.store.pool, exchange, witnesses).await?;
-        let witnesses = witness::affordable(witnesses, budget);
-        let kept = for_lists + witnesses * witness::REQUESTS_PER_MARKET;
+        let most = self.settings.witness_markets;
+        let most = witness_store::allowed_markets(&self.store.pool, exchange, most).await?;
+        let most = witness::affordable(most, budget);
+        let kept = for_lists + most * witness::REQUESTS_PER_MARKET;
         let books = planner::plan(&markets, slot, interval, budget.saturating_sub(kept));
         let pages: u32 = books.iter().map(|book| book.pages).sum();
         let ads: HashMap<i32, u32> = markets
@@ -283,11 +282,11 @@ impl BatchRunner<'_> {
             |market_id| ads.get(&market_id).copied().unwrap_or(0),
             running.batch.id,
             witness::slots_before(slot, interval),
-            witnesses,
+            most,
         );
         // Right before page 1, in which most of what the witness names stands: what lies between the two
         // readings is what can move.
-        let witnesses = |book: &PlannedBook| {
+        let statements = |book: &PlannedBook| {
             let market_id = book.market_id;
             let of = |market: Market| {
                 let ads = Work::WitnessAds { market_id, market: market.clone() };
@@ -305,7 +304,7 @@ impl BatchRunner<'_> {
         let mut works: Vec<Work> = books
             .iter()
             .flat_map(|book| {
-                witnesses(book).chain((1..=book.pages).map(move |page| work(book, page)))
+                statements(book).chain((1..=book.pages).map(move |page| work(book, page)))
             })
             .collect();
         let spent = u32::try_from(works.len()).unwrap_or(u32::MAX);

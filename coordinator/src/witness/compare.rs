@@ -22,11 +22,14 @@ const FREE_MOVES: i64 = 2;
 /// quarter in ten minutes, so this is four times what is to be expected.
 const ALL_MOVE_MS: i64 = 600_000;
 
+/// An ad that the witness names, and its price.
+pub type Named = (String, Decimal);
+
 /// What the witness said of a market.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statement {
     /// When its list arrived, and the ads in it; `None`: it gave none that can be read.
-    pub list: Option<(DateTime<Utc>, Vec<(String, Decimal)>)>,
+    pub list: Option<(DateTime<Utc>, Vec<Named>)>,
     pub quote: Option<Decimal>,
 }
 
@@ -247,8 +250,8 @@ pub fn compare(statement: &Statement, book: &Book) -> Check {
         };
         *count += 1;
     }
-    let agrees = check.counts.differing() == 0;
-    check.verdict = if agrees { Verdict::Agree } else { Verdict::Disagree };
+    let is_all = check.counts.differing() == 0;
+    check.verdict = if is_all { Verdict::Agree } else { Verdict::Disagree };
     check.differences = found;
     check
 }
@@ -266,11 +269,7 @@ fn nearest(book: &Book, at: DateTime<Utc>) -> HashMap<&str, &Sighting> {
     ours
 }
 
-fn differences(
-    list: &[(String, Decimal)],
-    book: &Book,
-    ours: &HashMap<&str, &Sighting>,
-) -> Vec<Difference> {
+fn differences(list: &[Named], book: &Book, ours: &HashMap<&str, &Sighting>) -> Vec<Difference> {
     let mut found = Vec::new();
     for (place, (adv_no, price)) in list.iter().enumerate() {
         let sighting = ours.get(adv_no.as_str());
@@ -294,19 +293,15 @@ fn differences(
 
 /// Our ads that a list of so many should name: as many of our first, if they are better than its last.
 /// Of a list that is not in the order of prices nothing can be said.
-fn due<'a>(
-    list: &[(String, Decimal)],
-    book: &Book,
-    ours: &HashMap<&str, &'a Sighting>,
-) -> Vec<&'a Sighting> {
+fn due<'a>(list: &[Named], book: &Book, ours: &HashMap<&str, &'a Sighting>) -> Vec<&'a Sighting> {
     let is_better = |a: Decimal, b: Decimal| is_better(book.side, a, b);
     let is_ordered = list.windows(2).all(|pair| !is_better(pair[1].1, pair[0].1));
-    let Some((_, last)) = list.last().filter(|_| is_ordered) else {
+    let Some((_, worst)) = list.last().filter(|_| is_ordered) else {
         return Vec::new();
     };
     let most = i32::try_from(list.len()).unwrap_or(i32::MAX);
     let is_due =
-        |one: &&Sighting| one.rank.is_some_and(|rank| rank <= most) && is_better(one.price, *last);
+        |one: &&Sighting| one.rank.is_some_and(|rank| rank <= most) && is_better(one.price, *worst);
     ours.values().copied().filter(is_due).collect()
 }
 
