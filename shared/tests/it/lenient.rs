@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use shared::domain::{Ad, Market, Rule, Side};
-use shared::exchange::binance::{Page, parse_advertiser, parse_search};
-use shared::job::Failure;
+use shared::exchange::binance::{Page, findings, parse_advertiser, parse_search};
+use shared::job::{Failure, Work};
 
 /// Exact bytes of the exchange, 2022.
 const KZT_2022: &[u8] =
@@ -336,6 +336,20 @@ fn an_ad_twice_at_ordinary_places_is_told() {
 }
 
 #[test]
+fn a_member_of_the_envelope_twice_does_not_cost_the_page() {
+    let text = String::from_utf8_lossy(KZT_2022);
+    let twice = |member: &str| {
+        let text = text.replacen('{', &format!("{{{member},"), 1);
+        parse_search(&market(), text.as_bytes())
+    };
+    let page = twice(r#""total":3"#).unwrap();
+    assert_eq!((page.ads.len(), page.total), (10, None), "which of two totals, nobody knows");
+    assert_eq!(twice(r#""message":"x""#).unwrap().ads.len(), 10);
+    assert_eq!(twice(r#""code":"000000""#).unwrap().total, Some(17));
+    assert_eq!(twice(r#""data":[]"#).unwrap_err().failure(), Failure::Unparsable);
+}
+
+#[test]
 fn what_is_odd_is_kept_with_the_ad() {
     let rule = |object: &str, field: &str, value: Value| {
         let page = drifted(|item| item[object][field] = value.clone());
@@ -447,17 +461,25 @@ proptest! {
         }
     }
 
-    /// Whatever happens to single bytes: no panic, and what is kept is no more than what was sent.
+    /// Whatever happens to single bytes, and to pieces that are sent twice: no panic, and what is kept is
+    /// no more than what was sent.
     #[test]
     fn any_flips_are_borne(
-        flips in prop::collection::vec((0usize..KZT_2022.len(), any::<u8>()), 1..20),
+        flips in prop::collection::vec((0usize..KZT_2022.len(), any::<u8>()), 0..20),
+        copies in prop::collection::vec((0usize..KZT_2022.len(), 0usize..3_000, 0usize..KZT_2022.len()), 0..3),
         cut in 0usize..KZT_2022.len() * 2,
     ) {
         let mut bytes = KZT_2022.to_vec();
         for (at, byte) in flips {
             bytes[at] = byte;
         }
+        for (from, length, to) in copies {
+            let piece = bytes[from..(from + length).min(bytes.len())].to_vec();
+            bytes.splice(to..to, piece);
+        }
         bytes.truncate(cut.max(1));
+        let work = Work::Search { market_id: 1, market: market(), page: 1, ads_expected: true };
+        prop_assert!(findings(&work, &bytes).len() <= 100);
         if let Ok(page) = parse_search(&market(), &bytes) {
             let kept: usize = page.refusals.iter().map(|refusal| refusal.raw.len()).sum();
             prop_assert!(kept <= bytes.len());

@@ -89,8 +89,9 @@ pub(super) fn open(bytes: &[u8]) -> Result<Opened<'_>, AnswerError> {
     let mut moved = Vec::new();
     let mut get = |name| members.get(name, &mut moved);
     let (code, success) = (get("code")?.and_then(json), get("success")?.and_then(json));
-    let (message, data) = (get("message")?.and_then(json), get("data")?);
-    // Two totals are none.
+    let data = get("data")?;
+    // Two of what can be done without are none.
+    let message = get("message").unwrap_or_default().and_then(json);
     let total = get("total").unwrap_or_default().and_then(json);
     let is_refused = success.is_some_and(|success| success.get() == "false");
     match value::code(code) {

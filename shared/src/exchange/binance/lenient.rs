@@ -195,7 +195,8 @@ impl<'a> Search<'a> {
         }
         let several = readings.len() > 1;
         match readings.into_values().next() {
-            Some(_) if several && kind == Kind::Any => {
+            // A name to show is not worth an ad.
+            Some(_) if several && (kind == Kind::Any || field == "nickName") => {
                 self.left_out.push(place);
                 Ok(None)
             }
