@@ -69,6 +69,10 @@ struct Shown {
     quarantine: Vec<Quarantined>,
     /// Rules that ads break without being refused, most first.
     warnings: Vec<Warned>,
+    /// Quality checks by verdict, the worst first, with their names.
+    quality: Vec<Checked>,
+    /// Books that the checks hold back.
+    books_held: i64,
 }
 
 #[derive(Debug, Serialize, sqlx::FromRow)]
@@ -166,6 +170,13 @@ struct Warned {
     pages: i64,
 }
 
+#[derive(Debug, Serialize, sqlx::FromRow)]
+struct Checked {
+    /// `fail`, `warn`, `unknown` or `pass`.
+    verdict: String,
+    checks: Vec<String>,
+}
+
 /// Prints one batch, at most `limit` books and jobs of it.
 pub async fn show(wanted: Wanted, limit: u32, json: bool) -> anyhow::Result<ExitCode> {
     let pool = crate::connect_checked().await?;
@@ -208,6 +219,8 @@ async fn read(db: &mut PgConnection, wanted: Wanted, limit: i64) -> anyhow::Resu
         lost_jobs_total: count_lost_jobs(db, id).await?,
         quarantine: list_quarantine(db, id).await?,
         warnings: list_warnings(db, id).await?,
+        quality: list_quality(db, id).await?,
+        books_held: count_held(db, id).await?,
     })
 }
 
@@ -346,9 +359,27 @@ async fn list_warnings(db: &mut PgConnection, id: BatchId) -> anyhow::Result<Vec
     Ok(warnings.bind(id.day()).bind(id.raw()).fetch_all(db).await?)
 }
 
+async fn list_quality(db: &mut PgConnection, id: BatchId) -> anyhow::Result<Vec<Checked>> {
+    let quality = sqlx::query_as(
+        "SELECT verdict, array_agg(check_name ORDER BY check_name) AS checks
+           FROM pipeline.quality_results WHERE day = $1 AND batch_id = $2
+          GROUP BY verdict ORDER BY array_position(ARRAY['fail', 'warn', 'unknown', 'pass'], verdict)",
+    );
+    Ok(quality.bind(id.day()).bind(id.raw()).fetch_all(db).await?)
+}
+
+async fn count_held(db: &mut PgConnection, id: BatchId) -> anyhow::Result<i64> {
+    let held = sqlx::query_scalar(
+        "SELECT count(*) FROM warehouse.books
+          WHERE day = $1 AND batch_id = $2 AND held_reason IS NOT NULL",
+    );
+    Ok(held.bind(id.day()).bind(id.raw()).fetch_one(db).await?)
+}
+
 fn text(shown: &Shown) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     write_batch(&mut text, &shown.batch)?;
+    write_quality(&mut text, shown)?;
     if shown.is_day_dropped {
         writeln!(text, "\n  The day of this batch was dropped: its jobs and books are gone.")?;
     }
@@ -449,6 +480,25 @@ fn write_batch(text: &mut String, batch: &Entry) -> std::fmt::Result {
         ),
     )?;
     line("lists lost", count_or_unknown(batch.lists_lost))
+}
+
+/// Checks that passed are counted, the others named. Nothing where none were made.
+fn write_quality(text: &mut String, shown: &Shown) -> std::fmt::Result {
+    if shown.quality.is_empty() {
+        return Ok(());
+    }
+    let mut parts: Vec<String> = shown
+        .quality
+        .iter()
+        .map(|checked| match checked.verdict.as_str() {
+            "pass" => format!("{} pass", checked.checks.len()),
+            verdict => format!("{verdict}: {}", checked.checks.join(" ")),
+        })
+        .collect();
+    if shown.books_held > 0 {
+        parts.push(format!("{} held back", counted(shown.books_held, "book", "books")));
+    }
+    writeln!(text, "  {:<12}{}", "quality", parts.join(", "))
 }
 
 fn full(at: Option<DateTime<Utc>>) -> String {

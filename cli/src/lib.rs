@@ -7,6 +7,7 @@
 //! - [`batches`]: what became of each slot, a line each; [`batch`]: everything about one batch.
 //! - [`gaps`]: what should have been read and was not.
 //! - [`witness`]: how far the exchange's other view of its books agrees with ours.
+//! - [`quality`]: what the quality checks said of a batch, and what is ordinary in a market.
 //! - [`dictionary`]: what every relation, column and function means.
 //! - [`export`]: days as Parquet files.
 //! - [`raw`]: answers byte for byte, and the figures of their archive.
@@ -33,6 +34,7 @@ pub mod limiter;
 pub mod merchant;
 pub mod migrate;
 pub mod parse;
+pub mod quality;
 pub mod quote;
 pub mod raw;
 pub mod shapes;

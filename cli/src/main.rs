@@ -8,7 +8,7 @@ use cli::history::By;
 use cli::quote::Asked;
 use cli::span::{Moment, Span};
 use cli::witness::Markets;
-use shared::domain::Side;
+use shared::domain::{Market, Side};
 use shared::exchange::Exchange;
 
 /// The operator's tool.
@@ -193,6 +193,27 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What the quality checks said of a batch: value, threshold, verdict, and the markets concerned.
+    ///
+    /// Verdicts: pass; warn (told, and shown); fail (the markets concerned keep their last good state,
+    /// or the batch lacks what it should hold); unknown (nothing can be said, with why). Markets whose
+    /// newest book is held back are listed. With --market what is ordinary in one market, and what was
+    /// last said of it. Exit codes: 0 nothing warns or fails (also with --market), 3 something does, 64
+    /// an argument is not allowed, 66 there is no such batch or market.
+    Quality {
+        /// Number of a closed batch as `p2p batches` shows it, or `latest`.
+        #[arg(default_value = "latest")]
+        batch: Wanted,
+        /// A market, as USDT/VES/BUY: its baseline and the last verdicts about it.
+        #[arg(long, value_parser = cli::quality::parse_market, conflicts_with = "batch")]
+        market: Option<Market>,
+        /// Verdicts of the market to show.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000), default_value_t = 10)]
+        limit: u32,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// What an amount costs in a market: now, at a moment, or over time with --from.
     ///
     /// Walks the book from the best price, an order per ad, each within the limits of its ad. Exit
@@ -349,6 +370,10 @@ async fn main() -> ExitCode {
         Command::Merchant { name, from, to, json } => {
             cli::merchant::run(&name, from, to, json).await
         }
+        Command::Quality { batch, market, limit, json } => match market {
+            Some(market) => cli::quality::market(&market, limit, json).await,
+            None => cli::quality::run(batch, json).await,
+        },
         Command::Quote { asked, json } => cli::quote::run(&asked, json).await,
         Command::Gaps { since, fiat, limit, json } => {
             cli::gaps::run(since, fiat.as_deref(), limit, json).await

@@ -28,6 +28,7 @@ use crate::store::batches::{self, Found, OpenBatch};
 use crate::store::catalog::{self, FiatList};
 use crate::store::close::{self, BatchOutcome, Cut};
 use crate::store::jobs::Loaded;
+use crate::store::quality::{self, Quality};
 use crate::store::witness::{self as witness_store, MarketCheck};
 use crate::store::{Store, advertisers, drift, jobs, workers};
 use crate::witness::{self, Verdict};
@@ -534,6 +535,18 @@ impl BatchRunner<'_> {
         }
     }
 
+    /// Tells the figures of the batch that has just closed. No batch depends on it.
+    async fn measure(&self) {
+        let last = quality::last_batch(&self.store.pool, Exchange::Binance);
+        match within(ANSWER_LIMIT, last).await {
+            Ok(last) => metrics::closed(&last),
+            Err(error) => tracing::warn!(
+                error = format!("{error:#}"),
+                "the figures of the batch can't be read for the metrics"
+            ),
+        }
+    }
+
     async fn close(&self, running: &Running, settled: Settled) -> anyhow::Result<Ended> {
         let open = running.ledger.open().len();
         let cut = match settled {
@@ -549,7 +562,9 @@ impl BatchRunner<'_> {
         };
         let id = running.batch.id;
         let closed_by = &self.settings.coordinator_id;
-        let closed = within(CLOSE_LIMIT, close::close(self.store, id, closed_by, cut)).await?;
+        let thresholds = &self.settings.thresholds;
+        let closed = close::close(self.store, id, closed_by, cut, thresholds);
+        let closed = within(CLOSE_LIMIT, closed).await?;
         let Some(closed) = closed else {
             // The answer to our own commit was lost, or a former leader was faster.
             let found = within(ANSWER_LIMIT, batches::find(&self.store.pool, id)).await?;
@@ -557,6 +572,8 @@ impl BatchRunner<'_> {
             tracing::info!(outcome = outcome.as_str(), "the batch was closed before");
             return Ok(Ended::Closed(outcome));
         };
+        self.measure().await;
+        tell_quality(&closed.quality);
         self.tell_of_witness(&closed.witness);
         let (outcome, reason, sums) = (closed.outcome, closed.reason, closed.sums);
         let why = reason.as_deref().unwrap_or_default();
@@ -581,6 +598,25 @@ impl BatchRunner<'_> {
             );
         }
         Ok(Ended::Closed(outcome))
+    }
+}
+
+/// What is not good of a batch, a line each.
+fn tell_quality(quality: &Quality) {
+    for outcome in &quality.outcomes {
+        let (check, verdict) = (outcome.check.as_str(), outcome.verdict.as_str());
+        let value = outcome.value.map(|value| value.to_string());
+        match outcome.verdict {
+            quality::Verdict::Fail => tracing::error!(check, value, "a quality check of the batch failed"),
+            quality::Verdict::Warn => tracing::warn!(check, value, "a quality check of the batch warns"),
+            quality::Verdict::Pass | quality::Verdict::Unknown => tracing::debug!(check, value, verdict, "checked"),
+        }
+    }
+    if quality.books_held > 0 {
+        tracing::error!(
+            books = quality.books_held,
+            "books are held back: their markets keep the last good state"
+        );
     }
 }
 

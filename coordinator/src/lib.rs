@@ -7,6 +7,8 @@
 //! - [`witness`]: which markets are held against the exchange's other view, and how. Pure.
 //! - [`archive`]: the raw archive: its budget and its dictionaries.
 //! - [`leader`]: one coordinator acts at a time.
+//! - [`quality`]: what is ordinary in a market and what a fall means. Pure.
+//! - [`metrics`]: what is measured.
 //! - [`progress`]: the running batch on a terminal.
 //! - [`metrics`]: what is measured.
 //! - [`store`]: the statements.
@@ -18,6 +20,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod planner;
 pub mod progress;
+pub mod quality;
 pub mod schedule;
 pub mod settings;
 pub mod store;
@@ -46,7 +49,7 @@ use crate::settings::Settings;
 use crate::store::Store;
 use crate::store::batches::{self, Found, OpenBatch, Trigger};
 use crate::store::close::BatchOutcome;
-use crate::store::retention;
+use crate::store::{quality, retention};
 
 /// The exchange that this coordinator reads.
 const EXCHANGE: Exchange = Exchange::Binance;
@@ -105,9 +108,9 @@ pub async fn run(
     clock: Arc<dyn Clock>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<RunOutcome> {
-    metrics::describe();
     let pool = shared::store::connect(&settings.database, "coordinator").await?;
     shared::store::check_schema(&pool).await?;
+    metrics::describe();
     let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "coordinator");
     let mut coordinator =
         Coordinator { settings, mode, pool, publisher, clock, progress, shutdown, own: None };
@@ -291,6 +294,14 @@ struct Leader<'a> {
 
 impl Leader<'_> {
     async fn run(&mut self) -> anyhow::Result<RunOutcome> {
+        let last = within(ANSWER_LIMIT, quality::last_batch(&self.store.pool, EXCHANGE)).await;
+        match last {
+            Ok(last) => metrics::show(&last),
+            Err(error) => tracing::warn!(
+                error = format!("{error:#}"),
+                "the figures of the last batch can't be read: they are told again when a batch closes"
+            ),
+        }
         match self.coordinator.mode {
             Mode::Once => self.run_once().await,
             Mode::Schedule => self.run_schedule().await,

@@ -1,11 +1,26 @@
 //! What the coordinator measures. Labels are from small sets: never an ad, a market or a job.
+//!
+//! The figures of a batch are those of the database, told when it closes and again by whoever begins to
+//! lead: a coordinator that was restarted does not leave alerts without their figures.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 
+use crate::store::close::BatchOutcome;
+use crate::store::quality::{Check, HELD_REASONS, LastBatch, Level};
 use crate::store::witness::{self, MarketCheck};
 use crate::witness::Counts;
 
+const DURATION: &str = "p2p_batch_duration_seconds";
+const STATUS: &str = "p2p_batch_status";
+const COMPLETENESS: &str = "p2p_data_completeness_ratio";
+const CHECK_VALUE: &str = "p2p_quality_check_value";
+const CHECK_FAILED: &str = "p2p_quality_check_failed";
+const HELD: &str = "p2p_markets_held";
+const NEWEST_COMPLETE: &str = "p2p_newest_complete_book_timestamp_seconds";
 const RAW_BYTES: &str = "p2p_raw_archive_bytes";
 const RAW_BUDGET: &str = "p2p_raw_archive_budget_bytes";
 const RAW_SUSPENDED: &str = "p2p_raw_archive_suspended";
@@ -15,6 +30,23 @@ const WITNESS_MARKETS: &str = "p2p_witness_markets_total";
 
 /// Tells Prometheus what the figures mean.
 pub fn describe() {
+    describe_histogram!(DURATION, Unit::Seconds, "From the opening of a batch to its close");
+    describe_gauge!(STATUS, "1 for the outcome of the last closed batch, 0 for the others");
+    describe_gauge!(
+        COMPLETENESS,
+        "Share of the declared pages or ads, whichever is less, that the last closed batch read"
+    );
+    describe_gauge!(CHECK_VALUE, "What each quality check measured in the last closed batch");
+    describe_gauge!(
+        CHECK_FAILED,
+        "1 if the check of this level was not good in the last closed batch"
+    );
+    describe_gauge!(
+        HELD,
+        Unit::Count,
+        "Markets whose latest state is older than the newest batch that was to read them"
+    );
+    describe_gauge!(NEWEST_COMPLETE, Unit::Seconds, "When the newest complete book was read");
     describe_gauge!(RAW_BYTES, Unit::Bytes, "Size of the raw archive with its indexes");
     describe_gauge!(
         RAW_BUDGET,
@@ -39,6 +71,45 @@ pub fn describe() {
         Unit::Count,
         "Markets held against the witness; verdict: agree, disagree, unknown"
     );
+}
+
+/// A batch that has just closed.
+pub fn closed(last: &LastBatch) {
+    if let Some(seconds) = last.seconds.and_then(|seconds| seconds.to_f64()) {
+        histogram!(DURATION).record(seconds);
+    }
+    show(last);
+}
+
+/// The last closed batch, whoever closed it. What is not known is no number.
+pub fn show(last: &LastBatch) {
+    let number =
+        |value: Option<Decimal>| value.and_then(|value| value.to_f64()).unwrap_or(f64::NAN);
+    for outcome in BatchOutcome::ALL {
+        gauge!(STATUS, "outcome" => outcome.as_str())
+            .set(u8::from(last.outcome.as_deref() == Some(outcome.as_str())));
+    }
+    for check in Check::ALL {
+        let name = check.as_str();
+        let result = last.checks.iter().find(|result| result.check_name == name);
+        let value = number(result.and_then(|result| result.value));
+        gauge!(CHECK_VALUE, "check" => name).set(value);
+        if check == Check::Completeness {
+            gauge!(COMPLETENESS).set(value);
+        }
+        for level in Level::ALL {
+            let is_failed = result
+                .is_some_and(|result| result.level == level.as_str() && !result.is_good());
+            gauge!(CHECK_FAILED, "check" => name, "level" => level.as_str())
+                .set(u8::from(is_failed));
+        }
+    }
+    for reason in HELD_REASONS {
+        let held = last.held.iter().find(|held| held.reason == reason);
+        let markets = held.and_then(|held| held.markets.to_f64()).unwrap_or_default();
+        gauge!(HELD, "reason" => reason).set(markets);
+    }
+    gauge!(NEWEST_COMPLETE).set(number(last.newest_complete));
 }
 
 /// The raw archive as it was last seen.
@@ -114,4 +185,3 @@ mod tests {
             assert!(shown("p2p_witness_markets_total{verdict=\"unknown\"} 2"));
         });
     }
-}

@@ -8,6 +8,7 @@ use shared::settings::{BadSettings, Broker, Database, Vars};
 use shared::telemetry::Telemetry;
 
 use crate::planner::MarketPattern;
+use crate::quality::Thresholds;
 
 /// All that can be set, checked.
 #[derive(Clone, Debug)]
@@ -44,6 +45,8 @@ pub struct Settings {
     pub witness_markets: u32,
     /// Share of a market's compared ads that must agree, or the market is an error in the log.
     pub witness_threshold: Decimal,
+    /// From where on the quality checks are no longer good.
+    pub thresholds: Thresholds,
     /// The only fiats to read; empty: all.
     pub fiats: Vec<String>,
     /// Names this process in logs and ledger.
@@ -156,10 +159,21 @@ impl Settings {
                 dec!(0.95),
                 Decimal::ZERO..=Decimal::ONE,
             ),
+            thresholds: read_thresholds(&mut vars),
             fiats: vars.list("FIATS"),
             coordinator_id: vars.text("COORDINATOR_ID", &own_id),
         };
         vars.finish(settings)
+    }
+}
+
+/// Each can be exceeded, or the check could not fail.
+fn read_thresholds(vars: &mut Vars) -> Thresholds {
+    let mut share = |name, default, least: Decimal, most| vars.number(name, default, least..=most);
+    Thresholds {
+        completeness: share("COMPLETENESS_THRESHOLD", dec!(0.995), dec!(0.5), Decimal::ONE),
+        price_anomaly: share("PRICE_ANOMALY_THRESHOLD", dec!(0.20), dec!(0.01), Decimal::TEN),
+        volume_drop: share("VOLUME_DROP_THRESHOLD", dec!(0.50), dec!(0.05), dec!(0.95)),
     }
 }
 
@@ -261,6 +275,29 @@ mod tests {
         assert_eq!(read([("RAW_ARCHIVE_MB", "0")]).unwrap().retention.raw_bytes, 0);
         assert_eq!(read([("RAW_ARCHIVE_MB", "3")]).unwrap().retention.raw_bytes, 3 << 20);
         assert_eq!(read([("RETENTION_FACTS_DAYS", "3")]).unwrap().retention.raw_days, 3);
+    }
+
+    #[test]
+    fn thresholds_are_shares_that_can_be_exceeded() {
+        let told = [
+            ("COMPLETENESS_THRESHOLD", "0.9"),
+            ("PRICE_ANOMALY_THRESHOLD", "0.3"),
+            ("VOLUME_DROP_THRESHOLD", "0.6"),
+        ];
+        let thresholds = read([]).unwrap().thresholds;
+        let (completeness, price_anomaly, volume_drop) = (dec!(0.995), dec!(0.2), dec!(0.5));
+        assert_eq!(thresholds, Thresholds { completeness, price_anomaly, volume_drop });
+        let (completeness, price_anomaly, volume_drop) = (dec!(0.9), dec!(0.3), dec!(0.6));
+        let thresholds = read(told).unwrap().thresholds;
+        assert_eq!(thresholds, Thresholds { completeness, price_anomaly, volume_drop });
+        let error = read(told.map(|(name, _)| (name, "NaN"))).unwrap_err();
+        for part in [
+            "COMPLETENESS_THRESHOLD=\"NaN\": allowed are 0.5 to 1",
+            "PRICE_ANOMALY_THRESHOLD=\"NaN\": allowed are 0.01 to 10",
+            "VOLUME_DROP_THRESHOLD=\"NaN\": allowed are 0.05 to 0.95",
+        ] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
     }
 
     #[test]

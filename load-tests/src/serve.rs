@@ -10,6 +10,10 @@
 //! - `/sim/delist?fiat=VES`: the fiat leaves the list of fiats and its markets answer empty.
 //! - `/sim/lies` with `{"search": "cut", "witness": "stale"}`: from now on the search lies (`cut`, `shifted`),
 //!   or the calls for agents do (`shifted`, `stale`, `unreadable`, or a kind of fault). `{}`: neither.
+//! - `/sim/resize` with `{"fiat": "VES", "asset": "USDT", "side": "BUY", "per_mille": 500}`: of 1,000 ads
+//!   that each of these markets has had so many are listed; 1000 brings all back. What is left out means
+//!   all.
+//! - `/sim/reprice` with the same: multiplies their prices by a thousandth of `per_mille`.
 //! - `/sim/advance?ms=500`: moves the clock of `--manual-clock`.
 
 use std::collections::BTreeMap;
@@ -135,7 +139,8 @@ pub struct Options {
     /// File for the request log (JSON lines), `fault` of each null if it had none; replaced at start.
     #[arg(long)]
     pub request_log: Option<PathBuf>,
-    /// Obey `POST /sim/faults`, `/sim/lies`, `/sim/limits`, `/sim/delist` and `/sim/advance`.
+    /// Obey `POST /sim/faults`, `/sim/lies`, `/sim/limits`, `/sim/delist`, `/sim/resize`, `/sim/reprice` and
+    /// `/sim/advance`.
     #[arg(long)]
     pub admin: bool,
     /// Time stands still but for `POST /sim/advance?ms=N`.
@@ -256,6 +261,15 @@ impl Live {
         self.truth.as_mut().map_or(Ok(()), TruthLog::flush)
     }
 
+    /// Logs what was made to happen. The caller holds requests off meanwhile.
+    fn tell(&mut self, events: &[Event]) -> io::Result<()> {
+        for &event in events {
+            self.renderer.update(&self.world, event);
+            self.log(event)?;
+        }
+        self.truth.as_mut().map_or(Ok(()), TruthLog::flush)
+    }
+
     fn log(&mut self, event: Event) -> io::Result<()> {
         let Some(truth) = &mut self.truth else {
             return Ok(());
@@ -318,6 +332,39 @@ struct ToldLimits {
     per_window: usize,
     #[serde(default)]
     per_second: usize,
+}
+
+/// What `/sim/resize` and `/sim/reprice` take.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToldMarkets {
+    fiat: Option<String>,
+    asset: Option<String>,
+    side: Option<String>,
+    per_mille: u32,
+}
+
+impl ToldMarkets {
+    fn parse(body: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(body).map_err(|error| {
+            format!("allowed is an object such as {{\"fiat\": \"VES\", \"per_mille\": 500}}: {error}")
+        })
+    }
+
+    /// Indexes of the markets that are meant; at least one.
+    fn markets(&self, world: &World) -> Result<Vec<usize>, String> {
+        let is_meant =
+            |told: &Option<String>, name: &str| told.as_deref().is_none_or(|told| told == name);
+        let found: Vec<usize> = (0..world.markets.len())
+            .filter(|&at| {
+                let key = world.key(&world.markets[at]);
+                is_meant(&self.fiat, &key.fiat)
+                    && is_meant(&self.asset, &key.asset)
+                    && is_meant(&self.side, &key.side)
+            })
+            .collect();
+        if found.is_empty() { Err("no market is meant".to_owned()) } else { Ok(found) }
+    }
 }
 
 /// A line of the request log.
@@ -394,6 +441,8 @@ impl Exchange {
             "/sim/faults" => self.replace_faults(body),
             "/sim/lies" => self.replace_lies(body),
             "/sim/limits" => self.replace_limits(body),
+            "/sim/resize" => self.resize(body),
+            "/sim/reprice" => self.reprice(body),
             _ => return None,
         };
         Some(Answer::of_admin(done))
@@ -418,6 +467,31 @@ impl Exchange {
             return Err(format!("query is {query:?}, allowed is fiat= with a listed fiat"));
         };
         if let Err(error) = live.delist(fiat) {
+            self.fail(error);
+        }
+        Ok(())
+    }
+
+    fn resize(&self, body: &[u8]) -> Result<(), String> {
+        let told = ToldMarkets::parse(body)?;
+        let per_mille = usize::try_from(told.per_mille.min(1_000)).unwrap_or(1_000);
+        self.make_happen(&told, |world, markets| world.resize(markets, per_mille))
+    }
+
+    fn reprice(&self, body: &[u8]) -> Result<(), String> {
+        let told = ToldMarkets::parse(body)?;
+        self.make_happen(&told, |world, markets| world.reprice(markets, told.per_mille.into()))
+    }
+
+    fn make_happen(
+        &self,
+        told: &ToldMarkets,
+        make: impl FnOnce(&mut World, &[usize]) -> Vec<Event>,
+    ) -> Result<(), String> {
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        let markets = told.markets(&live.world)?;
+        let events = make(&mut live.world, &markets);
+        if let Err(error) = live.tell(&events) {
             self.fail(error);
         }
         Ok(())

@@ -9,7 +9,9 @@ use sqlx::{Connection, PgConnection};
 
 use super::Store;
 use super::marts::{self, Batches};
+use super::quality::{self, Pass, Quality};
 use super::witness::{self, MarketCheck};
+use crate::quality::Thresholds;
 
 /// How a batch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +22,7 @@ pub enum BatchOutcome {
 }
 
 impl BatchOutcome {
-    const ALL: [Self; 3] = [Self::Complete, Self::Partial, Self::Failed];
+    pub const ALL: [Self; 3] = [Self::Complete, Self::Partial, Self::Failed];
 
     /// From the column; `None` while the batch is open.
     #[must_use]
@@ -65,12 +67,13 @@ impl Cut {
 }
 
 /// A closed batch in sums.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Closed {
     pub outcome: BatchOutcome,
     /// Why it is not complete.
     pub reason: Option<String>,
     pub sums: Sums,
+    pub quality: Quality,
     /// Its markets held against the witness.
     pub witness: Vec<MarketCheck>,
 }
@@ -141,6 +144,7 @@ pub async fn close(
     batch: BatchId,
     closed_by: &str,
     cut: Cut,
+    thresholds: &Thresholds,
 ) -> anyhow::Result<Option<Closed>> {
     let mut tx = store.begin().await?;
     let state: String =
@@ -156,6 +160,7 @@ pub async fn close(
     certify(&mut tx, batch).await?;
     let witness = hear_witness(&mut tx, batch).await?;
     marts::make(&mut tx, Batches::one(batch)).await?;
+    let quality = quality::check(&mut tx, batch, thresholds, Pass::Close).await?;
     move_latest(&mut tx, batch).await?;
     update_catalog(&mut tx, batch).await?;
     let sums = sum_up(&mut tx, batch).await?;
@@ -195,7 +200,7 @@ pub async fn close(
         .execute(&mut *tx)
         .await?;
     tx.commit().await?;
-    Ok(Some(Closed { outcome, reason, sums, witness }))
+    Ok(Some(Closed { outcome, reason, sums, quality, witness }))
 }
 
 /// What can't be compared costs the comparison, never the close.
@@ -250,17 +255,31 @@ async fn certify(connection: &mut PgConnection, batch: BatchId) -> anyhow::Resul
     Ok(())
 }
 
-/// The last good book of a market is one of which no page was lost.
+/// The last good book of a market is one of which no page was lost and which no quality check holds back.
+/// Where a newer one is not shown, it is said why.
 async fn move_latest(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<()> {
     sqlx::query(
         "INSERT INTO warehouse.latest_books AS l (market_id, day, batch_id, verdict, read_at)
          SELECT market_id, day, batch_id, verdict, last_fetched_at
            FROM warehouse.books
           WHERE day = $1 AND batch_id = $2 AND pages_read > 0 AND pages_lost = 0 AND pages_shed = 0
+            AND held_reason IS NULL
              ON CONFLICT (market_id) DO UPDATE
             SET day = EXCLUDED.day, batch_id = EXCLUDED.batch_id, verdict = EXCLUDED.verdict,
-                read_at = EXCLUDED.read_at
+                read_at = EXCLUDED.read_at, newer_batch_id = NULL, newer_reason = NULL
           WHERE l.batch_id < EXCLUDED.batch_id",
+    )
+    .bind(batch.day())
+    .bind(batch.raw())
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "UPDATE warehouse.latest_books l
+            SET newer_batch_id = k.batch_id,
+                newer_reason = coalesce(k.held_reason, CASE WHEN k.pages_lost > 0 THEN 'pages_lost' ELSE 'pages_shed' END)
+           FROM warehouse.books k
+          WHERE k.day = $1 AND k.batch_id = $2 AND k.market_id = l.market_id
+            AND k.batch_id > greatest(l.batch_id, l.newer_batch_id)",
     )
     .bind(batch.day())
     .bind(batch.raw())

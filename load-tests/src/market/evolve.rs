@@ -147,6 +147,48 @@ impl World {
         ads
     }
 
+    /// Lists as many of the ads that these markets have, listed or gone, as `per_mille` says, spread over
+    /// their books; 1000 brings all back. What came and went.
+    pub fn resize(&mut self, markets: &[usize], per_mille: usize) -> Vec<Event> {
+        let mut events = Vec::new();
+        for &market in markets {
+            let mut ads: Vec<usize> =
+                (0..self.ads.len()).filter(|&at| self.ads[at].market == market).collect();
+            ads.sort_by_key(|&at| (self.ads[at].terms.price, at));
+            for (place, at) in ads.into_iter().enumerate() {
+                let is_kept = (place + 1) * per_mille / 1_000 > place * per_mille / 1_000;
+                match (self.ads[at].listed, is_kept) {
+                    (true, false) => {
+                        self.leave(at);
+                        self.gone.push_back(at);
+                        events.push(Event::Delisted(at));
+                    }
+                    (false, true) => {
+                        self.gone.retain(|&gone| gone != at);
+                        self.enter(at);
+                        events.push(Event::Listed(at));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        events
+    }
+
+    /// Multiplies all prices of these markets.
+    pub fn reprice(&mut self, markets: &[usize], per_mille: i64) -> Vec<Event> {
+        let books = markets.iter().flat_map(|&market| self.markets[market].book.clone());
+        let ads: Vec<usize> = books.collect();
+        for &at in &ads {
+            self.rework(at, |world, ad| {
+                let scale = world.markets[ad.market].price_scale;
+                let price = shift_ppm(ad.terms.price, per_mille * 1_000 - 1_000_000);
+                ad.terms.price = cut(price, scale).max(Decimal::new(1, scale));
+            });
+        }
+        ads.into_iter().map(Event::Changed).collect()
+    }
+
     fn is_served(&self, market: usize) -> bool {
         self.catalog.fiats[self.markets[market].fiat].listed
     }
@@ -365,6 +407,25 @@ mod tests {
         assert!(world.markets.iter().all(|market| market.fiat != 0 || market.book.is_empty()));
         let came = events.iter().filter(|event| event.contains(" Listed")).count();
         assert!(came > 500, "{came}: the others live on");
+    }
+
+    #[test]
+    fn markets_shrink_and_come_back_and_their_prices_move() {
+        let mut world = world();
+        let books = |world: &World| -> Vec<Vec<usize>> {
+            world.markets.iter().map(|market| market.book.clone()).collect()
+        };
+        let before = books(&world);
+        let largest = (0..before.len()).max_by_key(|&at| before[at].len()).unwrap();
+        let gone = world.resize(&[largest], 250);
+        let left = world.markets[largest].book.len();
+        assert_eq!((left, left + gone.len()), (before[largest].len() / 4, before[largest].len()));
+        world.resize(&[largest], 1_000);
+        assert_eq!(books(&world), before);
+        let best = |world: &World| world.ads[world.markets[largest].book[0]].terms.price;
+        let price = best(&world);
+        assert_eq!(world.reprice(&[largest], 1_300).len(), before[largest].len());
+        assert!((best(&world) / price - Decimal::new(13, 1)).abs() < Decimal::new(1, 2));
     }
 
     #[test]
