@@ -632,8 +632,9 @@ mod tests {
             };
             let check = compare(&said(ordered(&theirs)), &book(&ordered(&ours), skew));
             let of_theirs = check.differences.iter().filter(|one| one.result != Finding::Lacking).count();
-            prop_assert_eq!(check.counts.agreed as usize + of_theirs, theirs.len());
-            prop_assert_eq!(check.counts.compared() as usize, check.counts.agreed as usize + check.differences.len());
+            let (agreed, compared) = (check.counts.agreed, check.counts.compared());
+            prop_assert_eq!(usize::try_from(agreed).unwrap() + of_theirs, theirs.len());
+            prop_assert_eq!(usize::try_from(compared - agreed).unwrap(), check.differences.len());
             prop_assert_eq!(check.verdict == Verdict::Agree, check.counts.differing() == 0);
         }
     }

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use shared::domain::BatchId;
 
 pub use self::compare::{
-    Book, Check, Counts, Difference, Explanation, Finding, Quote, QuoteVerdict, Sighting,
+    Book, Check, Counts, Difference, Explanation, Finding, Named, Quote, QuoteVerdict, Sighting,
     Statement, Unknown, Verdict, compare,
 };
 use crate::planner::PlannedBook;
