@@ -29,7 +29,7 @@ use crate::store::catalog::{self, FiatList};
 use crate::store::close::{self, BatchOutcome, Cut};
 use crate::store::jobs::Loaded;
 use crate::store::witness::{self as witness_store, MarketCheck};
-use crate::store::{Store, advertisers, drift, jobs, workers};
+use crate::store::{Store, advertisers, drift, jobs, requests, workers};
 use crate::witness::{self, Verdict};
 
 /// Ads in quarantine, and answers that could not be read, in one batch: somebody should know of more.
@@ -43,6 +43,8 @@ const PUBLISH_CHUNK: usize = 500;
 const FOLD_CHUNK: usize = 200;
 /// Time between two looks into the database for ends whose report did not come.
 const SYNC_INTERVAL: Duration = Duration::from_secs(2);
+/// Time between two looks whether an operator cancelled the batch.
+const CANCEL_PULSE: Duration = Duration::from_secs(1);
 /// Time between two looks at the deadline.
 const DEADLINE_PULSE: Duration = Duration::from_millis(200);
 /// No job ended for so long: if the queues are empty the messages may be lost, and all that is out is
@@ -76,6 +78,8 @@ enum Settled {
     Deadline,
     /// No egress can be used.
     BreakerOpen,
+    /// An operator wants it to end.
+    Cancelled,
     Stopped,
 }
 
@@ -252,8 +256,16 @@ impl BatchRunner<'_> {
     async fn plan_pages(&self, running: &mut Running) -> anyhow::Result<()> {
         let (fiats, priorities) = (&self.settings.fiats, &self.settings.priority_markets);
         let exchange = Exchange::Binance;
-        let (markets, names) =
+        let (mut markets, names) =
             catalog::list_markets(&self.store.pool, exchange, fiats, priorities).await?;
+        let asked = requests::asked_markets(&self.store.pool, running.batch.id).await?;
+        if let Some(asked) = &asked {
+            markets.retain(|market| asked.contains(&market.market_id));
+            // Asked for by name, a market is due however long it was empty.
+            for market in &mut markets {
+                market.consecutive_empty = 0;
+            }
+        }
         let mut rates = workers::list_egress_rates(&self.store.pool, exchange).await?;
         if rates.is_empty() {
             tracing::warn!(rate = self.settings.rate_per_minute, "no worker was seen lately");
@@ -265,7 +277,10 @@ impl BatchRunner<'_> {
         let (slot, interval) = (running.batch.slot_at, self.settings.interval);
         // The lists come after the pages, and would never get a request of a budget that does not
         // suffice. What is left over now is still due in the next batch.
-        let methods = self.due_fiats(FiatList::PaymentMethods).await?;
+        let methods = match &asked {
+            None => self.due_fiats(FiatList::PaymentMethods).await?,
+            Some(_) => Vec::new(),
+        };
         let for_lists = u32::try_from(methods.len()).unwrap_or(u32::MAX).min(budget / LISTS_SHARE);
         let most = self.settings.witness_markets;
         let most = witness_store::allowed_markets(&self.store.pool, exchange, most).await?;
@@ -316,6 +331,7 @@ impl BatchRunner<'_> {
                 .map(|fiat| Work::PaymentMethods { fiat_id: fiat.fiat_id, fiat: fiat.code }),
         );
         let left = budget.saturating_sub(u32::try_from(works.len()).unwrap_or(u32::MAX));
+        let left = if asked.is_none() { left } else { 0 };
         let advertisers = self.due_advertisers(left).await?;
         works.extend(advertisers.iter().map(|advertiser| Work::Advertiser {
             advertiser_id: advertiser.advertiser_id,
@@ -365,9 +381,16 @@ impl BatchRunner<'_> {
     /// Neither database nor broker is needed without interruption: what failed is done again.
     async fn drive(&mut self, running: &mut Running) -> Settled {
         let mut next_sync = Instant::now() + SYNC_INTERVAL;
+        let mut next_look = Instant::now();
         loop {
             if self.shutdown.is_cancelled() {
                 return Settled::Stopped;
+            }
+            if Instant::now() >= next_look {
+                next_look = Instant::now() + CANCEL_PULSE;
+                if self.is_cancelled(running.batch.id).await {
+                    return Settled::Cancelled;
+                }
             }
             if self.clock.now() >= running.batch.deadline_at || Instant::now() >= running.cut_at {
                 return Settled::Deadline;
@@ -509,6 +532,16 @@ impl BatchRunner<'_> {
         Ok(())
     }
 
+    /// Whether an operator wants the batch to end.
+    async fn is_cancelled(&self, batch: BatchId) -> bool {
+        let cancelled = requests::is_cancelled(&self.store.pool, batch);
+        let cancelled = within(ANSWER_LIMIT, cancelled).await;
+        cancelled.unwrap_or_else(|error| {
+            tracing::warn!(error = format!("{error:#}"), "requests of operators can't be read");
+            false
+        })
+    }
+
     /// Whether it is of no use to wait for the workers.
     async fn all_breakers_are_open(&self, batch: BatchId) -> bool {
         let open = workers::all_breakers_are_open(&self.store.pool, Exchange::Binance, batch);
@@ -544,6 +577,10 @@ impl BatchRunner<'_> {
             Settled::Deadline => {
                 tracing::warn!(open, "the batch is cut at its deadline");
                 Cut::Deadline
+            }
+            Settled::Cancelled => {
+                tracing::warn!(open, "the batch is cancelled by an operator");
+                Cut::Cancelled
             }
             Settled::AllEnded | Settled::Stopped => Cut::Deadline,
         };

@@ -9,6 +9,7 @@ pub mod close;
 pub mod drift;
 pub mod jobs;
 pub mod marts;
+pub mod requests;
 pub mod retention;
 pub mod witness;
 pub mod workers;
