@@ -1,0 +1,106 @@
+//! What an operator looks at and asks for.
+//!
+//! - [`status`]: one screen; [`watch`] the same, live; [`health`] judges it.
+//! - [`queues`], [`workers`], [`catalog`]: one thing each, in full.
+//! - [`requests`]: what is asked of the leader.
+//! - [`doctor`]: whether everything is set up as it must be.
+//! - [`manual`]: completions, man pages, exit codes.
+//!
+//! [`facts`] reads the database, [`broker`] the queues, [`limits`] the limiters. Only the database is
+//! needed: what else is away is told as such.
+
+pub mod broker;
+pub mod catalog;
+pub mod doctor;
+pub mod facts;
+pub mod health;
+pub mod limits;
+pub mod manual;
+pub mod queues;
+pub mod requests;
+pub mod status;
+pub mod watch;
+pub mod workers;
+
+use serde::Serialize;
+use shared::queue::Topology;
+use shared::settings::{BadSettings, Broker, Database, Redis, Vars};
+use url::Url;
+
+/// The servers, as far as they were told.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    pub database: Database,
+    /// `AMQP_URL`.
+    pub broker: Option<Broker>,
+    /// `REDIS_URL`.
+    pub redis: Option<Redis>,
+    pub topology: Topology,
+    pub management: Option<Management>,
+}
+
+/// The broker's management, which alone knows what is in the hands of consumers: `RABBITMQ_MANAGEMENT_URL`.
+#[derive(Clone)]
+pub struct Management {
+    pub url: Url,
+}
+
+impl std::fmt::Debug for Management {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&shared::settings::redacted(&self.url))
+    }
+}
+
+impl Management {
+    fn read(vars: &mut Vars) -> Option<Self> {
+        const NAME: &str = "RABBITMQ_MANAGEMENT_URL";
+        vars.optional(NAME)?;
+        Some(Self { url: vars.url(NAME, None, &["http", "https"]) })
+    }
+}
+
+impl Servers {
+    /// The database is needed.
+    pub fn read() -> Result<Self, BadSettings> {
+        let mut vars = Vars::from_environment();
+        let servers = Self {
+            database: Database::read(&mut vars),
+            broker: vars.optional("AMQP_URL").map(|_| Broker::read(&mut vars)),
+            redis: vars.optional("REDIS_URL").map(|_| Redis::read(&mut vars)),
+            topology: Topology::new(&vars.prefix("AMQP_PREFIX", "p2p")),
+            management: Management::read(&mut vars),
+        };
+        vars.finish(servers)
+    }
+}
+
+/// What was read, or why it could not be: a server that is away is never taken for an empty one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Reading<T> {
+    Read(T),
+    Away { away: String },
+}
+
+impl<T> Reading<T> {
+    #[must_use]
+    pub fn read(&self) -> Option<&T> {
+        match self {
+            Self::Read(value) => Some(value),
+            Self::Away { .. } => None,
+        }
+    }
+
+    fn away(why: impl Into<String>) -> Self {
+        Self::Away { away: why.into() }
+    }
+}
+
+impl<T> From<anyhow::Result<T>> for Reading<T> {
+    fn from(result: anyhow::Result<T>) -> Self {
+        match result {
+            Ok(value) => Self::Read(value),
+            Err(error) => Self::away(format!("{error:#}")),
+        }
+    }
+}
