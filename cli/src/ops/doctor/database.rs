@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::servers::millis;
 use super::{Checks, Level, SKEW_TRIES, Skew, check_skew};
 
-/// Oldest version: `security_invoker` views, and `MERGE`, which the statements are written for.
-const MIN_SERVER_VERSION: i32 = 150_000;
+/// Oldest version: `idle_session_timeout`, by which a silent leader is replaced, came with 14.
+const MIN_SERVER_VERSION: i32 = 140_000;
 /// Days for which partitions are to be there: the coordinator makes them three days ahead with every
 /// batch, and a day without one is no alarm yet.
 const PARTITION_DAYS_AHEAD: i32 = 2;
@@ -153,7 +153,7 @@ async fn check_permissions(checks: &mut Checks, pool: &PgPool) -> anyhow::Result
     .fetch_all(pool)
     .await?;
     let value = match lacking.as_slice() {
-        [] => format!("{role} is {what}, and may do what a {what} needs"),
+        [] => format!("{role} is {what}, and may do all that is needed for it"),
         [first, ..] => {
             format!("{role} is {what}, and lacks {} rights, {first} first", lacking.len())
         }
