@@ -1,17 +1,12 @@
 //! The queues as the broker counts them: exact and now by AMQP, and what is in the hands of consumers
 //! by its management, which lags a few seconds.
 
-use std::time::Duration;
-
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use shared::queue::{Inspector, Queue, Topology};
 use shared::settings::Broker;
 
 use super::{Management, Reading, Servers};
-
-/// Longest wait for an answer of the management.
-const MANAGEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A queue now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -111,14 +106,9 @@ async fn get<T: serde::de::DeserializeOwned>(
     management: &Management,
     path: &str,
 ) -> anyhow::Result<T> {
-    let client = reqwest::Client::builder()
-        .timeout(MANAGEMENT_TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .build()?;
     let base = management.url.as_str().trim_end_matches('/');
     // Errors of the client name the URL, which may hold a password.
-    let answer = client.get(format!("{base}/{path}")).send().await;
+    let answer = management.client.get(format!("{base}/{path}")).send().await;
     let answer = answer.and_then(reqwest::Response::error_for_status);
     let answer = match answer {
         Ok(answer) => answer.json().await,

@@ -57,7 +57,7 @@ pub fn judge(status: &Status) -> Vec<Problem> {
     match &status.facts {
         Reading::Away { away } => found.fail(
             format!("the database can't be read: {away}"),
-            "start PostgreSQL, look at DATABASE_URL, then p2p doctor",
+            "see that PostgreSQL runs and that DATABASE_URL names it; p2p doctor says more",
         ),
         Reading::Read(facts) => judge_facts(&mut found, facts),
     }
@@ -193,7 +193,7 @@ fn judge_queues(found: &mut Found, status: &Status) {
         Reading::Away { away } if status.is_broker_told => {
             return found.fail(
                 format!("RabbitMQ can't be asked: {away}"),
-                "start RabbitMQ, look at AMQP_URL, then p2p doctor",
+                "see that RabbitMQ runs and that AMQP_URL names it; p2p doctor says more",
             );
         }
         // Who was not told of a broker did not want to ask it.

@@ -22,6 +22,8 @@ pub mod status;
 pub mod watch;
 pub mod workers;
 
+use std::time::Duration;
+
 use serde::Serialize;
 use shared::queue::Topology;
 use shared::settings::{BadSettings, Broker, Database, Redis, Vars};
@@ -43,7 +45,12 @@ pub struct Servers {
 #[derive(Clone)]
 pub struct Management {
     pub url: Url,
+    /// One for all requests, for it keeps its connections.
+    pub client: reqwest::Client,
 }
+
+/// Longest wait for an answer of the management.
+const MANAGEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl std::fmt::Debug for Management {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -55,7 +62,19 @@ impl Management {
     fn read(vars: &mut Vars) -> Option<Self> {
         const NAME: &str = "RABBITMQ_MANAGEMENT_URL";
         vars.optional(NAME)?;
-        Some(Self { url: vars.url(NAME, None, &["http", "https"]) })
+        let url = vars.url(NAME, None, &["http", "https"]);
+        let client = reqwest::Client::builder()
+            .timeout(MANAGEMENT_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build();
+        match client {
+            Ok(client) => Some(Self { url, client }),
+            Err(error) => {
+                vars.problem(format!("{NAME}: {}", error.without_url()));
+                None
+            }
+        }
     }
 }
 
