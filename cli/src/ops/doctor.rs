@@ -99,9 +99,11 @@ pub async fn run(json: bool) -> anyhow::Result<ExitCode> {
     // Bad settings are told above, each; what is left is looked at with them.
     match Servers::read() {
         Ok(servers) => {
-            database::check(&mut checks, &servers.database, retention).await;
+            let is_there = database::check(&mut checks, &servers.database, retention).await;
             servers::check(&mut checks, &servers).await;
-            check_fleet(&mut checks, &servers).await;
+            if is_there {
+                check_fleet(&mut checks, &servers).await;
+            }
         }
         Err(_) => checks.fail("servers", "not looked at", "mend the settings above first"),
     }

@@ -25,25 +25,32 @@ const FREE_FAIL_PERCENT: u64 = 5;
 /// An answer that takes longer makes every commit slow.
 const SLOW: TimeDelta = TimeDelta::milliseconds(100);
 
-pub(super) async fn check(checks: &mut Checks, database: &Database, retention: Option<Retention>) {
+/// Whether there is a database with a schema to look at further.
+pub(super) async fn check(
+    checks: &mut Checks,
+    database: &Database,
+    retention: Option<Retention>,
+) -> bool {
     let began = Instant::now();
     let one = Database { max_connections: 1, ..database.clone() };
     let pool = match shared::store::connect(&one, "p2p doctor").await {
         Ok(pool) => pool,
         Err(error) => {
-            return checks.away(
+            checks.away(
                 "PostgreSQL",
                 format!("{:#}", anyhow::Error::from(error)),
                 "start PostgreSQL, and see that DATABASE_URL has its address, role, password and database",
             );
+            return false;
         }
     };
     let connected = began.elapsed();
     if let Err(error) = check_server(checks, &pool, &millis(connected)).await {
-        return checks.away("PostgreSQL", format!("{error:#}"), "see its log");
+        checks.away("PostgreSQL", format!("{error:#}"), "see its log");
+        return false;
     }
     if !check_schema(checks, &pool).await {
-        return;
+        return false;
     }
     let looks = [
         ("roles", check_roles(checks, &pool).await),
@@ -60,6 +67,7 @@ pub(super) async fn check(checks: &mut Checks, database: &Database, retention: O
             );
         }
     }
+    true
 }
 
 async fn check_server(checks: &mut Checks, pool: &PgPool, connected: &str) -> anyhow::Result<()> {
@@ -127,7 +135,8 @@ async fn check_permissions(checks: &mut Checks, pool: &PgPool) -> anyhow::Result
         "SELECT current_user::text,
                 pg_has_role(c.relowner, 'USAGE'),
                 has_schema_privilege('pipeline', 'USAGE') AND has_table_privilege(c.oid, 'INSERT')
-           FROM pg_class c WHERE c.oid = 'pipeline.batches'::regclass",
+           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE n.nspname = 'pipeline' AND c.relname = 'batches'",
     )
     .fetch_one(pool)
     .await?;

@@ -92,27 +92,27 @@ impl Queues {
     /// Publishes a job and rejects it, as a worker does with what it can't read.
     pub(crate) async fn kill(&self, body: &str) {
         self.publish(Queue::NormalJobs, body).await;
+        self.reject_next().await;
+    }
+
+    /// Rejects the next job, and waits until the broker has moved it to the dead letters.
+    pub(crate) async fn reject_next(&self) {
+        let before = self.publisher.ready(Queue::Dead).await.unwrap();
         let topology = Topology::new(&self.prefix);
         let (consumer, [mut deliveries]) =
             Consumer::start(&self.broker, &topology, "test", [Queue::NormalJobs], 1);
         deliveries.recv().await.unwrap().reject().await.unwrap();
         consumer.close().await;
-        // The broker moves it by a consumer of its own.
+        self.wait_for(Queue::Dead, before + 1).await;
+    }
+
+    /// Waits until so many messages wait on a queue: what was given back is counted a moment later.
+    pub(crate) async fn wait_for(&self, queue: Queue, ready: u32) {
         let end = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
-        while self.publisher.ready(Queue::NormalJobs).await.unwrap() > 0
-            || self.dead_now().await == 0
-        {
-            assert!(tokio::time::Instant::now() < end, "it does not arrive at the dead letters");
+        while self.publisher.ready(queue).await.unwrap() != ready {
+            assert!(tokio::time::Instant::now() < end, "{ready} messages on {queue:?}");
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
-    }
-
-    pub(crate) async fn dead_now(&self) -> u32 {
-        self.publisher.ready(Queue::Dead).await.unwrap()
-    }
-
-    pub(crate) async fn ready(&self, queue: Queue) -> u32 {
-        self.publisher.ready(queue).await.unwrap()
     }
 
     pub(crate) async fn remove(self) {
