@@ -3,10 +3,9 @@
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use shared::queue::{Inspector, Queue, Topology};
-use shared::settings::Broker;
+use shared::queue::{Inspector, Queue};
 
-use super::{Management, Reading, Servers};
+use super::{Management, QueueServer, Reading, Servers};
 
 /// A queue now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -26,12 +25,12 @@ pub struct QueueState {
 
 /// All queues, dead letters last.
 pub async fn read(servers: &Servers) -> Reading<Vec<QueueState>> {
-    let Some(broker) = &servers.broker else {
+    let Some(server) = &servers.queues else {
         return Reading::away("AMQP_URL is not set");
     };
     let reading = async {
-        let inspector = Inspector::connect(broker, &servers.topology, "p2p").await?;
-        let queues = list(&inspector, servers).await;
+        let inspector = server.connect("p2p").await?;
+        let queues = list(&inspector, server).await;
         // What was read stays true if the good-bye fails.
         inspector.close().await.ok();
         queues
@@ -40,15 +39,13 @@ pub async fn read(servers: &Servers) -> Reading<Vec<QueueState>> {
 }
 
 /// The same by a connection that stays.
-pub async fn list(inspector: &Inspector, servers: &Servers) -> anyhow::Result<Vec<QueueState>> {
+pub async fn list(inspector: &Inspector, server: &QueueServer) -> anyhow::Result<Vec<QueueState>> {
     let mut queues = Vec::new();
     let in_order = Queue::ALL.into_iter().filter(|queue| *queue != Queue::Dead);
     for which in in_order.chain([Queue::Dead]) {
         let depth = inspector.depth(which).await?;
-        let unacked = match (&servers.management, &servers.broker) {
-            (Some(management), Some(broker)) if depth.is_some() => {
-                Some(unacked(management, broker, &servers.topology, which).await)
-            }
+        let unacked = match &server.management {
+            Some(management) if depth.is_some() => Some(unacked(management, server, which).await),
             _ => None,
         };
         let (unacked, unacked_away) = match unacked {
@@ -57,7 +54,7 @@ pub async fn list(inspector: &Inspector, servers: &Servers) -> anyhow::Result<Ve
             Some(Err(error)) => (None, Some(format!("{error:#}"))),
         };
         queues.push(QueueState {
-            queue: servers.topology.queue(which),
+            queue: server.topology.queue(which),
             which,
             exists: depth.is_some(),
             ready: depth.map(|depth| depth.ready),
@@ -82,16 +79,15 @@ struct Overview {
 
 async fn unacked(
     management: &Management,
-    broker: &Broker,
-    topology: &Topology,
+    server: &QueueServer,
     queue: Queue,
 ) -> anyhow::Result<Option<u64>> {
     // The path of an AMQP URL is the virtual host, escaped as the management wants it.
-    let vhost = match broker.url.path().trim_start_matches('/') {
+    let vhost = match server.broker.url.path().trim_start_matches('/') {
         "" => "%2f",
         vhost => vhost,
     };
-    let path = format!("api/queues/{vhost}/{}", topology.queue(queue));
+    let path = format!("api/queues/{vhost}/{}", server.topology.queue(queue));
     let queue: ManagedQueue = get(management, &path).await?;
     Ok(queue.messages_unacknowledged)
 }

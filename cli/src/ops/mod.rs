@@ -25,7 +25,7 @@ pub mod workers;
 use std::time::Duration;
 
 use serde::Serialize;
-use shared::queue::Topology;
+use shared::queue::{Inspector, QueueError, Topology};
 use shared::settings::{BadSettings, Broker, Database, Redis, Vars};
 use url::Url;
 
@@ -33,12 +33,32 @@ use url::Url;
 #[derive(Clone, Debug)]
 pub struct Servers {
     pub database: Database,
-    /// `AMQP_URL`.
-    pub broker: Option<Broker>,
-    /// `REDIS_URL`.
+    /// `None`: `AMQP_URL` is not set.
+    pub queues: Option<QueueServer>,
+    /// `None`: `REDIS_URL` is not set.
     pub redis: Option<Redis>,
+}
+
+/// The broker, and which queues are ours.
+#[derive(Clone, Debug)]
+pub struct QueueServer {
+    pub broker: Broker,
     pub topology: Topology,
     pub management: Option<Management>,
+}
+
+impl QueueServer {
+    fn read(vars: &mut Vars) -> Self {
+        Self {
+            broker: Broker::read(vars),
+            topology: Topology::new(&vars.prefix("AMQP_PREFIX", "p2p")),
+            management: Management::read(vars),
+        }
+    }
+
+    async fn connect(&self, name: &str) -> Result<Inspector, QueueError> {
+        Inspector::connect(&self.broker, &self.topology, name).await
+    }
 }
 
 /// The broker's management, which alone knows what is in the hands of consumers: `RABBITMQ_MANAGEMENT_URL`.
@@ -84,10 +104,8 @@ impl Servers {
         let mut vars = Vars::from_environment();
         let servers = Self {
             database: Database::read(&mut vars),
-            broker: vars.optional("AMQP_URL").map(|_| Broker::read(&mut vars)),
+            queues: vars.optional("AMQP_URL").map(|_| QueueServer::read(&mut vars)),
             redis: vars.optional("REDIS_URL").map(|_| Redis::read(&mut vars)),
-            topology: Topology::new(&vars.prefix("AMQP_PREFIX", "p2p")),
-            management: Management::read(&mut vars),
         };
         vars.finish(servers)
     }

@@ -11,12 +11,12 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::Value;
 use shared::job::Job;
-use shared::queue::{DeadLetter, Inspector, Queue, Topology};
-use shared::settings::{Broker, Database, Vars};
+use shared::queue::{DeadLetter, Inspector, Queue};
+use shared::settings::Vars;
 
+use super::QueueServer;
 use super::broker::{self, QueueState};
 use super::status::queues_table;
-use super::{Management, Servers};
 use crate::format::{self, counted};
 use crate::{EXIT_TROUBLE, NotAllowed};
 
@@ -133,29 +133,16 @@ pub async fn run(args: QueuesArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The broker is needed here, the database is not.
-fn servers() -> anyhow::Result<(Broker, Servers)> {
+async fn connect() -> anyhow::Result<(Inspector, QueueServer)> {
     let mut vars = Vars::from_environment();
-    let broker = Broker::read(&mut vars);
-    let servers = Servers {
-        // Never connected to.
-        database: Database { url: broker.url.clone(), max_connections: 1 },
-        broker: Some(broker.clone()),
-        redis: None,
-        topology: Topology::new(&vars.prefix("AMQP_PREFIX", "p2p")),
-        management: Management::read(&mut vars),
-    };
-    Ok((broker, vars.finish(servers)?))
-}
-
-async fn connect() -> anyhow::Result<(Inspector, Servers)> {
-    let (broker, servers) = servers()?;
-    let inspector = Inspector::connect(&broker, &servers.topology, "p2p").await;
-    Ok((inspector.context("RabbitMQ")?, servers))
+    let server = QueueServer::read(&mut vars);
+    let server = vars.finish(server)?;
+    Ok((server.connect("p2p").await.context("RabbitMQ")?, server))
 }
 
 async fn show(json: bool) -> anyhow::Result<ExitCode> {
-    let (inspector, servers) = connect().await?;
-    let queues = broker::list(&inspector, &servers).await.context("RabbitMQ")?;
+    let (inspector, server) = connect().await?;
+    let queues = broker::list(&inspector, &server).await.context("RabbitMQ")?;
     inspector.close().await?;
     let is_dead = |queue: &QueueState| queue.which == Queue::Dead && queue.ready > Some(0);
     let has_trouble = queues.iter().any(|queue| !queue.exists || is_dead(queue));
@@ -165,7 +152,7 @@ async fn show(json: bool) -> anyhow::Result<ExitCode> {
         let mut text = queues_table(&queues).to_string();
         if let Some(away) = queues.iter().find_map(|queue| queue.unacked_away.as_ref()) {
             writeln!(text, "unacked: {away}")?;
-        } else if servers.management.is_none() {
+        } else if server.management.is_none() {
             writeln!(text, "unacked: RABBITMQ_MANAGEMENT_URL is not set")?;
         }
         crate::print(&text)?;
@@ -194,10 +181,10 @@ async fn show_dead(limit: u32, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 async fn requeue_dead(number: Option<u32>, json: bool) -> anyhow::Result<ExitCode> {
-    let (inspector, servers) = connect().await?;
+    let (inspector, server) = connect().await?;
     let there = inspector.depth(Queue::Dead).await.context("RabbitMQ")?;
     let Some(there) = there else {
-        let queue = servers.topology.queue(Queue::Dead);
+        let queue = server.topology.queue(Queue::Dead);
         return Err(
             NotAllowed(format!("there is no queue {queue}: see AMQP_URL and AMQP_PREFIX")).into()
         );

@@ -75,7 +75,7 @@ pub(super) async fn read(servers: &Servers) -> Status {
         facts,
         queues,
         limits,
-        is_broker_told: servers.broker.is_some(),
+        is_broker_told: servers.queues.is_some(),
         is_redis_told: servers.redis.is_some(),
     }
 }

@@ -197,7 +197,7 @@ impl Looker {
         };
         let egresses = facts.read().map(Facts::egresses).unwrap_or_default();
         let limits = limits::read(&self.servers, &egresses).await;
-        let queues = match &self.servers.broker {
+        let queues = match &self.servers.queues {
             None => Reading::away("AMQP_URL is not set"),
             Some(_) => Reading::from(limited(self.queues()).await),
         };
@@ -205,7 +205,7 @@ impl Looker {
             self.inspector = None;
         }
         let (is_broker_told, is_redis_told) =
-            (self.servers.broker.is_some(), self.servers.redis.is_some());
+            (self.servers.queues.is_some(), self.servers.redis.is_some());
         let status = Status { facts, queues, limits, is_broker_told, is_redis_told };
         Look { at: Instant::now(), status, strip }
     }
@@ -230,15 +230,13 @@ impl Looker {
     }
 
     async fn queues(&mut self) -> anyhow::Result<Vec<broker::QueueState>> {
+        let server = self.servers.queues.as_ref().context("AMQP_URL is not set")?;
         let inspector = if let Some(inspector) = &self.inspector {
             inspector
         } else {
-            let broker = self.servers.broker.as_ref().context("AMQP_URL is not set")?;
-            let topology = &self.servers.topology;
-            let inspector = Inspector::connect(broker, topology, "p2p watch").await?;
-            self.inspector.insert(inspector)
+            self.inspector.insert(server.connect("p2p watch").await?)
         };
-        broker::list(inspector, &self.servers).await
+        broker::list(inspector, server).await
     }
 }
 

@@ -6,11 +6,11 @@ use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
 use redis::aio::MultiplexedConnection;
 use shared::queue::{Declared, Inspector, Queue};
-use shared::settings::{Broker, Redis};
+use shared::settings::Redis;
 use tokio::time::Instant;
 
 use super::{Checks, Level, SKEW_TRIES, Skew, check_skew};
-use crate::ops::{Management, Servers, broker};
+use crate::ops::{QueueServer, Servers, broker};
 
 /// Oldest versions that this was run with.
 const MIN_RABBITMQ: (u32, u32) = (3, 10);
@@ -22,33 +22,28 @@ const SLOW: Duration = Duration::from_millis(100);
 
 /// Everything but the database.
 pub(super) async fn check(checks: &mut Checks, servers: &Servers) {
-    match &servers.broker {
+    match &servers.queues {
         None => {
-            checks.warn("RabbitMQ", "AMQP_URL is not set", "set it to have the queues looked at")
+            checks.warn("RabbitMQ", "AMQP_URL is not set", "set it to have the queues looked at");
         }
-        Some(broker) => check_broker(checks, servers, broker).await,
-    }
-    match &servers.management {
-        None => checks.warn(
-            "RabbitMQ version",
-            "RABBITMQ_MANAGEMENT_URL is not set",
-            "set it to see the version and what is in the hands of consumers",
-        ),
-        Some(management) => check_management(checks, management).await,
+        Some(server) => {
+            check_broker(checks, server).await;
+            check_management(checks, server).await;
+        }
     }
     match &servers.redis {
         None => {
-            checks.warn("Redis", "REDIS_URL is not set", "set it to have the limiters looked at")
+            checks.warn("Redis", "REDIS_URL is not set", "set it to have the limiters looked at");
         }
         Some(redis) => check_redis(checks, redis).await,
     }
 }
 
-async fn check_broker(checks: &mut Checks, servers: &Servers, broker: &Broker) {
+async fn check_broker(checks: &mut Checks, server: &QueueServer) {
     const TODO: &str =
         "start RabbitMQ, and see that AMQP_URL has its address, user, password and virtual host";
     let began = Instant::now();
-    let inspector = match Inspector::connect(broker, &servers.topology, "p2p doctor").await {
+    let inspector = match server.connect("p2p doctor").await {
         Ok(inspector) => inspector,
         Err(error) => {
             return checks.away("RabbitMQ", format!("{:#}", anyhow::Error::from(error)), TODO);
@@ -56,14 +51,19 @@ async fn check_broker(checks: &mut Checks, servers: &Servers, broker: &Broker) {
     };
     checks.ok("RabbitMQ", format!("connected in {}", millis(began.elapsed())));
     for queue in Queue::ALL {
-        check_queue(checks, servers, &inspector, queue).await;
+        check_queue(checks, server, &inspector, queue).await;
     }
     // What was seen stays true if the good-bye fails.
     inspector.close().await.ok();
 }
 
-async fn check_queue(checks: &mut Checks, servers: &Servers, inspector: &Inspector, queue: Queue) {
-    let what = format!("queue {}", servers.topology.queue(queue));
+async fn check_queue(
+    checks: &mut Checks,
+    server: &QueueServer,
+    inspector: &Inspector,
+    queue: Queue,
+) {
+    let what = format!("queue {}", server.topology.queue(queue));
     let declared = async {
         let declared = inspector.declared(queue).await?;
         Ok::<_, anyhow::Error>((declared, inspector.depth(queue).await?))
@@ -96,8 +96,15 @@ async fn check_queue(checks: &mut Checks, servers: &Servers, inspector: &Inspect
     }
 }
 
-async fn check_management(checks: &mut Checks, management: &Management) {
+async fn check_management(checks: &mut Checks, server: &QueueServer) {
     let what = "RabbitMQ version";
+    let Some(management) = &server.management else {
+        return checks.warn(
+            what,
+            "RABBITMQ_MANAGEMENT_URL is not set",
+            "set it to see the version and what is in the hands of consumers",
+        );
+    };
     match broker::version(management).await {
         Ok(version) => check_version(checks, what, &version, MIN_RABBITMQ),
         Err(error) => checks.warn(
