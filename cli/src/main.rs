@@ -365,7 +365,8 @@ enum RawCommand {
     },
     /// Days, answers, bytes per ad with and without a dictionary, budget, suspensions.
     ///
-    /// Bytes per ad are those of answers with ads, packed with request and headers.
+    /// Bytes per ad are those of answers with ads, packed with request and headers. Exit codes: 0 shown,
+    /// 64 a setting is not allowed.
     Stats {
         /// As JSON.
         #[arg(long)]

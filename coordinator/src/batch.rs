@@ -20,7 +20,7 @@ use tracing::Instrument;
 
 use crate::ledger::{Ledger, LedgerJob};
 use crate::metrics;
-use crate::planner::{self, PlannedBook};
+use crate::planner::{self, MarketState, PlannedBook};
 use crate::progress::Progress;
 use crate::schedule::Clock;
 use crate::settings::Settings;
@@ -254,18 +254,9 @@ impl BatchRunner<'_> {
     /// Plans the pages of the batch, and after them the lists of payment methods that are due, which
     /// nothing waits for. One transaction: a batch is planned or it is not.
     async fn plan_pages(&self, running: &mut Running) -> anyhow::Result<()> {
-        let (fiats, priorities) = (&self.settings.fiats, &self.settings.priority_markets);
         let exchange = Exchange::Binance;
-        let (mut markets, names) =
-            catalog::list_markets(&self.store.pool, exchange, fiats, priorities).await?;
         let asked = requests::asked_markets(&self.store.pool, running.batch.id).await?;
-        if let Some(asked) = &asked {
-            markets.retain(|market| asked.contains(&market.market_id));
-            // Asked for by name, a market is due however long it was empty.
-            for market in &mut markets {
-                market.consecutive_empty = 0;
-            }
-        }
+        let (markets, names) = self.due_markets(asked.as_deref()).await?;
         let mut rates = workers::list_egress_rates(&self.store.pool, exchange).await?;
         if rates.is_empty() {
             tracing::warn!(rate = self.settings.rate_per_minute, "no worker was seen lately");
@@ -359,6 +350,24 @@ impl BatchRunner<'_> {
             "pages planned"
         );
         Ok(())
+    }
+
+    /// The markets there are to read, with their names; only those `asked` for by an operator, if any are.
+    async fn due_markets(
+        &self,
+        asked: Option<&[i32]>,
+    ) -> anyhow::Result<(Vec<MarketState>, HashMap<i32, Market>)> {
+        let (fiats, priorities) = (&self.settings.fiats, &self.settings.priority_markets);
+        let (mut markets, names) =
+            catalog::list_markets(&self.store.pool, Exchange::Binance, fiats, priorities).await?;
+        if let Some(asked) = asked {
+            markets.retain(|market| asked.contains(&market.market_id));
+            // Asked for by name, a market is due however long it was empty.
+            for market in &mut markets {
+                market.consecutive_empty = 0;
+            }
+        }
+        Ok((markets, names))
     }
 
     /// Whose pages are read with what pages and lists leave of the budget, within a bound of their own.
