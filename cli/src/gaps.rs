@@ -20,6 +20,7 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 
 use crate::format::{self, Table, UNKNOWN, count, counted};
+use crate::ops::facts::OpenGaps;
 use crate::span::Span;
 use crate::timeline::{self, Entry};
 use crate::{EXIT_TROUBLE, NotFound};
@@ -239,6 +240,17 @@ async fn read(
         markets_total,
         lists,
         incomplete: sum_incomplete(db, from, fiat).await?,
+    })
+}
+
+/// Gaps since `since` that are still open.
+pub(crate) async fn count_open(db: &mut PgConnection, since: Span) -> anyhow::Result<OpenGaps> {
+    // One, for the totals come with it.
+    let gaps = read(db, since, None, 1).await?;
+    Ok(OpenGaps {
+        slots: gaps.slots.iter().filter(|gap| gap.until.is_none()).count(),
+        markets: gaps.markets_total.open,
+        lists: gaps.lists.iter().filter(|gap| gap.until.is_none()).count(),
     })
 }
 

@@ -15,6 +15,7 @@
 //! - [`storage`]: what the database holds, and what a reading costs.
 //! - [`book`], [`quote`], [`history`], [`merchant`]: questions about the market, by the functions of the
 //!   warehouse; [`ask`] is what they share.
+//! - [`ops`]: the fleet, looked at and told what to do.
 //!
 //! [`timeline`] reads batches and slots. [`format`] makes figures readable and [`chart`] draws them,
 //! [`span`] reads spans of time and moments.
@@ -33,6 +34,7 @@ pub mod history;
 pub mod limiter;
 pub mod merchant;
 pub mod migrate;
+pub mod ops;
 pub mod parse;
 pub mod quality;
 pub mod quote;

@@ -19,6 +19,8 @@ use crate::{NotAllowed, NotFound};
 #[derive(Subcommand)]
 pub enum Command {
     /// Rate, limits, pause, breaker and use of every egress (`REDIS_URL`, `DATABASE_URL`).
+    ///
+    /// Exit codes: 0 shown, 1 Redis can't be used, 64 a setting is not allowed, 66 nobody used the egress.
     Show {
         #[command(flatten)]
         which: Which,
@@ -28,6 +30,8 @@ pub enum Command {
     },
     /// Set rates, in requests per minute. The rate goes on adapting from there; floor and ceiling
     /// stay until they are set again, or until nobody asked for a day.
+    ///
+    /// Exit codes: 0 set, 1 Redis can't be used, 64 a rate is not allowed, 66 nobody used the egress.
     Set {
         #[command(flatten)]
         which: Which,
@@ -42,6 +46,8 @@ pub enum Command {
         max: Option<u32>,
     },
     /// Send nothing any more.
+    ///
+    /// Exit codes: 0 paused, 1 Redis can't be used, 64 the span is not allowed, 66 nobody used the egress.
     Pause {
         #[command(flatten)]
         which: Which,
@@ -50,6 +56,8 @@ pub enum Command {
         length: Option<Span>,
     },
     /// Go on after a pause, the exchange's own included, and close the breaker.
+    ///
+    /// Exit codes: 0 resumed, 1 Redis can't be used, 66 nobody used the egress.
     Resume {
         #[command(flatten)]
         which: Which,

@@ -1,10 +1,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use cli::ask::MarketArgs;
 use cli::batch::Wanted;
 use cli::history::By;
+use cli::ops::requests::{Asking, Target};
 use cli::quote::Asked;
 use cli::span::{Moment, Span};
 use cli::witness::Markets;
@@ -14,7 +15,7 @@ use shared::exchange::Exchange;
 /// The operator's tool.
 ///
 /// Exit codes of all commands: 0 done, 1 an error, 3 something is not as it should be, 64 a setting
-/// or an argument is not allowed, 66 what was asked for is not there.
+/// or an argument is not allowed, 66 what was asked for is not there. See `p2p exit-codes`.
 #[derive(Parser)]
 #[command(name = "p2p", version)]
 struct Cli {
@@ -25,6 +26,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Bring the database's schema to this version (`DATABASE_URL`).
+    ///
+    /// Exit codes: 0 done, 1 it can't be migrated, 64 a setting is not allowed.
     Migrate,
     /// Read captured answers of the ad search as the worker would.
     ///
@@ -54,7 +57,7 @@ enum Command {
     /// the last leader kept, and nobody led to take it or to record it as skipped. A slot counts as
     /// unrecorded two minutes after it was due; until then a leader may still take it. Sums are those
     /// of the close; `-` where none were recorded. `again` are readings beyond the first of a page,
-    /// `missed` is an estimate.
+    /// `missed` is an estimate. Exit codes: 0 shown, 64 an argument is not allowed.
     Batches {
         /// Lines to show, 1 to 10000. The default holds without --since.
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000), default_value = "20", default_value_if("since", clap::builder::ArgPredicate::IsPresent, "10000"))]
@@ -140,10 +143,94 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The markets that the planner knows: listed or not, ads, last reading, changes, and when the lists
+    /// of their fiats were read.
+    ///
+    /// `empty` counts readings in a row without ads, `left out` batches in a row without a request for
+    /// the market. Exit codes: 0 shown, 64 an argument is not allowed, 66 the fiat is not known.
+    Catalog {
+        /// Only this fiat, for example VES.
+        #[arg(long)]
+        fiat: Option<String>,
+        /// Also what is no longer listed, and every market.
+        #[arg(long)]
+        all: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Completions for a shell, on stdout.
+    ///
+    /// For bash: `p2p completions bash > /etc/bash_completion.d/p2p`. Exit codes: 0 printed, 64 the shell
+    /// is not known.
+    Completions { shell: clap_complete::Shell },
+    /// What to mend: settings, servers, clocks, schema, roles, disk, partitions, queues, leader.
+    ///
+    /// Changes nothing and shows no password. Exit codes: 0 all is well, perhaps with warnings, 1 a
+    /// server can't be reached, 3 there is something to do, 64 an argument is not allowed.
+    Doctor {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The exit codes of all commands.
+    ///
+    /// 0 done, and all is as it should be. 1 an error: a server that is away, a full disk, a schema that
+    /// is too old. 3 done, and something is not as it should be. 64 a setting or an argument is not
+    /// allowed. 66 what was asked for is not there. 130 ended by a signal. Each command's help says
+    /// what 3 and 66 mean for it.
+    ExitCodes {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// The limit that workers share: look, set, pause, resume; obeyed within a second.
+    ///
+    /// Exit codes: 0 done, 1 Redis can't be used, 64 a rate is not allowed, 66 there is no such egress.
     #[command(subcommand)]
     Limiter(cli::limiter::Command),
+    /// A man page for each command.
+    ///
+    /// Exit codes: 0 written, 1 the directory can't be written.
+    Man {
+        /// Directory, made if it is not there.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// The queues: how many messages wait, consumers, what is in their hands, dead letters.
+    ///
+    /// Waiting messages and consumers are exact and of now (`AMQP_URL`); what is in the hands of
+    /// consumers tells the broker's management (`RABBITMQ_MANAGEMENT_URL`), some seconds old. Exit codes:
+    /// 0 shown, 1 the broker can't be used, 3 there are dead letters or a queue is not there, 64 a setting
+    /// or an argument is not allowed.
+    Queues(cli::ops::queues::QueuesArgs),
+    /// One screen: healthy or not, what to do, the running batch, the last ones, workers, queues, limits.
+    ///
+    /// Only `DATABASE_URL` is needed; what else is away or not told is said to be. Exit codes: 0 healthy,
+    /// perhaps with warnings, 3 not healthy, the database being away included, 64 a setting is not
+    /// allowed.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The status live on the whole terminal; q quits.
+    ///
+    /// Looks once a second. Exit codes: 0 left by q, 1 the terminal can't be used, 64 a setting is not
+    /// allowed or there is no terminal, 143 ended by SIGTERM.
+    Watch,
+    /// The workers: seen when, egress, rate, breaker, what each did in the last batch.
+    ///
+    /// One not seen for a minute is stale: the planner does not count on it. Exit codes: 0 shown, 3 none
+    /// was seen within a minute, 64 a setting is not allowed.
+    Workers {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// The data dictionary as Markdown, made from the comments of the schema.
+    ///
+    /// Exit codes: 0 printed, 3 (--check) something lacks a comment.
     Dictionary {
         /// Print what lacks a comment, a meaning of NULL or its field instead; 3 if anything does.
         #[arg(long)]
@@ -169,7 +256,8 @@ enum Command {
     /// What the database holds: partitions, days, rows, sizes, and bytes per reading.
     ///
     /// Tables up to 16 MiB are counted; rows of larger ones are the planner's estimate (`~`). A reading
-    /// is one ad read once; its bytes are those of ads, pages and certificates with their indexes.
+    /// is one ad read once; its bytes are those of ads, pages and certificates with their indexes. Exit
+    /// codes: 0 shown, 64 a setting is not allowed.
     Storage {
         /// As JSON.
         #[arg(long)]
@@ -246,6 +334,8 @@ enum Command {
         json: bool,
     },
     /// The last batches in figures, and the best prices of the largest markets.
+    ///
+    /// Exit codes: 0 shown, 64 an argument is not allowed.
     Summary {
         /// Batches to show, the latest last.
         #[arg(long, default_value_t = 2)]
@@ -296,7 +386,8 @@ enum RawCommand {
     },
     /// Days, answers, bytes per ad with and without a dictionary, budget, suspensions.
     ///
-    /// Bytes per ad are those of answers with ads, packed with request and headers.
+    /// Bytes per ad are those of answers with ads, packed with request and headers. Exit codes: 0 shown,
+    /// 64 a setting is not allowed.
     Stats {
         /// As JSON.
         #[arg(long)]
@@ -315,6 +406,43 @@ enum RawCommand {
 
 #[derive(Subcommand)]
 enum BatchCommand {
+    /// Ask the leader to close a batch now: what is open of it expires, and what was read stays.
+    ///
+    /// Recorded with who asked and why, and obeyed within seconds; without a leader by the next one. Exit
+    /// codes: 0 cancelled, or recorded and not answered yet, 3 refused, for the batch closed first, 64 it
+    /// is closed already, 66 there is no such batch.
+    Cancel {
+        /// Number of the batch as `p2p batches` shows it, or `open`.
+        batch: Target,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Ask the leader for a batch now, between two slots: the whole plan, or what a batch lost.
+    ///
+    /// One batch runs at a time, and none into the next slot: it is cut before it, and refused when less
+    /// than 40 seconds are left. Recorded with who asked and why; a leader that has a batch answers when
+    /// it is closed. Exit codes: 0 opened, or recorded and not answered yet, 3 refused, 64 the batch lost
+    /// nothing or another request waits, 66 there is no such batch.
+    Rerun {
+        /// The batch to make good: its number, `latest`, or its slot, as "2026-11-23 10:00" (UTC).
+        batch: Option<Target>,
+        /// Only the markets of which that batch (default: the latest closed) lost or left out a page.
+        #[arg(long)]
+        lost: bool,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// What was asked of the leader, by whom and why, and what came of it.
+    ///
+    /// Exit codes: 0 shown, 64 an argument is not allowed.
+    Requests {
+        /// Requests to show, newest last, 1 to 10000.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000), default_value_t = 20)]
+        limit: u32,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Everything about one batch: times, jobs, workers, books, what was lost and why.
     ///
     /// What was kept by day (jobs and books) goes when the day is dropped; the batch itself stays.
@@ -363,6 +491,26 @@ async fn main() -> ExitCode {
         Command::Batch(BatchCommand::Show { id, limit, json }) => {
             cli::batch::show(id, limit, json).await
         }
+        Command::Batch(BatchCommand::Cancel { batch, asking }) => {
+            cli::ops::requests::cancel(batch, asking).await
+        }
+        Command::Batch(BatchCommand::Rerun { batch, lost, asking }) => {
+            cli::ops::requests::rerun(batch, lost, asking).await
+        }
+        Command::Batch(BatchCommand::Requests { limit, json }) => {
+            cli::ops::requests::list(limit, json).await
+        }
+        Command::Catalog { fiat, all, json } => {
+            cli::ops::catalog::run(fiat.as_deref(), all, json).await
+        }
+        Command::Completions { shell } => cli::ops::manual::completions(shell, Cli::command()),
+        Command::Doctor { json } => cli::ops::doctor::run(json).await,
+        Command::ExitCodes { json } => cli::ops::manual::exit_codes(json),
+        Command::Man { out } => cli::ops::manual::man(&out, Cli::command()),
+        Command::Queues(args) => cli::ops::queues::run(args).await,
+        Command::Status { json } => cli::ops::status::run(json).await,
+        Command::Watch => cli::ops::watch::run().await,
+        Command::Workers { json } => cli::ops::workers::run(json).await,
         Command::Book { market, at, limit, json } => cli::book::run(&market, at, limit, json).await,
         Command::History { market, from, to, by, json } => {
             cli::history::run(&market, from, to, by, json).await

@@ -20,7 +20,7 @@ use tracing::Instrument;
 
 use crate::ledger::{Ledger, LedgerJob};
 use crate::metrics;
-use crate::planner::{self, PlannedBook};
+use crate::planner::{self, MarketState, PlannedBook};
 use crate::progress::Progress;
 use crate::schedule::Clock;
 use crate::settings::Settings;
@@ -30,7 +30,7 @@ use crate::store::close::{self, BatchOutcome, Cut};
 use crate::store::jobs::Loaded;
 use crate::store::quality::{self, Quality};
 use crate::store::witness::{self as witness_store, MarketCheck};
-use crate::store::{Store, advertisers, drift, jobs, workers};
+use crate::store::{Store, advertisers, drift, jobs, requests, workers};
 use crate::witness::{self, Verdict};
 
 /// Ads in quarantine, and answers that could not be read, in one batch: somebody should know of more.
@@ -44,6 +44,8 @@ const PUBLISH_CHUNK: usize = 500;
 const FOLD_CHUNK: usize = 200;
 /// Time between two looks into the database for ends whose report did not come.
 const SYNC_INTERVAL: Duration = Duration::from_secs(2);
+/// Time between two looks whether an operator cancelled the batch.
+const CANCEL_PULSE: Duration = Duration::from_secs(1);
 /// Time between two looks at the deadline.
 const DEADLINE_PULSE: Duration = Duration::from_millis(200);
 /// No job ended for so long: if the queues are empty the messages may be lost, and all that is out is
@@ -77,6 +79,8 @@ enum Settled {
     Deadline,
     /// No egress can be used.
     BreakerOpen,
+    /// An operator wants it to end.
+    Cancelled,
     Stopped,
 }
 
@@ -251,10 +255,9 @@ impl BatchRunner<'_> {
     /// Plans the pages of the batch, and after them the lists of payment methods that are due, which
     /// nothing waits for. One transaction: a batch is planned or it is not.
     async fn plan_pages(&self, running: &mut Running) -> anyhow::Result<()> {
-        let (fiats, priorities) = (&self.settings.fiats, &self.settings.priority_markets);
         let exchange = Exchange::Binance;
-        let (markets, names) =
-            catalog::list_markets(&self.store.pool, exchange, fiats, priorities).await?;
+        let asked = requests::asked_markets(&self.store.pool, running.batch.id).await?;
+        let (markets, names) = self.due_markets(asked.as_deref()).await?;
         let mut rates = workers::list_egress_rates(&self.store.pool, exchange).await?;
         if rates.is_empty() {
             tracing::warn!(rate = self.settings.rate_per_minute, "no worker was seen lately");
@@ -266,7 +269,10 @@ impl BatchRunner<'_> {
         let (slot, interval) = (running.batch.slot_at, self.settings.interval);
         // The lists come after the pages, and would never get a request of a budget that does not
         // suffice. What is left over now is still due in the next batch.
-        let methods = self.due_fiats(FiatList::PaymentMethods).await?;
+        let methods = match &asked {
+            None => self.due_fiats(FiatList::PaymentMethods).await?,
+            Some(_) => Vec::new(),
+        };
         let for_lists = u32::try_from(methods.len()).unwrap_or(u32::MAX).min(budget / LISTS_SHARE);
         let most = self.settings.witness_markets;
         let most = witness_store::allowed_markets(&self.store.pool, exchange, most).await?;
@@ -317,6 +323,7 @@ impl BatchRunner<'_> {
                 .map(|fiat| Work::PaymentMethods { fiat_id: fiat.fiat_id, fiat: fiat.code }),
         );
         let left = budget.saturating_sub(u32::try_from(works.len()).unwrap_or(u32::MAX));
+        let left = if asked.is_none() { left } else { 0 };
         let advertisers = self.due_advertisers(left).await?;
         works.extend(advertisers.iter().map(|advertiser| Work::Advertiser {
             advertiser_id: advertiser.advertiser_id,
@@ -346,6 +353,24 @@ impl BatchRunner<'_> {
         Ok(())
     }
 
+    /// The markets there are to read, with their names; only those `asked` for by an operator, if any are.
+    async fn due_markets(
+        &self,
+        asked: Option<&[i32]>,
+    ) -> anyhow::Result<(Vec<MarketState>, HashMap<i32, Market>)> {
+        let (fiats, priorities) = (&self.settings.fiats, &self.settings.priority_markets);
+        let (mut markets, names) =
+            catalog::list_markets(&self.store.pool, Exchange::Binance, fiats, priorities).await?;
+        if let Some(asked) = asked {
+            markets.retain(|market| asked.contains(&market.market_id));
+            // Asked for by name, a market is due however long it was empty.
+            for market in &mut markets {
+                market.consecutive_empty = 0;
+            }
+        }
+        Ok((markets, names))
+    }
+
     /// Whose pages are read with what pages and lists leave of the budget, within a bound of their own.
     async fn due_advertisers(&self, left: u32) -> anyhow::Result<Vec<advertisers::DueAdvertiser>> {
         let settings = self.settings;
@@ -366,9 +391,16 @@ impl BatchRunner<'_> {
     /// Neither database nor broker is needed without interruption: what failed is done again.
     async fn drive(&mut self, running: &mut Running) -> Settled {
         let mut next_sync = Instant::now() + SYNC_INTERVAL;
+        let mut next_look = Instant::now();
         loop {
             if self.shutdown.is_cancelled() {
                 return Settled::Stopped;
+            }
+            if Instant::now() >= next_look {
+                next_look = Instant::now() + CANCEL_PULSE;
+                if self.is_cancelled(running.batch.id).await {
+                    return Settled::Cancelled;
+                }
             }
             if self.clock.now() >= running.batch.deadline_at || Instant::now() >= running.cut_at {
                 return Settled::Deadline;
@@ -510,6 +542,16 @@ impl BatchRunner<'_> {
         Ok(())
     }
 
+    /// Whether an operator wants the batch to end.
+    async fn is_cancelled(&self, batch: BatchId) -> bool {
+        let cancelled = requests::is_cancelled(&self.store.pool, batch);
+        let cancelled = within(ANSWER_LIMIT, cancelled).await;
+        cancelled.unwrap_or_else(|error| {
+            tracing::warn!(error = format!("{error:#}"), "requests of operators can't be read");
+            false
+        })
+    }
+
     /// Whether it is of no use to wait for the workers.
     async fn all_breakers_are_open(&self, batch: BatchId) -> bool {
         let open = workers::all_breakers_are_open(&self.store.pool, Exchange::Binance, batch);
@@ -557,6 +599,10 @@ impl BatchRunner<'_> {
             Settled::Deadline => {
                 tracing::warn!(open, "the batch is cut at its deadline");
                 Cut::Deadline
+            }
+            Settled::Cancelled => {
+                tracing::warn!(open, "the batch is cancelled by an operator");
+                Cut::Cancelled
             }
             Settled::AllEnded | Settled::Stopped => Cut::Deadline,
         };

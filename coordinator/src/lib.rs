@@ -1,6 +1,7 @@
 //! The coordinator: decides what is read and when. It never calls an exchange.
 //!
 //! - [`schedule`]: which slots are due. Pure.
+//! - [`requests`]: whether what operators ask for can be done now. Pure.
 //! - [`planner`]: which pages a batch reads, within its budget. Pure.
 //! - [`ledger`]: the open batch in memory, and what follows from the end of a job. Pure.
 //! - [`batch`]: one batch from its opening, or from where it was left, to its close.
@@ -21,6 +22,7 @@ pub mod metrics;
 pub mod planner;
 pub mod progress;
 pub mod quality;
+pub mod requests;
 pub mod schedule;
 pub mod settings;
 pub mod store;
@@ -44,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 use crate::archive::{Guard, Training};
 use crate::batch::{BatchRunner, Ended};
 use crate::leader::{Candidate, Leadership, Term};
+use crate::requests::Decision;
 use crate::schedule::{Clock, Schedule, SystemClock};
 use crate::settings::Settings;
 use crate::store::Store;
@@ -502,18 +505,63 @@ impl Leader<'_> {
             let record = batches::record_skipped(&self.store, EXCHANGE, &due.skipped);
             within(ANSWER_LIMIT, record).await?;
         }
-        if let Some(slot) = due.run {
-            let open = self.open(Trigger::Slot, slot).await?;
-            if self.run_batch(open).await? != Ended::Stopped {
-                self.announce_all().await?;
-            }
+        let open = match due.run {
+            Some(slot) => Some(self.open(Trigger::Slot, slot).await?),
+            None => self.open_asked(schedule.next(schedule.slot(now)), now).await?,
+        };
+        if let Some(open) = open
+            && self.run_batch(open).await? != Ended::Stopped
+        {
+            self.announce_all().await?;
         }
         Ok(())
     }
 
+    /// Opens the batch that an operator asked for, or answers why not.
+    async fn open_asked(
+        &self,
+        next_slot: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> anyhow::Result<Option<OpenBatch>> {
+        let (pool, settings) = (&self.store.pool, &self.coordinator.settings);
+        let asked = store::requests::next_rerun(pool, EXCHANGE);
+        let Some(asked) = within(ANSWER_LIMIT, asked).await? else {
+            return Ok(None);
+        };
+        let mut decision = requests::decide(now, asked.waited, next_slot, settings.batch_deadline);
+        if let Some(batch) = asked.lost_of {
+            let lost = store::requests::lost_markets(pool, batch);
+            if within(ANSWER_LIMIT, lost).await?.is_empty() {
+                let why = format!("batch {batch} lost no market that is still listed");
+                decision = Decision::Refuse(why);
+            }
+        }
+        match decision {
+            Decision::Run { deadline_at } => {
+                self.open_until(Trigger::Request(asked.id), now, deadline_at).await.map(Some)
+            }
+            Decision::Refuse(why) => {
+                tracing::warn!(request = asked.id, why, "a batch was asked for and is refused");
+                let id = &settings.coordinator_id;
+                let refused = store::requests::refuse(&self.store, asked.id, &why, id);
+                within(ANSWER_LIMIT, refused).await?;
+                Ok(None)
+            }
+        }
+    }
+
     async fn open(&self, trigger: Trigger, slot: DateTime<Utc>) -> anyhow::Result<OpenBatch> {
+        let deadline = slot + TimeDelta::from_std(self.coordinator.settings.batch_deadline)?;
+        self.open_until(trigger, slot, deadline).await
+    }
+
+    async fn open_until(
+        &self,
+        trigger: Trigger,
+        slot: DateTime<Utc>,
+        deadline: DateTime<Utc>,
+    ) -> anyhow::Result<OpenBatch> {
         let settings = &self.coordinator.settings;
-        let deadline = slot + TimeDelta::from_std(settings.batch_deadline)?;
         let id = &settings.coordinator_id;
         let open = batches::open(&self.store, EXCHANGE, trigger, slot, deadline, id);
         let open = within(ANSWER_LIMIT, open).await?;

@@ -229,6 +229,8 @@ pub const EMPTY_BEYOND_LAST_PAGE: &str = "beyond_last_page";
 pub const EXPIRED_DEADLINE: &str = "deadline";
 /// Reason of a job that expired because its batch was cut short: no egress could be used.
 pub const EXPIRED_BREAKER_OPEN: &str = "breaker_open";
+/// Reason of a job that expired because an operator cancelled its batch.
+pub const EXPIRED_CANCELLED: &str = "cancelled";
 /// Reason of a page left out for want of requests.
 pub const SHED_BUDGET: &str = "budget";
 

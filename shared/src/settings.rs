@@ -25,6 +25,14 @@ pub struct Vars {
 #[error("settings can't be used:\n  {}", .0.join("\n  "))]
 pub struct BadSettings(Vec<String>);
 
+impl BadSettings {
+    /// What is wrong, one by one.
+    #[must_use]
+    pub fn problems(&self) -> &[String] {
+        &self.0
+    }
+}
+
 impl Vars {
     /// The environment, and `.env` beneath it.
     #[must_use]

@@ -19,8 +19,8 @@ const UNRECORDED_AFTER: i64 = 120;
 pub(crate) struct Database {
     pub(crate) pool: PgPool,
     admin: PgPool,
-    name: String,
-    url: String,
+    pub(crate) name: String,
+    pub(crate) url: String,
     base: i64,
 }
 

@@ -11,6 +11,7 @@ mod keeping;
 mod ledger;
 mod limiter;
 mod market;
+mod ops;
 mod parse;
 mod questions;
 mod shapes;

@@ -7,7 +7,7 @@ use shared::exchange::Exchange;
 use shared::job::EXPIRED_DEADLINE;
 use sqlx::PgPool;
 
-use super::{Store, advertisers};
+use super::{Store, advertisers, requests};
 use crate::schedule::{Recorded, SkipReason, SlotState};
 use crate::store::close::BatchOutcome;
 
@@ -19,6 +19,8 @@ const PARTITION_DAYS_AHEAD: i32 = 3;
 pub enum Trigger {
     Slot,
     Once,
+    /// An operator asked the leader of a schedule for it, by this row of `pipeline.requests`.
+    Request(i64),
 }
 
 /// A batch that is not closed.
@@ -60,12 +62,15 @@ pub async fn open(
     .bind(slot_at)
     .bind(match trigger {
         Trigger::Slot => "schedule",
-        Trigger::Once => "once",
+        Trigger::Once | Trigger::Request(_) => "once",
     })
     .bind(opened_by)
     .bind(deadline_at)
     .execute(&mut *tx)
     .await?;
+    if let Trigger::Request(request) = trigger {
+        requests::take(&mut tx, request, id, opened_by).await?;
+    }
     if trigger == Trigger::Slot {
         let taken = sqlx::query(
             "INSERT INTO pipeline.slots AS s (exchange_id, slot_at, batch_id, state, recorded_at)

@@ -4,14 +4,14 @@
 
 use anyhow::Context;
 use shared::domain::{BatchId, MAX_ADS_PER_PAGE, MAX_JOBS_PER_BATCH, offer_version_id};
-use shared::job::{EXPIRED_BREAKER_OPEN, EXPIRED_DEADLINE, Failure};
+use shared::job::{EXPIRED_BREAKER_OPEN, EXPIRED_CANCELLED, EXPIRED_DEADLINE, Failure};
 use sqlx::{Connection, PgConnection};
 
-use super::Store;
 use super::marts::{self, Batches};
 use super::quality::{self, Pass, Quality};
 use super::witness::{self, MarketCheck};
 use crate::quality::Thresholds;
+use super::{Store, requests};
 
 /// How a batch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub enum Cut {
     Deadline,
     /// The exchange takes no requests from any egress.
     BreakerOpen,
+    /// An operator cancelled it.
+    Cancelled,
 }
 
 impl Cut {
@@ -54,6 +56,7 @@ impl Cut {
         match self {
             Self::Deadline => EXPIRED_DEADLINE,
             Self::BreakerOpen => EXPIRED_BREAKER_OPEN,
+            Self::Cancelled => EXPIRED_CANCELLED,
         }
     }
 
@@ -61,6 +64,7 @@ impl Cut {
     fn batch_reason(self) -> Option<&'static str> {
         match self {
             Self::Deadline => None,
+            Self::Cancelled => Some("cancelled"),
             Self::BreakerOpen => Some("cut short: the circuit breakers of all egresses are open"),
         }
     }
@@ -165,7 +169,13 @@ pub async fn close(
     update_catalog(&mut tx, batch).await?;
     let sums = sum_up(&mut tx, batch).await?;
     let (outcome, lost) = sums.outcome();
-    let reasons: Vec<&str> = cut.batch_reason().into_iter().chain(lost.as_deref()).collect();
+    let is_cancelled = cut == Cut::Cancelled;
+    let asked = requests::answer_cancel(&mut tx, batch, is_cancelled, closed_by).await?;
+    let cut_reason = match (cut.batch_reason(), asked.filter(|_| is_cancelled)) {
+        (Some(cut), Some(asked)) => Some(format!("{cut} by {asked}")),
+        (cut, _) => cut.map(str::to_owned),
+    };
+    let reasons: Vec<&str> = cut_reason.as_deref().into_iter().chain(lost.as_deref()).collect();
     let reason = (!reasons.is_empty()).then(|| reasons.join(", "));
     sqlx::query(
         "UPDATE pipeline.batches
@@ -222,8 +232,8 @@ async fn hear_witness(
     }
 }
 
-/// Jobs of advertisers that are out go on: workers do them when no page waits, which is mostly after the
-/// close, until they expire. What they leave, [`super::advertisers::expire_left_over`] ends.
+/// Jobs of advertisers that are out go on, unless the batch was cancelled: workers do them when no page
+/// waits, which is mostly after the close, until they expire. What they leave, [`super::advertisers::expire_left_over`] ends.
 ///
 /// Takes the rows' locks: a worker that is just committing a page comes first, one that comes later
 /// finds its job ended and stores nothing.
@@ -235,11 +245,12 @@ async fn expire_open_jobs(
     sqlx::query(
         "UPDATE pipeline.jobs SET state = 'expired', reason = $3, ended_at = now()
           WHERE day = $1 AND batch_id = $2 AND state IN ('planned', 'published')
-            AND (kind <> 'advertiser' OR state = 'planned' OR expires_at <= clock_timestamp())",
+            AND (kind <> 'advertiser' OR $4 OR state = 'planned' OR expires_at <= clock_timestamp())",
     )
     .bind(batch.day())
     .bind(batch.raw())
     .bind(cut.job_reason())
+    .bind(cut == Cut::Cancelled)
     .execute(connection)
     .await?;
     Ok(())

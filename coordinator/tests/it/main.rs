@@ -8,6 +8,7 @@
 mod archive;
 mod binary;
 mod leader;
+mod requests;
 mod retention;
 mod roles;
 mod schedule;

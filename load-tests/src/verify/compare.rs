@@ -78,6 +78,8 @@ pub struct Batch {
     pub batch_id: i32,
     /// From opened to closed.
     pub window: Window,
+    /// Whether it was to read the whole market, and not only what another batch lost.
+    pub is_whole: bool,
     pub books: Vec<Book>,
     /// Ads that `fact_offers` has more than once in a book.
     pub duplicates: Vec<(MarketKey, String)>,
@@ -167,7 +169,7 @@ pub fn compare_batch(history: &History, batch: &Batch, report: &mut Report) {
         compare_book(history, batch, book, report);
     }
     let books: HashMap<&MarketKey, &Book> = batch.books.iter().map(|b| (&b.market, b)).collect();
-    for market in &history.header.markets {
+    for market in history.header.markets.iter().filter(|_| batch.is_whole) {
         if history.listed_throughout(market, batch.window).next().is_none() {
             continue;
         }
@@ -482,6 +484,7 @@ mod tests {
         Batch {
             batch_id: 1,
             window,
+            is_whole: true,
             books: vec![Book {
                 market: market(),
                 verdict: verdict.to_owned(),
@@ -580,6 +583,8 @@ mod tests {
         let mut missing = good.clone();
         missing.books.clear();
         assert_eq!(kinds(&missing), [("market without a book", 1)]);
+        missing.is_whole = false;
+        assert_eq!(kinds(&missing), []);
         let mut twice = good.clone();
         twice.duplicates.push((market(), "1".to_owned()));
         assert_eq!(kinds(&twice), [("ad twice in fact_offers", 1)]);

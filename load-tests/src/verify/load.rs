@@ -94,7 +94,12 @@ impl Loader {
         .map(|(market, adv_no)| Ok((self.market(market)?, adv_no)))
         .collect::<Result<_>>()?;
         let books = books.into_values().collect();
-        Ok(Batch { batch_id: head.batch_id, window: head.window, books, duplicates })
+        let is_whole = sqlx::query_scalar(
+            "SELECT NOT EXISTS (SELECT FROM pipeline.requests WHERE made_batch_id = $1 AND lost_only)",
+        );
+        let is_whole = is_whole.bind(head.batch_id).fetch_one(&self.pool).await;
+        let is_whole = is_whole.with_context(context)?;
+        Ok(Batch { batch_id: head.batch_id, window: head.window, is_whole, books, duplicates })
     }
 
     fn market(&self, id: i32) -> Result<MarketKey> {

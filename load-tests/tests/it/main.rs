@@ -12,6 +12,7 @@ mod errors;
 mod faults;
 mod keeping;
 mod limits;
+mod operate;
 mod quality;
 mod served;
 mod sim;

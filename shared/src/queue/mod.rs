@@ -5,6 +5,7 @@
 //! [`publisher`] says of every message whether the broker has it. Every wait has a limit.
 
 mod consumer;
+mod inspect;
 mod publisher;
 mod topology;
 mod trace;
@@ -12,6 +13,7 @@ mod trace;
 use std::time::Duration;
 
 pub use consumer::{Consumer, Delivery};
+pub use inspect::{DeadLetter, Declared, Depth, Inspector, Requeued};
 pub use publisher::{Message, PublishError, Publisher};
 pub use topology::{Queue, Topology};
 

@@ -182,7 +182,7 @@ const REPLY_SUCCESS: u16 = 200;
 /// A broker under memory pressure stops reading for a while; that is not yet an error.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
-async fn confirmed(confirm: PublisherConfirm) -> Result<(), PublishError> {
+pub(super) async fn confirmed(confirm: PublisherConfirm) -> Result<(), PublishError> {
     match answer(ANSWER_TIMEOUT, confirm).await? {
         Confirmation::Ack(None) => Ok(()),
         Confirmation::Ack(Some(_)) => Err(PublishError::Unroutable),

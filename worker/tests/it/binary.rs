@@ -23,3 +23,11 @@ fn bad_settings_are_told_together() {
         assert!(text.contains(part), "{part} is missing in {text}");
     }
 }
+
+#[test]
+fn it_tells_its_version() {
+    let output = Command::new(env!("CARGO_BIN_EXE_worker")).arg("--version").output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text, format!("worker {}\n", env!("CARGO_PKG_VERSION")));
+}
