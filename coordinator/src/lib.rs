@@ -230,9 +230,9 @@ impl Coordinator {
         let archive = guard.clone();
         let mut leader = Leader { coordinator: self, store, archive, reports: &mut reports };
         let outcome = tokio::select! {
-            outcome = leader.run() => Some(outcome),
+            outcome = Box::pin(leader.run()) => Some(outcome),
             () = lost.cancelled() => None,
-            never = guard.run() => match never {},
+            never = Box::pin(guard.run()) => match never {},
         };
         consumer.close().await;
         // An error of one who was replaced is most likely because of that.
@@ -355,7 +355,7 @@ impl Leader<'_> {
         Ok(match ended {
             Ended::Stopped => RunOutcome::Stopped,
             Ended::Closed(outcome) => {
-                self.tidy_archive().await;
+                Box::pin(self.tidy_archive()).await;
                 RunOutcome::Closed(outcome)
             }
         })
