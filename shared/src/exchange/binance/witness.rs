@@ -66,7 +66,7 @@ struct Quote<'a> {
 
 /// The first ads of a market.
 pub fn parse_witness_ads(bytes: &[u8]) -> Result<WitnessAds, AnswerError> {
-    let (data, _) = open(bytes)?;
+    let data = open(bytes)?;
     let items = items(data)?;
     if items.len() > MAX_ITEMS {
         let detail = format!("lists {} ads, {MAX_ITEMS} are believed", items.len());
@@ -118,7 +118,7 @@ fn price(raw: Raw<'_>) -> Option<Decimal> {
 
 /// The price that is quoted for a market of this fiat and asset.
 pub fn parse_witness_quote(fiat: &str, asset: &str, bytes: &[u8]) -> Result<Decimal, AnswerError> {
-    let (data, _) = open(bytes)?;
+    let data = open(bytes)?;
     let quote: Quote<'_> = serde_json::from_str(data.get())
         .map_err(|error| AnswerError::Unparsable(error.to_string()))?;
     for (name, told, asked) in [("fiat", quote.fiat, fiat), ("asset", quote.asset, asset)] {
