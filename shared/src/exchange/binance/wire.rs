@@ -7,6 +7,7 @@
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use super::envelope::{self, MAX_ITEMS};
 use super::value::{self, Raw};
@@ -53,10 +54,17 @@ pub fn rejection(bytes: &[u8]) -> Option<AnswerError> {
     envelope::open(bytes).err().filter(|error| matches!(error, AnswerError::Rejected { .. }))
 }
 
-/// `data` of a list answer, as a whole: a list with one odd entry is not believed.
-pub(super) fn open_list<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, AnswerError> {
+/// `data` of an answer that is believed as a whole or not at all.
+pub(super) fn open(bytes: &[u8]) -> Result<&RawValue, AnswerError> {
     let data = envelope::open(bytes)?.data;
     serde_json::from_slice(data)
+        .map_err(|error| AnswerError::Unparsable(value::shorten(&error.to_string())))
+}
+
+/// `data` of a list answer: a list with one odd entry is not believed.
+pub(super) fn open_list<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, AnswerError> {
+    let data = open(bytes)?;
+    serde_json::from_str(data.get())
         .map_err(|error| AnswerError::Unparsable(value::shorten(&error.to_string())))
 }
 

@@ -11,9 +11,8 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::envelope::{self, json};
 use super::value::{self, Raw};
-use super::wire::AnswerError;
+use super::wire::{AnswerError, open};
 
 /// Entries that are looked at: more than are asked for, and few enough to hold.
 const MAX_ITEMS: usize = 100;
@@ -67,7 +66,7 @@ struct Quote<'a> {
 
 /// The first ads of a market.
 pub fn parse_witness_ads(bytes: &[u8]) -> Result<WitnessAds, AnswerError> {
-    let data = data(bytes)?;
+    let data = open(bytes)?;
     let items = items(data)?;
     if items.len() > MAX_ITEMS {
         let detail = format!("lists {} ads, {MAX_ITEMS} are believed", items.len());
@@ -117,15 +116,9 @@ fn price(raw: Raw<'_>) -> Option<Decimal> {
     value::amount(raw?).ok().filter(|price| !price.is_zero())
 }
 
-/// `data` of a successful answer.
-fn data(bytes: &[u8]) -> Result<&RawValue, AnswerError> {
-    let data = envelope::open(bytes)?.data;
-    json(data).ok_or_else(|| AnswerError::Unparsable("its data is no JSON".into()))
-}
-
 /// The price that is quoted for a market of this fiat and asset.
 pub fn parse_witness_quote(fiat: &str, asset: &str, bytes: &[u8]) -> Result<Decimal, AnswerError> {
-    let data = data(bytes)?;
+    let data = open(bytes)?;
     let quote: Quote<'_> = serde_json::from_str(data.get())
         .map_err(|error| AnswerError::Unparsable(error.to_string()))?;
     for (name, told, asked) in [("fiat", quote.fiat, fiat), ("asset", quote.asset, asset)] {
