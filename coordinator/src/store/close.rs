@@ -10,8 +10,8 @@ use sqlx::{Connection, PgConnection};
 use super::marts::{self, Batches};
 use super::quality::{self, Pass, Quality};
 use super::witness::{self, MarketCheck};
-use crate::quality::Thresholds;
 use super::{Store, requests};
+use crate::quality::Thresholds;
 
 /// How a batch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
