@@ -148,7 +148,10 @@ fn text(shown: &Shown) -> Result<String, std::fmt::Error> {
         shown.outcome
     )?;
     if shown.checks.is_empty() {
-        writeln!(text, "\n  It has no quality checks: closed before there were any, or dropped by age.")?;
+        writeln!(
+            text,
+            "\n  It has no quality checks: closed before there were any, or dropped by age."
+        )?;
         return Ok(text);
     }
     let mut table = Table::new(&["check", ">value", ">threshold", "level", "verdict", "why"]);
@@ -311,12 +314,7 @@ async fn read_market(
         market_id,
         baseline: baseline.bind(market_id).fetch_optional(&mut *db).await?,
         hours: hours.bind(market_id).fetch_all(&mut *db).await?,
-        verdicts: verdicts
-            .bind(market_id)
-            .bind(limit)
-            .bind(MARKET_BATCHES)
-            .fetch_all(db)
-            .await?,
+        verdicts: verdicts.bind(market_id).bind(limit).bind(MARKET_BATCHES).fetch_all(db).await?,
     })
 }
 
@@ -344,7 +342,11 @@ fn market_text(shown: &OfMarket) -> Result<String, std::fmt::Error> {
         writeln!(text, "\nlast said of it, newest first:")?;
     }
     for said in &shown.verdicts {
-        writeln!(text, "  {} {} {}: {}", said.batch_id, said.check_name, said.verdict, said.details)?;
+        writeln!(
+            text,
+            "  {} {} {}: {}",
+            said.batch_id, said.check_name, said.verdict, said.details
+        )?;
     }
     Ok(text)
 }

@@ -607,9 +607,15 @@ fn tell_quality(quality: &Quality) {
         let (check, verdict) = (outcome.check.as_str(), outcome.verdict.as_str());
         let value = outcome.value.map(|value| value.to_string());
         match outcome.verdict {
-            quality::Verdict::Fail => tracing::error!(check, value, "a quality check of the batch failed"),
-            quality::Verdict::Warn => tracing::warn!(check, value, "a quality check of the batch warns"),
-            quality::Verdict::Pass | quality::Verdict::Unknown => tracing::debug!(check, value, verdict, "checked"),
+            quality::Verdict::Fail => {
+                tracing::error!(check, value, "a quality check of the batch failed")
+            }
+            quality::Verdict::Warn => {
+                tracing::warn!(check, value, "a quality check of the batch warns")
+            }
+            quality::Verdict::Pass | quality::Verdict::Unknown => {
+                tracing::debug!(check, value, verdict, "checked")
+            }
         }
     }
     if quality.books_held > 0 {

@@ -98,8 +98,8 @@ pub fn show(last: &LastBatch) {
             gauge!(COMPLETENESS).set(value);
         }
         for level in Level::ALL {
-            let is_failed = result
-                .is_some_and(|result| result.level == level.as_str() && !result.is_good());
+            let is_failed =
+                result.is_some_and(|result| result.level == level.as_str() && !result.is_good());
             gauge!(CHECK_FAILED, "check" => name, "level" => level.as_str())
                 .set(u8::from(is_failed));
         }
@@ -185,3 +185,4 @@ mod tests {
             assert!(shown("p2p_witness_markets_total{verdict=\"unknown\"} 2"));
         });
     }
+}

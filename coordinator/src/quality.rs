@@ -351,15 +351,10 @@ mod tests {
 
     #[test]
     fn a_night_is_no_fall() {
-        let night = Baseline {
-            recent_ads: dec!(60),
-            day: level(100, 1000),
-            hour: Some(level(40, 400)),
-        };
-        let at_night = |ads, amount| Reading {
-            baseline: Some(night.clone()),
-            ..reading(1, ads, amount)
-        };
+        let night =
+            Baseline { recent_ads: dec!(60), day: level(100, 1000), hour: Some(level(40, 400)) };
+        let at_night =
+            |ads, amount| Reading { baseline: Some(night.clone()), ..reading(1, ads, amount) };
         assert_eq!(alone(at_night(38, 380)), Class::Steady);
         assert_eq!(alone(at_night(19, 190)), Class::MarketShrank);
         // Before a week is known, a night is a fall that is told and shown: it comes slowly.

@@ -347,7 +347,9 @@ struct ToldMarkets {
 impl ToldMarkets {
     fn parse(body: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(body).map_err(|error| {
-            format!("allowed is an object such as {{\"fiat\": \"VES\", \"per_mille\": 500}}: {error}")
+            format!(
+                "allowed is an object such as {{\"fiat\": \"VES\", \"per_mille\": 500}}: {error}"
+            )
         })
     }
 

@@ -19,11 +19,8 @@ use tokio::net::TcpStream;
 const WORLD: &str = "--fiats 2 --assets 4 --ads 900 --delisted 0 --churn-per-minute 0 --change-per-minute 0 --tie-shuffle-per-mille 0";
 /// Cycles after which something is concluded.
 const MIN_CYCLES: usize = coordinator::quality::MIN_CYCLES;
-const THRESHOLDS: Thresholds = Thresholds {
-    completeness: dec!(0.995),
-    price_anomaly: dec!(0.2),
-    volume_drop: dec!(0.5),
-};
+const THRESHOLDS: Thresholds =
+    Thresholds { completeness: dec!(0.995), price_anomaly: dec!(0.2), volume_drop: dec!(0.5) };
 
 #[derive(Debug, sqlx::FromRow)]
 struct Market {

@@ -11,8 +11,9 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::envelope;
 use super::value::{self, Raw};
-use super::wire::{AnswerError, open};
+use super::wire::AnswerError;
 
 /// Entries that are looked at: more than are asked for, and few enough to hold.
 const MAX_ITEMS: usize = 100;
@@ -64,9 +65,14 @@ struct Quote<'a> {
     price: Raw<'a>,
 }
 
+fn data(bytes: &[u8]) -> Result<&RawValue, AnswerError> {
+    let data = envelope::json(envelope::open(bytes)?.data);
+    data.ok_or_else(|| AnswerError::Unparsable("its data is no JSON".into()))
+}
+
 /// The first ads of a market.
 pub fn parse_witness_ads(bytes: &[u8]) -> Result<WitnessAds, AnswerError> {
-    let (data, _) = open(bytes)?;
+    let data = data(bytes)?;
     let items = items(data)?;
     if items.len() > MAX_ITEMS {
         let detail = format!("lists {} ads, {MAX_ITEMS} are believed", items.len());
@@ -118,7 +124,7 @@ fn price(raw: Raw<'_>) -> Option<Decimal> {
 
 /// The price that is quoted for a market of this fiat and asset.
 pub fn parse_witness_quote(fiat: &str, asset: &str, bytes: &[u8]) -> Result<Decimal, AnswerError> {
-    let (data, _) = open(bytes)?;
+    let data = data(bytes)?;
     let quote: Quote<'_> = serde_json::from_str(data.get())
         .map_err(|error| AnswerError::Unparsable(error.to_string()))?;
     for (name, told, asked) in [("fiat", quote.fiat, fiat), ("asset", quote.asset, asset)] {
