@@ -12,6 +12,7 @@
 //! - [`export`]: days as Parquet files.
 //! - [`raw`]: answers byte for byte, and the figures of their archive.
 //! - [`shapes`]: how answers differ from what is known of them.
+//! - [`replay`]: archived answers parsed again, and the facts corrected; [`quarantine`]: what could not be taken.
 //! - [`storage`]: what the database holds, and what a reading costs.
 //! - [`book`], [`quote`], [`history`], [`merchant`]: questions about the market, by the functions of the
 //!   warehouse; [`ask`] is what they share.
@@ -40,6 +41,9 @@ pub mod quality;
 pub mod quote;
 pub mod raw;
 pub mod shapes;
+pub mod quarantine;
+pub mod quote;
+pub mod replay;
 pub mod span;
 pub mod storage;
 pub mod summary;

@@ -6,6 +6,7 @@ use cli::ask::MarketArgs;
 use cli::batch::Wanted;
 use cli::history::By;
 use cli::ops::requests::{Asking, Target};
+use cli::quarantine::Filter;
 use cli::quote::Asked;
 use cli::span::{Moment, Span};
 use cli::witness::Markets;
@@ -302,6 +303,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What could not be taken: list, show, retry, discard.
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
     /// What an amount costs in a market: now, at a moment, or over time with --from.
     ///
     /// Walks the book from the best price, an order per ad, each within the limits of its ad. Exit
@@ -330,6 +334,46 @@ enum Command {
         #[arg(long)]
         all: bool,
         /// As JSON, samples whole.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Parse archived answers again with this version's parser, and tell what would differ.
+    ///
+    /// Compares the facts of closed batches with what this parser makes of the archived bytes: ads,
+    /// pages, endings of their jobs, identities and figures of advertisers. Changes nothing unless told
+    /// to with --apply; then it corrects the facts in place, and makes certificates, marts, latest
+    /// state and the sums of batches again. It may be killed and run again at any time. Answers to
+    /// requests for lists and pages of advertisers are not replayed; they are counted as skipped.
+    ///
+    /// Exit codes: 0 no difference, or applied; 1 an error; 3 differences that were not applied, or an
+    /// answer whose facts the database refuses; 64 an argument is not allowed, or another replay is
+    /// running; 66 nothing is archived there.
+    Replay {
+        /// Slots of the batches from this moment: 24h (ago), 2026-11-23, "2026-11-23 10:00" (UTC).
+        #[arg(long, value_name = "INSTANT", required_unless_present = "resume")]
+        from: Option<Moment>,
+        /// Until this moment.
+        #[arg(long, value_name = "INSTANT", required_unless_present = "resume")]
+        to: Option<Moment>,
+        /// Only these markets: VES, USDT/VES or USDT/VES/BUY.
+        #[arg(long)]
+        market: Option<String>,
+        /// Change nothing; the default.
+        #[arg(long, conflicts_with_all = ["apply", "resume"])]
+        dry_run: bool,
+        /// Correct the facts. As the owner of the tables, as `p2p migrate`.
+        #[arg(long)]
+        apply: bool,
+        /// Only finish what a replay or retry that was killed left to be made again.
+        #[arg(long, conflicts_with_all = ["from", "to", "market", "apply"])]
+        resume: bool,
+        /// Differences to tell one by one; all are counted.
+        #[arg(long, default_value_t = 50)]
+        details: u32,
+        /// Tell all of them, however many.
+        #[arg(long, conflicts_with = "details")]
+        all: bool,
+        /// As JSON.
         #[arg(long)]
         json: bool,
     },
@@ -470,6 +514,64 @@ enum ShapesCommand {
     },
 }
 
+#[derive(Subcommand)]
+enum QuarantineCommand {
+    /// Entries, newest first. Exit codes: 0 shown, also if there are none; 64 an argument is not allowed.
+    List {
+        #[command(flatten)]
+        filter: Filter,
+        /// Entries to show, 1 to 100000.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000), default_value_t = 50)]
+        limit: u32,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// One entry: where it came from, why it was refused, its bytes. Exit codes: 0 shown, 66 not there.
+    Show {
+        /// Number of the entry.
+        id: i64,
+        /// Only the bytes, exactly.
+        #[arg(long, conflicts_with = "json")]
+        body: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Parse entries again with this version's parser, and put what it takes where it belongs.
+    ///
+    /// An ad goes to its place on its page, a whole answer becomes the page or list it should have been;
+    /// certificates, marts and latest state are made again. What is refused again stays open and notes
+    /// the try. Exit codes: 0 all are closed, or would be; 3 some are refused still, or their day was
+    /// dropped by age; 64 an argument is not allowed, or a replay is running; 66 not there.
+    Retry {
+        /// Numbers of entries.
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        ids: Vec<i64>,
+        /// All open entries, of those that the filters leave.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        filter: Filter,
+        /// Change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Close entries that are not worth taking. Exit codes: 0 all are discarded, 3 one was closed before,
+    /// 66 one is not there.
+    Discard {
+        /// Numbers of entries.
+        #[arg(required = true)]
+        ids: Vec<i64>,
+        /// Why, for whoever asks later.
+        #[arg(long)]
+        why: String,
+    },
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     shared::service::install_tls_provider();
@@ -522,6 +624,27 @@ async fn main() -> ExitCode {
             Some(market) => cli::quality::market(&market, limit, json).await,
             None => cli::quality::run(batch, json).await,
         },
+        Command::Quarantine(QuarantineCommand::List { filter, limit, json }) => {
+            cli::quarantine::list(&filter, limit, json).await
+        }
+        Command::Quarantine(QuarantineCommand::Show { id, body, json }) => {
+            cli::quarantine::show(id, body, json).await
+        }
+        Command::Quarantine(QuarantineCommand::Retry { ids, all: _, filter, dry_run, json }) => {
+            cli::quarantine::retry(&ids, &filter, dry_run, json).await
+        }
+        Command::Quarantine(QuarantineCommand::Discard { ids, why }) => {
+            cli::quarantine::discard(&ids, &why).await
+        }
+        Command::Replay { from, to, market, dry_run: _, apply, resume, details, all, json } => {
+            let details = if all { usize::MAX } else { details as usize };
+            match (from, to) {
+                (Some(from), Some(to)) if !resume => {
+                    cli::replay::run((from, to), market.as_deref(), apply, details, json).await
+                }
+                _ => cli::replay::resume(json).await,
+            }
+        }
         Command::Quote { asked, json } => cli::quote::run(&asked, json).await,
         Command::Gaps { since, fiat, limit, json } => {
             cli::gaps::run(since, fiat.as_deref(), limit, json).await

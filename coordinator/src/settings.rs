@@ -168,7 +168,8 @@ impl Settings {
 }
 
 /// Each can be exceeded, or the check could not fail.
-fn read_thresholds(vars: &mut Vars) -> Thresholds {
+/// From where on a quality check is no longer good.
+pub fn read_thresholds(vars: &mut Vars) -> Thresholds {
     let mut share = |name, default, least: Decimal, most| vars.number(name, default, least..=most);
     Thresholds {
         completeness: share("COMPLETENESS_THRESHOLD", dec!(0.995), dec!(0.5), Decimal::ONE),

@@ -85,6 +85,42 @@ pub enum Facts {
     WitnessQuote(Decimal),
 }
 
+impl Facts {
+    /// Rules that ads of the answer break, with how many ads do; fatal ones are of those refused.
+    pub fn broken_rules(&self) -> impl Iterator<Item = (Rule, usize)> {
+        let mut counts: BTreeMap<Rule, usize> = BTreeMap::new();
+        let mut refused = |refusals: &[Refusal]| {
+            for refusal in refusals {
+                *counts.entry(refusal.reason).or_default() += 1;
+            }
+        };
+        match self {
+            Facts::Page(page) => refused(&page.refusals),
+            Facts::Advertiser(page) => refused(&page.refusals),
+            _ => {}
+        }
+        let mut warned = |warnings: &[Warning]| {
+            let rules: BTreeSet<Rule> = warnings.iter().map(|warning| warning.rule).collect();
+            for rule in rules {
+                *counts.entry(rule).or_default() += 1;
+            }
+        };
+        match self {
+            Facts::Page(page) => {
+                page.ads.iter().for_each(|ad| warned(&ad.warnings));
+                // Each of these is of another ad.
+                page.warnings.chunks(1).for_each(&mut warned);
+            }
+            Facts::Advertiser(page) => {
+                page.ads.iter().for_each(|(_, ad)| warned(&ad.warnings));
+                warned(&page.warnings);
+            }
+            _ => {}
+        }
+        counts.into_iter()
+    }
+}
+
 impl Ending {
     /// An ending without facts.
     fn without_facts(requests: Requests, state: EndState, reason: &'static str) -> Self {
@@ -118,38 +154,9 @@ impl Ending {
         }
     }
 
-    /// Rules that ads of the answer break, with how many ads do; fatal ones are of those refused.
+    /// Rules that ads of the answer break ([`Facts::broken_rules`]).
     pub fn broken_rules(&self) -> impl Iterator<Item = (Rule, usize)> {
-        let mut counts: BTreeMap<Rule, usize> = BTreeMap::new();
-        let mut refused = |refusals: &[Refusal]| {
-            for refusal in refusals {
-                *counts.entry(refusal.reason).or_default() += 1;
-            }
-        };
-        match &self.facts {
-            Facts::Page(page) => refused(&page.refusals),
-            Facts::Advertiser(page) => refused(&page.refusals),
-            _ => {}
-        }
-        let mut warned = |warnings: &[Warning]| {
-            let rules: BTreeSet<Rule> = warnings.iter().map(|warning| warning.rule).collect();
-            for rule in rules {
-                *counts.entry(rule).or_default() += 1;
-            }
-        };
-        match &self.facts {
-            Facts::Page(page) => {
-                page.ads.iter().for_each(|ad| warned(&ad.warnings));
-                // Each of these is of another ad.
-                page.warnings.chunks(1).for_each(&mut warned);
-            }
-            Facts::Advertiser(page) => {
-                page.ads.iter().for_each(|(_, ad)| warned(&ad.warnings));
-                warned(&page.warnings);
-            }
-            _ => {}
-        }
-        counts.into_iter()
+        self.facts.broken_rules()
     }
 
     /// The acknowledgement of the job.

@@ -12,6 +12,7 @@
 //! - [`metrics`]: what is measured.
 //! - [`storer`]: the loop from results to committed facts, several pages per transaction.
 //! - [`store`]: the statements.
+//! - [`replay`]: archived and refused answers parsed again, and the facts corrected; run by an operator.
 
 mod alerts;
 pub mod client;
@@ -19,6 +20,7 @@ pub mod consumer;
 pub mod handler;
 pub mod metrics;
 pub mod rate_limit;
+pub mod replay;
 pub mod settings;
 pub mod store;
 pub mod storer;

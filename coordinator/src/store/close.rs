@@ -137,6 +137,15 @@ impl Sums {
         }
         (BatchOutcome::Partial, Some(reasons.join(", ")))
     }
+
+    /// The same for a batch that was closed before, for `reason`: that it was cut short stays true.
+    pub(super) fn outcome_after(&self, reason: Option<&str>) -> (BatchOutcome, Option<String>) {
+        let (outcome, lost) = self.outcome();
+        let cut = Cut::BreakerOpen.batch_reason();
+        let cut = cut.filter(|cut| reason.is_some_and(|reason| reason.starts_with(cut)));
+        let reasons: Vec<&str> = cut.into_iter().chain(lost.as_deref()).collect();
+        (outcome, (!reasons.is_empty()).then(|| reasons.join(", ")))
+    }
 }
 
 /// Channel on which a closed batch is notified, with its id.
@@ -257,7 +266,7 @@ async fn expire_open_jobs(
 }
 
 /// Marks repeated ads on their pages and writes a certificate for every book.
-async fn certify(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<()> {
+pub(super) async fn certify(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<()> {
     sqlx::query(include_str!("certify.sql"))
         .bind(batch.day())
         .bind(batch.raw())
@@ -321,7 +330,7 @@ fn offer_version_ids(batch: BatchId) -> (i32, i32) {
     (first, offer_version_id(batch, MAX_JOBS_PER_BATCH - 1, MAX_ADS_PER_PAGE - 1))
 }
 
-async fn sum_up(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<Sums> {
+pub(super) async fn sum_up(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<Sums> {
     let sums = sqlx::query_as(
         "SELECT b.*, j.*, e.*
            FROM (SELECT coalesce(sum(pages_read), 0)::bigint AS pages_read,

@@ -5,9 +5,11 @@
 //! cost grows with the batch. A range of batches of one day may be made at once, with the same rows in
 //! the end; whoever fills a database with days uses that.
 
+use std::borrow::Cow;
+
 use chrono::NaiveDate;
 use shared::domain::BatchId;
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 /// Batches of one day, certified and without marts.
 #[derive(Clone, Copy, Debug)]
@@ -38,15 +40,122 @@ const WORK_MEM: &str = "SET LOCAL work_mem = '64MB'";
 const BY_KEY: &str = "SET LOCAL enable_nestloop = on; SET LOCAL random_page_cost = 1.1";
 const BY_HASH: &str = "SET LOCAL enable_nestloop = off; SET LOCAL random_page_cost = 4";
 
+/// Which books marts are made of, and where they are put.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// All of the batches, into the warehouse.
+    Warehouse,
+    /// Of the markets in `remade_markets`, into temporary tables.
+    Beside,
+}
+
+/// The marts, in an order in which they may be put in place.
+const MARTS: [&str; 5] =
+    ["mart_books", "mart_book_methods", "mart_advertiser_days", "mart_hours", "mart_days"];
+
+impl Place {
+    /// A statement of the close as it is for this place.
+    fn statement(self, statement: &'static str) -> Cow<'static, str> {
+        match self {
+            Self::Warehouse => statement.into(),
+            Self::Beside => statement.replace("warehouse.mart_", "remade_mart_").into(),
+        }
+    }
+}
+
 /// Makes the marts of `batches`. In a transaction with whose end its temporary tables go.
 pub async fn make(connection: &mut PgConnection, batches: Batches) -> sqlx::Result<()> {
+    make_in(connection, batches, Place::Warehouse).await?;
+    execute(connection, include_str!("marts/catalog.sql")).await
+}
+
+/// Makes the marts of these markets, of all closed batches of a day, in temporary tables. Flows are counted
+/// from the books that were complete before the day.
+pub(super) async fn make_beside(
+    connection: &mut PgConnection,
+    batches: Batches,
+    markets: &[i32],
+) -> sqlx::Result<()> {
+    for mart in MARTS {
+        let statement = format!(
+            "CREATE TEMP TABLE remade_{mart} (LIKE warehouse.{mart} INCLUDING INDEXES) ON COMMIT DROP"
+        );
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut *connection).await?;
+    }
+    sqlx::query(
+        "CREATE TEMP TABLE remade_markets ON COMMIT DROP AS
+         SELECT m.market_id, k.batch_id AS last_complete_batch_id
+           FROM unnest($1::int[]) AS m (market_id)
+           LEFT JOIN LATERAL (SELECT b.batch_id FROM warehouse.mart_books b
+                               WHERE b.market_id = m.market_id AND b.day < $2
+                                 AND b.verdict IN ('complete', 'empty')
+                               ORDER BY b.day DESC, b.batch_id DESC LIMIT 1) k ON true",
+    )
+    .bind(markets)
+    .bind(batches.first.day())
+    .execute(&mut *connection)
+    .await?;
+    make_in(connection, batches, Place::Beside).await
+}
+
+/// What [`make_beside`] made becomes the marts of these markets on this day.
+pub(super) async fn put_in_place(
+    connection: &mut PgConnection,
+    day: NaiveDate,
+    markets: &[i32],
+) -> sqlx::Result<()> {
+    // Quality checks hold books back after the marts are made.
+    sqlx::query(
+        "UPDATE remade_mart_books r SET held_reason = b.held_reason
+           FROM warehouse.mart_books b
+          WHERE b.day = $1 AND b.market_id = ANY ($2) AND b.held_reason IS NOT NULL
+            AND r.market_id = b.market_id AND r.batch_id = b.batch_id",
+    )
+    .bind(day)
+    .bind(markets)
+    .execute(&mut *connection)
+    .await?;
+    for mart in MARTS {
+        let delete =
+            format!("DELETE FROM warehouse.{mart} WHERE day = $1 AND market_id = ANY ($2)");
+        sqlx::query(AssertSqlSafe(delete))
+            .bind(day)
+            .bind(markets)
+            .execute(&mut *connection)
+            .await?;
+        let insert = format!("INSERT INTO warehouse.{mart} SELECT * FROM remade_{mart}");
+        sqlx::query(AssertSqlSafe(insert)).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+async fn make_in(
+    connection: &mut PgConnection,
+    batches: Batches,
+    place: Place,
+) -> sqlx::Result<()> {
     let day = batches.first.day();
     execute(connection, WORK_MEM).await?;
-    run(connection, batches, include_str!("marts/closing.sql")).await?;
+    run(connection, batches, include_str!("marts/closing.sql").into()).await?;
+    if place == Place::Beside {
+        let others = "DELETE FROM closing_books WHERE market_id NOT IN (SELECT market_id FROM remade_markets)";
+        execute(connection, others).await?;
+    }
     execute(connection, "ANALYZE closing_books").await?;
     execute(connection, BY_KEY).await?;
-    execute(connection, include_str!("marts/pairs.sql")).await?;
-    run(connection, batches, include_str!("marts/ads.sql")).await?;
+    let (pairs, ads) = (include_str!("marts/pairs.sql"), include_str!("marts/ads.sql"));
+    match place {
+        Place::Warehouse => {
+            execute(connection, pairs).await?;
+            run(connection, batches, ads.into()).await?;
+        }
+        Place::Beside => {
+            let pairs = pairs.replace("pipeline.catalog", "remade_markets");
+            sqlx::raw_sql(AssertSqlSafe(pairs)).execute(&mut *connection).await?;
+            let ads = format!("{ads} AND p.market_id IN (SELECT market_id FROM closing_books)");
+            run(connection, batches, ads.into()).await?;
+        }
+    }
     execute(connection, "CREATE INDEX ON batch_ads (batch_id, market_id)").await?;
     execute(
         connection,
@@ -59,23 +168,22 @@ pub async fn make(connection: &mut PgConnection, batches: Batches) -> sqlx::Resu
         .await?;
     // Day by day, so that each statement names the one partition it reads.
     for before in &before {
-        bound(connection, include_str!("marts/before.sql"), &[*before]).await?;
+        bound(connection, include_str!("marts/before.sql").into(), &[*before]).await?;
     }
     execute(connection, "ANALYZE ids_before").await?;
     for before in &before {
-        bound(connection, include_str!("marts/gone.sql"), &[*before, day]).await?;
+        bound(connection, include_str!("marts/gone.sql").into(), &[*before, day]).await?;
     }
     execute(connection, BY_HASH).await?;
     execute(connection, "ANALYZE ads_before").await?;
-    bound(connection, include_str!("marts/moves.sql"), &[day]).await?;
+    bound(connection, include_str!("marts/moves.sql").into(), &[day]).await?;
     execute(connection, "ANALYZE ad_moves").await?;
     execute(connection, include_str!("marts/seen.sql")).await?;
-    bound(connection, include_str!("marts/books.sql"), &[day]).await?;
-    bound(connection, include_str!("marts/methods.sql"), &[day]).await?;
-    bound(connection, include_str!("marts/advertisers.sql"), &[day]).await?;
-    run(connection, batches, include_str!("marts/hours.sql")).await?;
-    bound(connection, include_str!("marts/days.sql"), &[day]).await?;
-    execute(connection, include_str!("marts/catalog.sql")).await?;
+    bound(connection, place.statement(include_str!("marts/books.sql")), &[day]).await?;
+    bound(connection, place.statement(include_str!("marts/methods.sql")), &[day]).await?;
+    bound(connection, place.statement(include_str!("marts/advertisers.sql")), &[day]).await?;
+    run(connection, batches, place.statement(include_str!("marts/hours.sql"))).await?;
+    bound(connection, place.statement(include_str!("marts/days.sql")), &[day]).await?;
     execute(connection, "RESET enable_nestloop; RESET random_page_cost; RESET work_mem").await
 }
 
@@ -86,11 +194,11 @@ async fn execute(connection: &mut PgConnection, statements: &'static str) -> sql
 /// Runs a statement of days.
 async fn bound(
     connection: &mut PgConnection,
-    statement: &'static str,
+    statement: Cow<'static, str>,
     days: &[NaiveDate],
 ) -> sqlx::Result<()> {
     days.iter()
-        .fold(sqlx::query(statement), |query, day| query.bind(*day))
+        .fold(sqlx::query(AssertSqlSafe(statement.into_owned())), |query, day| query.bind(*day))
         .execute(connection)
         .await
         .map(drop)
@@ -100,9 +208,9 @@ async fn bound(
 async fn run(
     connection: &mut PgConnection,
     batches: Batches,
-    statement: &'static str,
+    statement: Cow<'static, str>,
 ) -> sqlx::Result<()> {
-    sqlx::query(statement)
+    sqlx::query(AssertSqlSafe(statement.into_owned()))
         .bind(batches.first.day())
         .bind(batches.first.raw())
         .bind(batches.last.raw())

@@ -10,6 +10,7 @@ pub mod drift;
 pub mod jobs;
 pub mod marts;
 pub mod quality;
+pub mod remake;
 pub mod requests;
 pub mod retention;
 pub mod witness;

@@ -14,6 +14,7 @@ mod keeping;
 mod limits;
 mod operate;
 mod quality;
+mod replay;
 mod served;
 mod sim;
 mod system;

@@ -19,12 +19,23 @@ const CACHED_ADVERTISERS: NonZeroUsize = NonZeroUsize::new(60_000).expect("not z
 const MAX_RACES: usize = 5;
 
 /// The fast-moving figures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Figures {
-    month_order_count: Option<i32>,
-    completion_rate: Option<Decimal>,
-    positive_rate: Option<Decimal>,
-    release_seconds: Option<i32>,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub(crate) struct Figures {
+    pub(crate) month_order_count: Option<i32>,
+    pub(crate) completion_rate: Option<Decimal>,
+    pub(crate) positive_rate: Option<Decimal>,
+    pub(crate) release_seconds: Option<i32>,
+}
+
+impl Figures {
+    pub(crate) fn of(advertiser: &Advertiser) -> Self {
+        Self {
+            month_order_count: advertiser.month_order_count,
+            completion_rate: advertiser.completion_rate,
+            positive_rate: advertiser.positive_rate,
+            release_seconds: advertiser.release_seconds,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -38,9 +49,9 @@ struct Known {
 
 /// An advertiser as answers of a group showed it.
 #[derive(Clone, Copy)]
-struct Seen<'a> {
+pub(crate) struct Seen<'a> {
     advertiser: &'a Advertiser,
-    identity_hash: i64,
+    pub(crate) identity_hash: i64,
     figures: Figures,
     /// The latest sighting, and the first one that was the same.
     at: DateTime<Utc>,
@@ -48,13 +59,8 @@ struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn new(advertiser: &'a Advertiser, at: DateTime<Utc>) -> Self {
-        let figures = Figures {
-            month_order_count: advertiser.month_order_count,
-            completion_rate: advertiser.completion_rate,
-            positive_rate: advertiser.positive_rate,
-            release_seconds: advertiser.release_seconds,
-        };
+    pub(crate) fn new(advertiser: &'a Advertiser, at: DateTime<Utc>) -> Self {
+        let figures = Figures::of(advertiser);
         Self { advertiser, identity_hash: identity_hash(advertiser), figures, at, first_at: at }
     }
 
@@ -104,7 +110,7 @@ struct Current {
     figures_at: DateTime<Utc>,
 }
 
-pub(super) struct Advertisers {
+pub(crate) struct Advertisers {
     known: LruCache<String, Known>,
     /// The version of each advertiser of the group that is being stored.
     resolved: HashMap<String, i32>,
@@ -266,7 +272,7 @@ async fn write(
 }
 
 /// Inserts versions as current: the first of new advertisers, or the next of `ids`.
-async fn insert_versions(
+pub(crate) async fn insert_versions(
     connection: &mut PgConnection,
     exchange: Exchange,
     seen: &[Seen<'_>],

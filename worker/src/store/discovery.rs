@@ -12,7 +12,7 @@ use super::{StoreError, ToStore, payment_methods};
 use crate::handler::Facts;
 
 /// Stores the lists in a group.
-pub(super) async fn store(
+pub(crate) async fn store(
     connection: &mut PgConnection,
     group: &[&ToStore],
 ) -> Result<(), StoreError> {

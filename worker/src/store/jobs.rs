@@ -7,7 +7,7 @@ use shared::job::{EndState, Job, JobEnd, Report, Work};
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::{JobKey, StoreError, ToStore};
-use crate::handler::{Ending, Facts, Requests};
+use crate::handler::{Facts, Requests};
 
 /// What must be known of a job before it is begun.
 #[derive(Debug, sqlx::FromRow)]
@@ -141,7 +141,7 @@ pub(super) async fn end(
     .bind(egress_id)
     .bind(group.iter().map(|one| ads(one).map(|(_, refused)| refused)).collect::<Vec<_>>())
     .bind(requests().map(|requests| requests.errors.join(" ")).collect::<Vec<_>>())
-    .bind(group.iter().map(|one| warnings(&one.ending)).collect::<Vec<_>>())
+    .bind(group.iter().map(|one| warnings(&one.ending.facts)).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
     let key =
@@ -188,8 +188,8 @@ pub(super) async fn add_requests(
 }
 
 /// Rules that are broken without a refusal, with how often, as JSON; `None`: none are.
-fn warnings(ending: &Ending) -> Option<String> {
-    let counts: BTreeMap<&str, usize> = ending
+pub(crate) fn warnings(facts: &Facts) -> Option<String> {
+    let counts: BTreeMap<&str, usize> = facts
         .broken_rules()
         .filter(|(rule, _)| rule.level() == Level::Warning)
         .map(|(rule, count)| (rule.as_str(), count))

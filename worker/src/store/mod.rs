@@ -4,17 +4,17 @@
 //! done twice, at once or later, leaves the same rows. Advertisers and payment methods are written
 //! before, on their own: they are true whatever becomes of the page.
 
-mod advertisers;
+pub(crate) mod advertisers;
 pub mod archive;
-mod discovery;
+pub(crate) mod discovery;
 pub mod jobs;
-mod pages;
-mod payment_methods;
-mod profiles;
-mod quarantine;
+pub(crate) mod pages;
+pub(crate) mod payment_methods;
+pub(crate) mod profiles;
+pub(crate) mod quarantine;
 mod shapes;
-mod terms;
-mod versions;
+pub(crate) mod terms;
+pub(crate) mod versions;
 mod witness;
 pub mod workers;
 

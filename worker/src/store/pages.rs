@@ -3,7 +3,7 @@
 use shared::domain::{Ad, AdDetails, BatchId, Json, offer_version_id, rule_names};
 use shared::exchange::binance::{self, PARSER_VERSION};
 use shared::job::Work;
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::advertisers::Advertisers;
 use super::payment_methods::PaymentMethods;
@@ -11,32 +11,32 @@ use super::versions::content_hash;
 use super::{JobKey, StoreError, ToStore};
 
 /// A page ready to be stored.
-pub(super) struct PageRows<'a> {
-    pub(super) batch_id: BatchId,
-    pub(super) market_id: i32,
-    ordinal: u32,
-    page: u32,
-    fetched_at: chrono::DateTime<chrono::Utc>,
-    declared_total: Option<u32>,
-    is_lenient: bool,
-    pub(super) ads: Vec<AdRow<'a>>,
+pub(crate) struct PageRows<'a> {
+    pub(crate) batch_id: BatchId,
+    pub(crate) market_id: i32,
+    pub(crate) ordinal: u32,
+    pub(crate) page: u32,
+    pub(crate) fetched_at: chrono::DateTime<chrono::Utc>,
+    pub(crate) declared_total: Option<u32>,
+    pub(crate) is_lenient: bool,
+    pub(crate) ads: Vec<AdRow<'a>>,
 }
 
 /// An ad of a page, with its keys.
-pub(super) struct AdRow<'a> {
-    ad: &'a Ad,
+pub(crate) struct AdRow<'a> {
+    pub(crate) ad: &'a Ad,
     /// As the ad tells them, or else the page of its advertiser.
-    details: AdDetails,
-    advertiser_sk: i32,
-    payment_method_ids: Vec<i32>,
-    pub(super) content_hash: i64,
-    pub(super) version_id: i32,
+    pub(crate) details: AdDetails,
+    pub(crate) advertiser_sk: i32,
+    pub(crate) payment_method_ids: Vec<i32>,
+    pub(crate) content_hash: i64,
+    pub(crate) version_id: i32,
     /// Whether the version is to be inserted.
-    pub(super) is_new: bool,
+    pub(crate) is_new: bool,
 }
 
 impl AdRow<'_> {
-    pub(super) fn adv_no(&self) -> &str {
+    pub(crate) fn adv_no(&self) -> &str {
         &self.ad.adv_no
     }
 
@@ -53,7 +53,7 @@ const MAX_ACTIVE_MINUTES: i64 = i16::MAX as i64;
 impl<'a> PageRows<'a> {
     /// Rows of a page. All names of its group must have been resolved before. `terms` gives for every ad
     /// what the page of its advertiser told.
-    pub(super) fn new(
+    pub(crate) fn new(
         one: &'a ToStore,
         page: &'a binance::Page,
         advertisers: &Advertisers,
@@ -95,11 +95,11 @@ impl<'a> PageRows<'a> {
         }
     }
 
-    pub(super) fn key(&self) -> JobKey {
+    pub(crate) fn key(&self) -> JobKey {
         (self.batch_id, self.ordinal)
     }
 
-    fn active_minutes(&self) -> impl Iterator<Item = Option<i32>> {
+    pub(crate) fn active_minutes(&self) -> impl Iterator<Item = Option<i32>> {
         let minutes =
             |seconds: i64| i32::try_from((seconds / 60).clamp(0, MAX_ACTIVE_MINUTES)).ok();
         self.ads.iter().map(move |row| row.ad.advertiser.active_seconds.and_then(minutes))
@@ -119,24 +119,41 @@ impl<'a> PageRows<'a> {
     }
 }
 
+/// The tables that rows of pages and versions go to.
+#[derive(Clone, Copy)]
+pub(crate) struct Tables {
+    pub(crate) pages: &'static str,
+    pub(crate) versions: &'static str,
+}
+
+/// Where facts are kept.
+pub(crate) const WAREHOUSE: Tables =
+    Tables { pages: "warehouse.book_pages", versions: "warehouse.offer_versions" };
+
 /// Inserts pages and the versions they saw first. Called only for jobs that this transaction ends.
-pub(super) async fn insert(
+pub(crate) async fn insert(
     connection: &mut PgConnection,
     pages: &[&PageRows<'_>],
 ) -> Result<(), StoreError> {
     if pages.is_empty() {
         return Ok(());
     }
-    insert_pages(connection, pages).await?;
-    insert_versions(connection, pages).await
+    insert_pages(connection, WAREHOUSE, pages).await?;
+    insert_versions(connection, WAREHOUSE, pages).await
 }
 
-async fn insert_pages(
+/// `statement` with `table` in the place of the one that it names.
+fn into_table(statement: &str, own: &str, table: &str) -> AssertSqlSafe<String> {
+    AssertSqlSafe(statement.replacen(own, table, 1))
+}
+
+pub(crate) async fn insert_pages(
     connection: &mut PgConnection,
+    tables: Tables,
     pages: &[&PageRows<'_>],
 ) -> Result<(), StoreError> {
     let ids = |page: &PageRows<'_>| array_literal(page.ads.iter().map(|row| Some(row.version_id)));
-    sqlx::query(
+    sqlx::query(into_table(
         "INSERT INTO warehouse.book_pages
                 (day, batch_id, market_id, page, ordinal, fetched_at, declared_total, offer_ids,
                  active_minutes, promoted_position, privilege_types, parser_version, is_lenient)
@@ -147,7 +164,9 @@ async fn insert_pages(
                        $8::text[], $9::text[], $10::int[], $11::text[], $13::bool[])
              AS p (day, batch_id, market_id, page, ordinal, fetched_at, declared_total, offer_ids,
                    active_minutes, promoted_position, privilege_types, is_lenient)",
-    )
+        WAREHOUSE.pages,
+        tables.pages,
+    ))
     .bind(pages.iter().map(|p| p.batch_id.day()).collect::<Vec<_>>())
     .bind(pages.iter().map(|p| p.batch_id.raw()).collect::<Vec<_>>())
     .bind(pages.iter().map(|p| p.market_id).collect::<Vec<_>>())
@@ -215,8 +234,9 @@ const INSERT_VERSIONS: &str = "INSERT INTO warehouse.offer_versions (
                 system_labels, taker_conditions, adv_status, ad_created_at, ad_updated_at,
                 warnings)";
 
-async fn insert_versions(
+pub(crate) async fn insert_versions(
     connection: &mut PgConnection,
+    tables: Tables,
     pages: &[&PageRows<'_>],
 ) -> Result<(), StoreError> {
     let new =
@@ -225,7 +245,7 @@ async fn insert_versions(
     if new.0.is_empty() {
         return Ok(());
     }
-    sqlx::query(INSERT_VERSIONS)
+    sqlx::query(into_table(INSERT_VERSIONS, WAREHOUSE.versions, tables.versions))
         .bind(new.column(|p, _| p.batch_id.day()))
         .bind(new.column(|_, a| a.version_id))
         .bind(new.column(|p, _| p.market_id))

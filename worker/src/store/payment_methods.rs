@@ -20,20 +20,20 @@ struct Known {
     is_named: bool,
 }
 
-pub(super) struct PaymentMethods {
+pub(crate) struct PaymentMethods {
     known: LruCache<String, Known>,
     /// The ids of the group that is being stored.
     resolved: HashMap<String, i32>,
 }
 
 impl PaymentMethods {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { known: LruCache::new(CACHED_METHODS), resolved: HashMap::new() }
     }
 
     /// Makes sure that all `methods` have an id. A name is added where there was none; a null never
     /// hides a name.
-    pub(super) async fn resolve(
+    pub(crate) async fn resolve(
         &mut self,
         pool: &PgPool,
         exchange: Exchange,
@@ -66,7 +66,7 @@ impl PaymentMethods {
     }
 
     /// The id of a method that was resolved for this group.
-    pub(super) fn id(&self, method: &PaymentMethod) -> Option<i32> {
+    pub(crate) fn id(&self, method: &PaymentMethod) -> Option<i32> {
         self.resolved.get(&method.identifier).copied()
     }
 }

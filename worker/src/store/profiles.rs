@@ -13,7 +13,7 @@ use super::{StoreError, ToStore, terms};
 use crate::handler::Facts;
 
 /// Stores the pages of advertisers in a group, and notes those that failed.
-pub(super) async fn store(
+pub(crate) async fn store(
     connection: &mut PgConnection,
     group: &[&ToStore],
 ) -> Result<(), StoreError> {

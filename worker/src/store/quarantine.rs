@@ -1,6 +1,6 @@
 //! What could not be taken, with its bytes.
 
-use shared::domain::Refusal;
+use shared::domain::{BatchId, Refusal};
 use shared::exchange::binance::PARSER_VERSION;
 use shared::job::{EndState, Failure};
 use sqlx::PgConnection;
@@ -15,7 +15,7 @@ pub(super) async fn insert(
 ) -> Result<(), StoreError> {
     for one in group {
         for entry in entries(&one.ending) {
-            entry.insert(connection, one).await?;
+            entry.insert(connection, one.job.batch_id, one.job.ordinal).await?;
         }
     }
     Ok(())
@@ -25,15 +25,11 @@ fn entries(ending: &Ending) -> Vec<Entry<'_>> {
     match (&ending.facts, &ending.answer) {
         (Facts::Page(page), _) => page.refusals.iter().map(Entry::of_ad).collect(),
         (Facts::Advertiser(page), _) => page.refusals.iter().map(Entry::of_ad).collect(),
-        (_, Some(answer)) if ending.state == EndState::Failed && !is_void(ending) => vec![Entry {
-            scope: "answer",
-            position: None,
-            adv_no: None,
-            reason: ending.reason.unwrap_or_default(),
-            field: None,
-            detail: ending.detail.as_deref().unwrap_or_default(),
-            body: answer.body(),
-        }],
+        (_, Some(answer)) if ending.state == EndState::Failed && !is_void(ending) => {
+            let reason = ending.reason.unwrap_or_default();
+            let detail = ending.detail.as_deref().unwrap_or_default();
+            vec![Entry::of_answer(reason, detail, answer.body())]
+        }
         _ => Vec::new(),
     }
 }
@@ -45,7 +41,7 @@ fn is_void(ending: &Ending) -> bool {
     VOID.iter().any(|failure| ending.reason == Some(failure.as_str()))
 }
 
-struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     scope: &'static str,
     position: Option<i32>,
     adv_no: Option<&'a str>,
@@ -56,7 +52,11 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn of_ad(refusal: &'a Refusal) -> Self {
+    pub(crate) fn of_answer(reason: &'static str, detail: &'a str, body: &'a [u8]) -> Self {
+        Self { scope: "answer", position: None, adv_no: None, reason, field: None, detail, body }
+    }
+
+    pub(crate) fn of_ad(refusal: &'a Refusal) -> Self {
         Self {
             scope: "ad",
             position: i32::try_from(refusal.position).ok(),
@@ -69,17 +69,26 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// One by one: refusals are rare, and a flood of them is bounded by the size of a page.
-    async fn insert(self, connection: &mut PgConnection, one: &ToStore) -> Result<(), StoreError> {
+    /// One by one: refusals are rare, and a flood of them is bounded by the size of a page. What is there
+    /// already, with the same bytes at the same place, is the same refusal.
+    pub(crate) async fn insert(
+        self,
+        connection: &mut PgConnection,
+        batch_id: BatchId,
+        ordinal: u32,
+    ) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO pipeline.quarantine
                     (day, batch_id, ordinal, scope, position, adv_no, reason, field, detail,
                      parser_version, body, quarantined_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, now())",
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, now()
+              WHERE NOT EXISTS (SELECT FROM pipeline.quarantine
+                                 WHERE day = $1 AND batch_id = $2 AND ordinal = $3 AND scope = $4
+                                   AND position IS NOT DISTINCT FROM $5 AND body = $11)",
         )
-        .bind(one.job.batch_id.day())
-        .bind(one.job.batch_id.raw())
-        .bind(one.job.ordinal.cast_signed())
+        .bind(batch_id.day())
+        .bind(batch_id.raw())
+        .bind(ordinal.cast_signed())
         .bind(self.scope)
         .bind(self.position)
         .bind(self.adv_no)

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use shared::domain::{Ad, AdDetails, Json};
 use shared::exchange::Exchange;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::StoreError;
 use super::versions::{Hasher, hash_details};
@@ -55,6 +55,18 @@ pub(super) async fn list_known(
     exchange: Exchange,
     ads: &[(&str, DateTime<Utc>)],
 ) -> Result<Vec<Option<AdDetails>>, StoreError> {
+    let known = list_last(pool, exchange, ads, 1).await?;
+    Ok(known.into_iter().map(|mut last| last.pop()).collect())
+}
+
+/// What was told of each ad until the instant it was read, in order: the `last` times it changed, the
+/// latest first.
+pub(crate) async fn list_last(
+    executor: impl PgExecutor<'_>,
+    exchange: Exchange,
+    ads: &[(&str, DateTime<Utc>)],
+    last: i32,
+) -> Result<Vec<Vec<AdDetails>>, StoreError> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT a.n, t.terms, t.auto_reply, t.price_type, t.price_floating_ratio, t.rate_floating_ratio,
                 t.initial_amount, t.buyer_kyc_limit, t.buyer_registration_days, t.buyer_btc_position,
@@ -62,26 +74,28 @@ pub(super) async fn list_known(
            FROM unnest($2::text[], $3::timestamptz[]) WITH ORDINALITY AS a (adv_no, at, n)
           CROSS JOIN LATERAL (SELECT * FROM warehouse.offer_terms t
                                WHERE t.exchange_id = $1 AND t.adv_no = a.adv_no AND t.observed_at <= a.at
-                               ORDER BY t.observed_at DESC LIMIT 1) t",
+                               ORDER BY t.observed_at DESC LIMIT $4) t
+          ORDER BY a.n, t.observed_at DESC",
     )
     .bind(exchange.id())
     .bind(ads.iter().map(|(adv_no, _)| *adv_no).collect::<Vec<_>>())
     .bind(ads.iter().map(|(_, at)| *at).collect::<Vec<_>>())
-    .fetch_all(pool)
+    .bind(last)
+    .fetch_all(executor)
     .await?;
-    let mut known: Vec<Option<AdDetails>> = ads.iter().map(|_| None).collect();
+    let mut known: Vec<Vec<AdDetails>> = ads.iter().map(|_| Vec::new()).collect();
     for row in rows {
         // Ordinality counts from 1.
         let index = usize::try_from(row.n - 1).unwrap_or(usize::MAX);
         if let Some(known) = known.get_mut(index) {
-            *known = Some(row.into());
+            known.push(row.into());
         }
     }
     Ok(known)
 }
 
 /// Writes what is new of the ads of one advertiser.
-pub(super) async fn insert(
+pub(crate) async fn insert(
     connection: &mut PgConnection,
     exchange: Exchange,
     advertiser_id: i32,

@@ -52,7 +52,7 @@ impl Hasher {
 
 /// The hash of what an ad says, without what belongs to the moment. `details` are the ad's own, or of
 /// its advertiser's page where the ad is silent.
-pub(super) fn content_hash(
+pub(crate) fn content_hash(
     ad: &Ad,
     details: &AdDetails,
     advertiser_sk: i32,
