@@ -25,11 +25,11 @@ use super::advertisers::{Version, list_versions, version_of};
 use super::answers::{JobEnd, Reading};
 use super::quarantine::{Answer, settle};
 use super::{Difference, Error, Found, Options, PageKey, note_remakes};
+use crate::handler::Facts;
 use crate::store::pages::{AdRow, PageRows, Tables, WAREHOUSE, insert_pages, insert_versions};
 use crate::store::payment_methods::PaymentMethods;
-use crate::handler::Facts;
-use crate::store::{jobs, terms};
 use crate::store::versions::content_hash;
+use crate::store::{jobs, terms};
 
 /// Where rows are compared.
 const COMPARED: Tables = Tables { pages: "replay_pages", versions: "replay_versions" };
@@ -803,7 +803,8 @@ fn tell_page(
             let told = |warnings: &Option<Json<Value>>| {
                 warnings.as_ref().map_or(Value::Null, |warnings| warnings.0.clone())
             };
-            fields.insert("warnings".to_owned(), (told(&reading.job.warnings), told(&job.warnings)));
+            fields
+                .insert("warnings".to_owned(), (told(&reading.job.warnings), told(&job.warnings)));
         }
         if job.declared_total != reading.job.declared_total {
             let totals = (Value::from(reading.job.declared_total), Value::from(job.declared_total));
