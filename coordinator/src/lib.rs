@@ -52,7 +52,7 @@ use crate::settings::Settings;
 use crate::store::Store;
 use crate::store::batches::{self, Found, OpenBatch, Trigger};
 use crate::store::close::BatchOutcome;
-use crate::store::{quality, retention};
+use crate::store::retention;
 
 /// The exchange that this coordinator reads.
 const EXCHANGE: Exchange = Exchange::Binance;
@@ -297,7 +297,8 @@ struct Leader<'a> {
 
 impl Leader<'_> {
     async fn run(&mut self) -> anyhow::Result<RunOutcome> {
-        let last = within(ANSWER_LIMIT, quality::last_batch(&self.store.pool, EXCHANGE)).await;
+        let last =
+            within(ANSWER_LIMIT, store::quality::last_batch(&self.store.pool, EXCHANGE)).await;
         match last {
             Ok(last) => metrics::show(&last),
             Err(error) => tracing::warn!(

@@ -283,8 +283,8 @@ impl Pages {
                 Judged::Page(page, _) => Some(page),
                 _ => None,
             };
-            let planner = Planner { index, reading, compared: &compared, apply: self.apply };
-            planned.push(planner.plan(self.market_id, page, candidates, &mut state, found));
+            let one = Planner { index, reading, compared: &compared, apply: self.apply };
+            planned.push(one.plan(self.market_id, page, candidates, &mut state, found));
         }
         let pages = compare_pages(&mut tx, self.day, self.market_id, readings, &planned).await?;
         let mut changed = BTreeSet::new();
