@@ -161,7 +161,7 @@ fn judge_facts(found: &mut Found, facts: &Facts) {
     }
     for result in facts.quality.iter().flatten() {
         let text = |name: &str| result[name].as_str();
-        let check = text("check_name").or_else(|| text("check")).unwrap_or("a check");
+        let check = text("check_name").unwrap_or("a check");
         match (text("verdict"), text("level")) {
             (Some("fail"), Some("fatal")) => {
                 found.fail(format!("quality: {check} failed"), "p2p quality");
