@@ -40,7 +40,6 @@ pub mod parse;
 pub mod quality;
 pub mod quarantine;
 pub mod quote;
-pub mod quote;
 pub mod raw;
 pub mod replay;
 pub mod shapes;

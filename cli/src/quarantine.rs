@@ -43,7 +43,7 @@ impl State {
 /// Which entries are meant.
 #[derive(Args)]
 pub struct Filter {
-    /// Only of this class, for example missing_field or unparsable.
+    /// Only of this class, for example `missing_field` or unparsable.
     #[arg(long)]
     reason: Option<String>,
     /// Only of markets and lists of this fiat, for example VES.

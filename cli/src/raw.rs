@@ -139,10 +139,11 @@ enum Text {
 
 impl Text {
     fn new(bytes: &[u8]) -> Self {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Self::Text(text.to_owned()),
-            Err(_) => Self::Hex(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
+        if let Ok(text) = std::str::from_utf8(bytes) {
+            return Self::Text(text.to_owned());
         }
+        let pairs: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self::Hex(pairs.concat())
     }
 
     /// On a terminal: lines as they are, nothing that moves the cursor.

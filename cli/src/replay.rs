@@ -220,18 +220,13 @@ fn remade_line(remade: &Remade) -> String {
 }
 
 fn line(difference: &Difference) -> String {
-    let mut line = format!("{} batch {}", difference.kind, difference.batch_id);
+    let mut parts = vec![format!("{} batch {}", difference.kind, difference.batch_id)];
     if let (Some(market), Some(page)) = (&difference.market, difference.page) {
-        line.push_str(&format!(" {market} page {page}"));
+        parts.push(format!("{market} page {page}"));
     }
-    if let Some(of) = &difference.of {
-        line.push_str(&format!(" {of}"));
-    }
-    for (field, (stored, read)) in &difference.fields {
-        line.push_str(&format!(" {field}: {stored} → {read}"));
-    }
-    if let Some(why) = &difference.why {
-        line.push_str(&format!(" ({why})"));
-    }
-    line
+    parts.extend(difference.of.as_ref().map(ToString::to_string));
+    let fields = difference.fields.iter();
+    parts.extend(fields.map(|(field, (stored, read))| format!("{field}: {stored} → {read}")));
+    parts.extend(difference.why.as_ref().map(|why| format!("({why})")));
+    parts.join(" ")
 }

@@ -654,13 +654,13 @@ fn tell_quality(quality: &Quality) {
         let value = outcome.value.map(|value| value.to_string());
         match outcome.verdict {
             quality::Verdict::Fail => {
-                tracing::error!(check, value, "a quality check of the batch failed")
+                tracing::error!(check, value, "a quality check of the batch failed");
             }
             quality::Verdict::Warn => {
-                tracing::warn!(check, value, "a quality check of the batch warns")
+                tracing::warn!(check, value, "a quality check of the batch warns");
             }
             quality::Verdict::Pass | quality::Verdict::Unknown => {
-                tracing::debug!(check, value, verdict, "checked")
+                tracing::debug!(check, value, verdict, "checked");
             }
         }
     }

@@ -124,7 +124,7 @@ pub struct Finding {
 /// What each of the markets of a batch means, in their order.
 #[must_use]
 pub fn judge(readings: &[Reading], volume_drop: Decimal) -> Vec<Finding> {
-    let falls: Vec<Option<Fall>> = readings.iter().map(|reading| fall(reading)).collect();
+    let falls: Vec<Option<Fall>> = readings.iter().map(fall).collect();
     let stepped: Vec<Option<bool>> =
         falls.iter().map(|fall| fall.as_ref().map(|fall| fall.step > volume_drop)).collect();
     let neighbours = Neighbours::count(readings, &stepped);

@@ -376,6 +376,7 @@ async fn completeness(
 
 /// A book beside what is ordinary in its market.
 #[derive(sqlx::FromRow)]
+#[expect(clippy::struct_excessive_bools, reason = "a row as the statement gives it")]
 struct Book {
     market_id: i32,
     fiat_id: i32,

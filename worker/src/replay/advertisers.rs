@@ -654,27 +654,24 @@ async fn insert_version(
     .bind(at)
     .fetch_optional(&mut *connection)
     .await?;
-    let (neighbour, valid_to, is_current) = match in_force {
-        Some((sk, valid_to, is_current)) => {
-            sqlx::query(
+    let (neighbour, valid_to, is_current) = if let Some((sk, valid_to, is_current)) = in_force {
+        sqlx::query(
                 "UPDATE warehouse.dim_advertisers SET valid_to = $2, is_current = false WHERE advertiser_sk = $1",
             )
             .bind(sk)
             .bind(at)
             .execute(&mut *connection)
             .await?;
-            (sk, valid_to, is_current)
-        }
-        None => {
-            let (sk, begins): (i32, DateTime<Utc>) = sqlx::query_as(
-                "SELECT advertiser_sk, valid_from FROM warehouse.dim_advertisers
+        (sk, valid_to, is_current)
+    } else {
+        let (sk, begins): (i32, DateTime<Utc>) = sqlx::query_as(
+            "SELECT advertiser_sk, valid_from FROM warehouse.dim_advertisers
                   WHERE advertiser_id = $1 ORDER BY valid_from LIMIT 1",
-            )
-            .bind(id)
-            .fetch_one(&mut *connection)
-            .await?;
-            (sk, Some(begins), false)
-        }
+        )
+        .bind(id)
+        .fetch_one(&mut *connection)
+        .await?;
+        (sk, Some(begins), false)
     };
     sqlx::query(
         "INSERT INTO warehouse.dim_advertisers
