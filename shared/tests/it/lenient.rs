@@ -30,7 +30,9 @@ fn as_sent() -> Vec<Ad> {
 /// The ads of a page without the figure that is a number, which tests send through a float.
 fn ads(page: &Page) -> Vec<Ad> {
     let mut ads = page.ads.clone();
-    ads.iter_mut().for_each(|ad| ad.advertiser.completion_rate = None);
+    for ad in &mut ads {
+        ad.advertiser.completion_rate = None;
+    }
     ads
 }
 

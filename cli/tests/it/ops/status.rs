@@ -10,7 +10,8 @@ use crate::database::Database;
 /// What the problems of a status say.
 fn told(status: &Value) -> String {
     let problems = status["problems"].as_array().unwrap();
-    problems.iter().map(|problem| format!("{} {}\n", problem["level"], problem["what"])).collect()
+    let line = |problem: &Value| format!("{} {}\n", problem["level"], problem["what"]);
+    problems.iter().map(line).collect::<Vec<_>>().concat()
 }
 
 /// One who leads, works and has read: all that a healthy fleet has.
