@@ -96,15 +96,25 @@ async fn late_writes_take_no_effect(pool: PgPool) {
     let successor = lead(&settings).await.expect("the lock is free");
     assert_eq!(successor.term().epoch, former.term().epoch + 1);
     assert!(silent.commit().await.is_err());
-    let late = close::close(&store, batch.id, "former", Cut::Deadline).await.unwrap_err();
+    let late = close::close(&store, batch.id, "former", Cut::Deadline, &crate::THRESHOLDS)
+        .await
+        .unwrap_err();
     assert!(late.is::<Replaced>(), "{late:#}");
     assert!(former.term().lost.is_cancelled());
     let open = batches::list_open(&pool, Exchange::Binance).await.unwrap();
     assert_eq!(open.len(), 1);
     let store = Store::new(pool.clone(), successor.term().clone());
-    assert!(close::close(&store, batch.id, "successor", Cut::Deadline).await.unwrap().is_some());
     assert!(
-        close::close(&store, batch.id, "successor", Cut::Deadline).await.unwrap().is_none(),
+        close::close(&store, batch.id, "successor", Cut::Deadline, &crate::THRESHOLDS)
+            .await
+            .unwrap()
+            .is_some()
+    );
+    assert!(
+        close::close(&store, batch.id, "successor", Cut::Deadline, &crate::THRESHOLDS)
+            .await
+            .unwrap()
+            .is_none(),
         "closed once"
     );
 }

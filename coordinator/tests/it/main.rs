@@ -13,9 +13,15 @@ mod retention;
 mod roles;
 mod schedule;
 
+use coordinator::quality::Thresholds;
 use coordinator::settings::Settings;
+use rust_decimal::dec;
 use shared::settings::Vars;
 use sqlx::{ConnectOptions, PgPool};
+
+/// Where quality checks warn or fail.
+const THRESHOLDS: Thresholds =
+    Thresholds { completeness: dec!(0.995), price_anomaly: dec!(0.20), volume_drop: dec!(0.50) };
 
 /// A variable that the test run was told.
 fn variable(name: &str) -> String {

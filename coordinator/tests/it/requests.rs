@@ -108,7 +108,8 @@ async fn a_batch_that_closes_first_is_not_cancelled(pool: PgPool) {
         .execute(&pool)
         .await
         .unwrap();
-        let closed = close::close(&store, batch.id, "test", cut).await.unwrap().unwrap();
+        let closed =
+            close::close(&store, batch.id, "test", cut, &crate::THRESHOLDS).await.unwrap().unwrap();
         let is_told = closed.reason.unwrap().starts_with("cancelled by test: a leak");
         assert_eq!(is_told, cut == Cut::Cancelled);
     }

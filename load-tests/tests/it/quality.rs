@@ -231,7 +231,7 @@ async fn a_price_spike_warns_and_a_step_becomes_ordinary() -> Result<()> {
     let (fleet, _worker) = known_fleet().await?;
     let all = markets(&fleet).await?;
     let market = &all[0];
-    let mut batch = async |per_mille: Option<u32>| -> Result<Row> {
+    let batch = async |per_mille: Option<u32>| -> Result<Row> {
         if let Some(per_mille) = per_mille {
             fleet.admin("reprice", &market.told(per_mille)).await?;
         }
