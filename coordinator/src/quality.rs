@@ -280,8 +280,8 @@ pub fn median(numbers: &[Decimal]) -> Option<Decimal> {
         return Some(*upper);
     }
     let lower = sorted.get(sorted.len() / 2 - 1)?;
-    // Halves first: their sum may not fit.
-    lower.checked_div(Decimal::TWO)?.checked_add(upper.checked_div(Decimal::TWO)?)
+    // Not half of the sum, which may not fit.
+    lower.checked_add(upper.checked_sub(*lower)?.checked_div(Decimal::TWO)?)
 }
 
 #[cfg(test)]

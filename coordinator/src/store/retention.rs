@@ -28,7 +28,7 @@ use crate::settings::Retention;
 const LOCK_LIMIT: &str = "500ms";
 /// Longest statement: dropping a partition deletes its files.
 const STATEMENT_LIMIT: &str = "5s";
-/// Partitions dropped in one round. A day has five; after a long absence the rest comes in the next.
+/// Partitions dropped in one round. A day has six; after a long absence the rest comes in the next.
 const PARTITIONS_PER_ROUND: i64 = 16;
 /// A dictionary that is not the newest may still be used by workers that have not heard of its successor,
 /// for a sign of life or two.

@@ -89,12 +89,13 @@ async fn partitions(db: &PgPool, table: &str) -> Vec<String> {
     .unwrap()
 }
 
-const TABLES: [&str; 5] = [
+const TABLES: [&str; 6] = [
     "warehouse.offer_versions",
     "warehouse.book_pages",
     "warehouse.books",
     "pipeline.jobs",
     "pipeline.raw_pages",
+    "pipeline.witness_readings",
 ];
 
 /// Over a leap day and the ends of months, by the day and by the month, and twice.
@@ -107,9 +108,9 @@ async fn days_and_months_are_made_and_dropped(db: PgPool) {
          INSERT INTO pipeline.partitioned_tables VALUES ('warehouse', 'mart_test', 'marts', 'month', 999)",
     )
     .await;
-    assert_eq!(make(&db, "2024-02-27", "2024-03-02").await, 5 * 5 + 2);
+    assert_eq!(make(&db, "2024-02-27", "2024-03-02").await, 5 * 6 + 2);
     assert_eq!(make(&db, "2024-02-27", "2024-03-02").await, 0);
-    assert_eq!(make(&db, "2023-12-31", "2024-01-01").await, 5 * 2 + 2);
+    assert_eq!(make(&db, "2023-12-31", "2024-01-01").await, 6 * 2 + 2);
     let all = ["20231231", "20240101", "20240227", "20240228", "20240229", "20240301", "20240302"];
     for table in TABLES {
         assert_eq!(partitions(&db, table).await, all, "{table}");
@@ -165,7 +166,7 @@ async fn days_and_months_are_made_and_dropped(db: PgPool) {
 /// Days count from the newest batch: neither a clock far ahead nor a long sleep drops what was read last.
 #[sqlx::test(migrations = "../migrations")]
 async fn a_clock_that_jumped_ahead_drops_nothing(db: PgPool) {
-    make(&db, "2024-05-01", "2024-05-04").await;
+    make(&db, "2024-05-01", "2024-05-02").await;
     batch(&db, "2024-05-01").await;
     assert_eq!(round(&db, "2031-01-01").await, Round::default());
     // No batch was ever made: nothing younger than the database's own clock allows is touched.
@@ -231,7 +232,7 @@ async fn is_dropped_beside_a_reader(db: PgPool, isolation: &str) {
     }
     assert_eq!(partitions(&db, "warehouse.book_pages").await[0], "20240102", "no query sees it");
     let made = tokio::time::timeout(PATIENCE, make(&db, "2024-01-11", "2024-01-11"));
-    assert_eq!(made.await.expect("making partitions waits"), 5);
+    assert_eq!(made.await.expect("making partitions waits"), 6);
     reader.commit().await.unwrap();
     let after = round(&db, "2024-01-05").await;
     assert_eq!(after.dropped.len(), 3, "{after:?}");
@@ -259,7 +260,7 @@ async fn partitions_are_made_beside_a_reader(db: PgPool) {
     let mut reader = db.begin().await.unwrap();
     sqlx::query("SELECT * FROM warehouse.fact_offers").execute(&mut *reader).await.unwrap();
     let made = tokio::time::timeout(PATIENCE, make(&db, "2024-01-01", "2024-01-04"));
-    assert_eq!(made.await.expect("it waits behind a reader"), 15);
+    assert_eq!(made.await.expect("it waits behind a reader"), 18);
     // Somebody alters a table: what is made ahead can wait, what is needed now is an error.
     sqlx::query("LOCK TABLE warehouse.offer_versions IN SHARE UPDATE EXCLUSIVE MODE")
         .execute(&mut *reader)
@@ -270,7 +271,7 @@ async fn partitions_are_made_beside_a_reader(db: PgPool) {
     let error = needed.execute(&db).await.unwrap_err();
     assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("55P03"));
     reader.rollback().await.unwrap();
-    assert_eq!(make(&db, "2024-01-04", "2024-01-06").await, 7);
+    assert_eq!(make(&db, "2024-01-04", "2024-01-06").await, 9);
 }
 
 async fn intend(db: &PgPool, names: &str) {
@@ -399,7 +400,7 @@ async fn two_at_once_do_it_once(db: PgPool) {
         .unwrap();
     assert_eq!(round(&db, "2024-01-10").await, Round::default());
     first.close().await.unwrap();
-    assert_eq!(round(&db, "2024-01-10").await.dropped.len(), 5);
+    assert_eq!(round(&db, "2024-01-10").await.dropped.len(), 6);
 }
 
 /// A coordinator that sleeps for three days over the end of a month: partitions are there when it wakes
@@ -418,7 +419,7 @@ async fn a_coordinator_asleep_for_days_goes_on(db: PgPool) {
     clock.set(at("2026-10-30T23:50:02Z"));
     wait_for(&db, CLOSED, 1).await;
     let gone = "SELECT count(*) FROM pipeline.dropped_partitions WHERE dropped_at IS NOT NULL";
-    wait_for(&db, gone, 5).await;
+    wait_for(&db, gone, 6).await;
     let slept = ["20261027", "20261030", "20261031", "20261101", "20261102"];
     assert_eq!(partitions(&db, "warehouse.books").await, slept);
     clock.set(at("2026-11-03T00:00:00.100Z"));
