@@ -39,7 +39,8 @@ CREATE TABLE pipeline.raw_pages (
     content        bytea NOT NULL,
     PRIMARY KEY (day, batch_id, ordinal)
 ) PARTITION BY RANGE (day);
--- It is compressed already.
+-- It is compressed already. Inline it would take one per cent less room, and questions about all but the bytes would
+-- read five times as much.
 ALTER TABLE pipeline.raw_pages ALTER COLUMN content SET STORAGE EXTERNAL;
 -- Which dictionaries are needed still. Equal keys share an entry: a few bytes per answer.
 CREATE INDEX raw_pages_dictionary ON pipeline.raw_pages (dictionary_id);

