@@ -49,6 +49,15 @@ async fn keep(fleet: &Fleet) -> Result<()> {
         let name = table.rsplit('.').next().unwrap_or(table);
         execute(fleet, &format!("CREATE TABLE kept.{name} AS TABLE {table}")).await?;
     }
+    // What two pages of one group show first, such as a promoted ad, is stored twice. Which of the two a page
+    // refers to is no fact, and what is lost altogether does not tell.
+    execute(
+        fleet,
+        "CREATE TABLE kept.twice AS SELECT id, adv_no FROM warehouse.offer_versions v
+          WHERE EXISTS (SELECT FROM warehouse.offer_versions o
+                         WHERE o.adv_no = v.adv_no AND o.content_hash = v.content_hash AND o.id <> v.id)",
+    )
+    .await?;
     Ok(())
 }
 
@@ -151,7 +160,8 @@ const DAMAGES: [&str; 9] = [
     // No payment methods.
     "UPDATE warehouse.offer_versions SET payment_method_ids = '{}' WHERE id % 7 = 2",
     // Some ads are not seen at all, from the first page to the last.
-    "CREATE TEMP TABLE lost AS SELECT id FROM warehouse.offer_versions WHERE right(adv_no, 1) = '3';
+    "CREATE TEMP TABLE lost AS SELECT id FROM warehouse.offer_versions
+      WHERE right(adv_no, 1) = '3' AND adv_no NOT IN (SELECT adv_no FROM kept.twice);
      UPDATE warehouse.book_pages p
         SET (offer_ids, active_minutes, privilege_types, promoted_position) =
             (SELECT coalesce(array_agg(l.id ORDER BY n) FILTER (WHERE l.id NOT IN (TABLE lost)), '{}'),
@@ -170,7 +180,8 @@ const DAMAGES: [&str; 9] = [
      UPDATE pipeline.jobs SET ads_refused = 1 WHERE kind = 'search' AND state = 'done' AND page = 1",
     // Pages of the last batch that could not be read.
     "CREATE TEMP TABLE lost AS SELECT batch_id, ordinal FROM warehouse.book_pages
-      WHERE batch_id = (SELECT max(batch_id) FROM pipeline.batches) AND page = 2;
+      WHERE batch_id = (SELECT max(batch_id) FROM pipeline.batches) AND page = 2
+        AND NOT offer_ids && (SELECT array_agg(id) FROM kept.twice);
      DELETE FROM warehouse.offer_versions v USING lost l WHERE v.id >> 5 = ((l.batch_id & 511) << 17 | l.ordinal);
      DELETE FROM warehouse.book_pages p USING lost l WHERE p.batch_id = l.batch_id AND p.ordinal = l.ordinal;
      UPDATE pipeline.jobs j SET state = 'failed', reason = 'unparsable', detail = 'planted', declared_total = NULL, ads_taken = NULL, ads_refused = NULL
