@@ -378,7 +378,7 @@ async fn a_batch_teaches_once() -> Result<()> {
     let fleet = Fleet::start(WORLD).await?;
     let _worker = fleet.worker("a", &[])?;
     assert_eq!(fleet.batch(&[]).await?, 0);
-    let state = "SELECT md5(string_agg(t::text, '' ORDER BY t::text)) FROM (
+    let state = "SELECT string_agg(t::text, E'\n' ORDER BY t::text) FROM (
                      SELECT to_jsonb(b)::text FROM pipeline.market_baselines b
                      UNION ALL SELECT to_jsonb(h)::text FROM pipeline.market_baseline_hours h
                      UNION ALL SELECT (to_jsonb(q) - 'checked_at')::text FROM pipeline.quality_results q) t";
@@ -485,7 +485,8 @@ async fn the_close_is_measured() -> Result<()> {
     wait_for(&address, "p2p_batch_duration_seconds_count", one).await?;
     wait_for(&address, "p2p_data_completeness_ratio", one).await?;
     wait_for(&address, "p2p_quality_check_value{check=\"volume_consistency\"}", |drop| {
-        drop.starts_with("0.7")
+        // The largest of any market: seven of ten ads went, and in a small one all but a trifle.
+        drop.parse().is_ok_and(|drop: f64| (0.6..=1.0).contains(&drop))
     })
     .await?;
     wait_for(&address, "p2p_markets_held{reason=\"suspect\"}", |markets| markets != "0").await?;

@@ -339,7 +339,7 @@ async fn what_was_refused_goes_where_it_belongs() -> Result<()> {
     execute(&fleet, &format!("DELETE FROM warehouse.book_pages WHERE batch_id = {batch} AND ordinal = {lost};
         UPDATE pipeline.jobs SET state = 'failed', reason = 'unparsable', detail = 'planted', declared_total = NULL, ads_taken = NULL, ads_refused = NULL WHERE batch_id = {batch} AND ordinal = {lost};
         INSERT INTO pipeline.quarantine (day, batch_id, ordinal, scope, position, reason, detail, parser_version, body, quarantined_at)
-        SELECT day, batch_id, ordinal, 'ad', 30, 'malformed', 'planted', 1, '{{}}', now() FROM pipeline.jobs WHERE batch_id = {batch} AND ordinal = {ordinal} + 1;
+        SELECT day, batch_id, ordinal, 'ad', 30, 'malformed', 'planted', 1, '{{}}', now() FROM pipeline.jobs WHERE batch_id = {batch} AND ordinal = (SELECT min(ordinal) FROM warehouse.book_pages WHERE batch_id = {batch} AND ordinal NOT IN ({ordinal}, {lost}));
         INSERT INTO pipeline.remakes (batch_id, market_id, noted_at) SELECT batch_id, market_id, now() FROM warehouse.books")).await?;
     assert_eq!(p2p(&fleet, &["replay", "--resume", "--json"]).await?.0, 0);
     assert!(!differing(&fleet).await?.is_empty());
