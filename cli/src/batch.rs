@@ -344,7 +344,7 @@ async fn count_lost_jobs(db: &mut PgConnection, id: BatchId) -> anyhow::Result<i
 async fn list_quarantine(db: &mut PgConnection, id: BatchId) -> anyhow::Result<Vec<Quarantined>> {
     let quarantine = sqlx::query_as(
         "SELECT scope, reason, count(*) AS entries FROM pipeline.quarantine
-          WHERE batch_id = $1 GROUP BY scope, reason ORDER BY entries DESC, scope, reason",
+          WHERE batch_id = $1 AND state = 'open' GROUP BY scope, reason ORDER BY entries DESC, scope, reason",
     );
     Ok(quarantine.bind(id.raw()).fetch_all(db).await?)
 }

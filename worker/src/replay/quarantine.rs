@@ -483,9 +483,9 @@ impl Retry<'_> {
         let same: Option<i32> = sqlx::query_scalar(
             "SELECT v.id FROM warehouse.offer_versions v
               WHERE v.day = $1 AND v.adv_no = $2 AND v.content_hash = $3 AND v.market_id = $4 AND v.first_seen_at <= $5
-                AND v.id = ANY (SELECT unnest(offer_ids) FROM warehouse.book_pages
-                                 WHERE day = $1 AND market_id = $4 AND batch_id BETWEEN $6 - 1 AND $6)
-              ORDER BY v.first_seen_at DESC LIMIT 1",
+                AND (v.id = $7 OR v.id = ANY (SELECT unnest(offer_ids) FROM warehouse.book_pages
+                                               WHERE day = $1 AND market_id = $4 AND batch_id BETWEEN $6 - 1 AND $6))
+              ORDER BY v.id = $7 DESC, v.first_seen_at DESC LIMIT 1",
         )
         .bind(self.key.batch_id.day())
         .bind(&ad.adv_no)
@@ -493,8 +493,17 @@ impl Retry<'_> {
         .bind(market_id)
         .bind(at)
         .bind(self.key.batch_id.raw())
+        .bind(own)
         .fetch_optional(&mut *tx)
         .await?;
+        if same.is_none() {
+            // What no page lists may stand at its place.
+            sqlx::query("DELETE FROM warehouse.offer_versions WHERE day = $1 AND id = $2")
+                .bind(self.key.batch_id.day())
+                .bind(own)
+                .execute(&mut *tx)
+                .await?;
+        }
         let version_id = same.unwrap_or(own);
         let row = AdRow {
             ad,
