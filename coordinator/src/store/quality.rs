@@ -738,7 +738,7 @@ async fn record(
         .bind(batch.raw())
         .bind(outcome.check.as_str())
         .bind(outcome.value)
-        .bind(outcome.check.threshold(thresholds))
+        .bind(outcome.check.threshold(thresholds).normalize())
         .bind(outcome.level.as_str())
         .bind(outcome.verdict.as_str())
         .bind(&outcome.reason)
