@@ -455,7 +455,9 @@ mod tests {
                     Class::Unknown => {}
                 }
             }
-            all.iter_mut().for_each(|reading| reading.suspicions = CONFIRM_TOGETHER);
+            for reading in &mut all {
+                reading.suspicions = CONFIRM_TOGETHER;
+            }
             prop_assert!(judge(&all, DROP).iter().all(|found| found.class != Class::Suspect));
         }
 

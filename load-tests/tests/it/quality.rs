@@ -262,10 +262,6 @@ async fn check(connection: &mut PgConnection, pass: Pass) -> Result<Quality> {
     quality::check(connection, BatchId::from_raw(batch)?, &THRESHOLDS, pass).await
 }
 
-fn verdict(quality: &Quality, check: Check) -> Option<Verdict> {
-    quality.outcomes.iter().find(|outcome| outcome.check == check).map(|outcome| outcome.verdict)
-}
-
 /// Damage that the facts of a batch could have, each found by its check and by no other.
 const DAMAGES: [(&str, Check, &str); 12] = [
     (
@@ -468,22 +464,22 @@ async fn the_close_is_measured() -> Result<()> {
             .env("EXTRACTION_INTERVAL_MINUTES", "1440");
         Ok((load_tests::fleet::Process::spawn(command)?, address.to_string()))
     };
-    let one = |value: &str| value == "1";
-    let zero = |value: &str| value == "0";
+    let is_one = |value: &str| value == "1";
+    let is_zero = |value: &str| value == "0";
     let (coordinator, address) = start()?;
     // Of the batch before.
-    wait_for(&address, "p2p_batch_status{outcome=\"complete\"}", one).await?;
+    wait_for(&address, "p2p_batch_status{outcome=\"complete\"}", is_one).await?;
     let cut = "p2p_quality_check_failed{check=\"volume_consistency\",level=\"fatal\"}";
-    wait_for(&address, cut, zero).await?;
-    wait_for(&address, "p2p_markets_held{reason=\"suspect\"}", zero).await?;
+    wait_for(&address, cut, is_zero).await?;
+    wait_for(&address, "p2p_markets_held{reason=\"suspect\"}", is_zero).await?;
     let newest = "p2p_newest_complete_book_timestamp_seconds";
     let before = figure(&address, newest).await.context(newest)?;
     assert_eq!(figure(&address, "p2p_batch_duration_seconds_count").await, None);
 
     let _worker = fleet.worker("b", &[])?;
-    wait_for(&address, cut, one).await?;
-    wait_for(&address, "p2p_batch_duration_seconds_count", one).await?;
-    wait_for(&address, "p2p_data_completeness_ratio", one).await?;
+    wait_for(&address, cut, is_one).await?;
+    wait_for(&address, "p2p_batch_duration_seconds_count", is_one).await?;
+    wait_for(&address, "p2p_data_completeness_ratio", is_one).await?;
     wait_for(&address, "p2p_quality_check_value{check=\"volume_consistency\"}", |drop| {
         // The largest of any market: seven of ten ads went, and in a small one all but a trifle.
         drop.parse().is_ok_and(|drop: f64| (0.6..=1.0).contains(&drop))
@@ -493,7 +489,7 @@ async fn the_close_is_measured() -> Result<()> {
     drop(coordinator);
 
     let (_coordinator, address) = start()?;
-    wait_for(&address, cut, one).await?;
+    wait_for(&address, cut, is_one).await?;
     wait_for(&address, "p2p_markets_held{reason=\"suspect\"}", |markets| markets != "0").await?;
     wait_for(&address, newest, |newest| newest >= before.as_str()).await?;
     fleet.remove().await

@@ -325,7 +325,7 @@ async fn what_was_refused_goes_where_it_belongs() -> Result<()> {
         let item = body["data"][position].to_string();
         sqlx::query("INSERT INTO pipeline.quarantine (day, batch_id, ordinal, scope, position, adv_no, reason, field, detail, parser_version, body, quarantined_at)
                      SELECT day, batch_id, ordinal, 'ad', $3, $5, 'missing_field', 'adv.price', 'planted', 1, $4, now() FROM pipeline.jobs WHERE batch_id = $1 AND ordinal = $2")
-            .bind(i32::try_from(batch)?).bind(i32::try_from(ordinal)?).bind(position as i32).bind(item.as_bytes())
+            .bind(i32::try_from(batch)?).bind(i32::try_from(ordinal)?).bind(i32::try_from(position)?).bind(item.as_bytes())
             .bind(body["data"][position]["adv"]["advNo"].as_str())
             .execute(&fleet.pool).await?;
         // After the third is gone the fifth is the fourth.
