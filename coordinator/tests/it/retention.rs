@@ -128,19 +128,20 @@ async fn days_and_months_are_made_and_dropped(db: PgPool) {
     // The oldest first, and of a day the bytes, then the certificates before what they certify.
     assert_eq!(first.dropped.len(), 16, "{first:?}");
     assert_eq!(
-        first.dropped[..6],
+        first.dropped[..7],
         [
             "pipeline.raw_pages_20231231",
             "warehouse.books_20231231",
             "warehouse.book_pages_20231231",
             "warehouse.offer_versions_20231231",
+            "pipeline.witness_readings_20231231",
             "pipeline.jobs_20231231",
             "warehouse.mart_test_202312",
         ]
     );
     assert!(first.has_more);
     let second = round(&db, "2024-03-03").await;
-    assert_eq!(second.dropped.len(), 6, "{second:?}");
+    assert_eq!(second.dropped.len(), 10, "{second:?}");
     assert!(second.dropped.ends_with(&["pipeline.jobs_20240228".to_owned()]), "{second:?}");
     assert_eq!(round(&db, "2024-03-03").await, Round::default());
     for table in TABLES {
@@ -235,7 +236,7 @@ async fn is_dropped_beside_a_reader(db: PgPool, isolation: &str) {
     assert_eq!(made.await.expect("making partitions waits"), 6);
     reader.commit().await.unwrap();
     let after = round(&db, "2024-01-05").await;
-    assert_eq!(after.dropped.len(), 3, "{after:?}");
+    assert_eq!(after.dropped.len(), 4, "{after:?}");
     assert_eq!(
         number(&db, "SELECT count(*) FROM warehouse.book_pages WHERE day < '2024-01-05'").await,
         0
