@@ -11,7 +11,7 @@
 //! - [`quality`]: what is ordinary in a market and what a fall means. Pure.
 //! - [`metrics`]: what is measured.
 //! - [`progress`]: the running batch on a terminal.
-//! - [`metrics`]: what is measured.
+//! - [`status`]: the status page.
 //! - [`store`]: the statements.
 
 pub mod archive;
@@ -25,6 +25,7 @@ pub mod quality;
 pub mod requests;
 pub mod schedule;
 pub mod settings;
+pub mod status;
 pub mod store;
 pub mod witness;
 
@@ -41,7 +42,7 @@ use shared::store::{ANSWER_LIMIT, within};
 use sqlx::{Connection, PgPool};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::archive::{Guard, Training};
 use crate::batch::{BatchRunner, Ended};
@@ -114,6 +115,7 @@ pub async fn run(
     let pool = shared::store::connect(&settings.database, "coordinator").await?;
     shared::store::check_schema(&pool).await?;
     metrics::describe();
+    let _status_page = serve_status(&settings);
     let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "coordinator");
     let mut coordinator =
         Coordinator { settings, mode, pool, publisher, clock, progress, shutdown, own: None };
@@ -129,6 +131,16 @@ pub async fn run(
         }
         tracing::error!("another coordinator may lead now, standing by");
     }
+}
+
+/// Serves the status page until the guard is dropped, whether this coordinator leads or stands by.
+fn serve_status(settings: &Settings) -> DropGuard {
+    let shutdown = CancellationToken::new();
+    if let Some(address) = settings.status_address {
+        let Settings { database, broker, topology, .. } = settings.clone();
+        tokio::spawn(status::run(address, database, broker, topology, shutdown.clone()));
+    }
+    shutdown.drop_guard()
 }
 
 /// Time between two looks at the clock. A clock that jumps is noticed within it.

@@ -1,5 +1,6 @@
 //! The coordinator's settings.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rust_decimal::{Decimal, dec};
@@ -9,6 +10,7 @@ use shared::telemetry::Telemetry;
 
 use crate::planner::MarketPattern;
 use crate::quality::Thresholds;
+use crate::status;
 
 /// All that can be set, checked.
 #[derive(Clone, Debug)]
@@ -51,6 +53,8 @@ pub struct Settings {
     pub fiats: Vec<String>,
     /// Names this process in logs and ledger.
     pub coordinator_id: String,
+    /// Where the status page is served; `None`: nowhere.
+    pub status_address: Option<SocketAddr>,
 }
 
 /// Days for which what was read is kept. What is older, counted from the newest batch, is dropped.
@@ -161,6 +165,7 @@ impl Settings {
             ),
             thresholds: read_thresholds(&mut vars),
             fiats: vars.list("FIATS"),
+            status_address: status::read_address(&mut vars),
             coordinator_id: vars.text("COORDINATOR_ID", &own_id),
         };
         vars.finish(settings)
@@ -306,6 +311,19 @@ mod tests {
         assert_eq!(read([]).unwrap().owner.url.as_str(), "postgres://h/d");
         let owner = read([("OWNER_DATABASE_URL", "postgres://owner@h/d")]).unwrap().owner;
         assert_eq!(owner.url.as_str(), "postgres://owner@h/d");
+    }
+
+    #[test]
+    fn the_status_page_is_for_this_machine_unless_told() {
+        let address = |more: &[(&'static str, &'static str)]| {
+            read(more.to_vec()).map(|settings| settings.status_address.map(|at| at.to_string()))
+        };
+        assert_eq!(address(&[]).unwrap().as_deref(), Some("127.0.0.1:8080"));
+        let all = [("STATUS_HOST", "0.0.0.0"), ("STATUS_PORT", "81")];
+        assert_eq!(address(&all).unwrap().as_deref(), Some("0.0.0.0:81"));
+        assert_eq!(address(&[("STATUS_PORT", "0")]).unwrap(), None);
+        let error = address(&[("STATUS_HOST", "localhost")]).unwrap_err();
+        assert!(error.contains("STATUS_HOST=\"localhost\": allowed is"), "{error}");
     }
 
     #[test]

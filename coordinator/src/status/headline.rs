@@ -1,0 +1,236 @@
+//! Whether all is well, what is late, and what to do, in words. Pure.
+
+use maud::{Markup, html};
+use serde::Serialize;
+
+use super::format::{clock, count, counted, span};
+use super::panel::Mark;
+use super::queues::Queues;
+use super::slots::SlotState;
+use super::snapshot::Snapshot;
+
+/// Time after a slot at which somebody must have recorded what became of it.
+const SLOT_GRACE_SECONDS: i64 = 120;
+/// Time that a close may take after the deadline.
+const CLOSE_GRACE_SECONDS: i64 = 60;
+/// Intervals after which the last closed batch is late: one until the next begins, one in which it runs.
+const LATE_INTERVALS: i64 = 2;
+
+/// How the whole is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    Healthy,
+    /// Worth a look.
+    Attention,
+    /// Somebody must act.
+    Broken,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub level: Level,
+    pub what: String,
+    /// What to do.
+    pub todo: &'static str,
+    /// Where more stands.
+    pub runbook: &'static str,
+}
+
+/// All that is wrong, what matters most first.
+#[must_use]
+pub fn judge(snapshot: &Snapshot) -> Vec<Finding> {
+    let mut found = Found::default();
+    judge_schedule(&mut found, snapshot);
+    judge_last_batch(&mut found, snapshot);
+    judge_fleet(&mut found, snapshot);
+    judge_queues(&mut found, &snapshot.queues);
+    for verdict in &snapshot.quality {
+        let check = verdict.check_name.replace('_', " ");
+        if verdict.verdict == "fail" {
+            found.attention(
+                format!("The quality check {check} failed."),
+                "p2p quality says which markets it concerns; they keep their last good state.",
+                "data-completeness-low",
+            );
+        }
+    }
+    found.0.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    found.0
+}
+
+#[derive(Default)]
+struct Found(Vec<Finding>);
+
+impl Found {
+    fn broken(&mut self, what: String, todo: &'static str, runbook: &'static str) {
+        self.0.push(Finding { level: Level::Broken, what, todo, runbook });
+    }
+
+    fn attention(&mut self, what: String, todo: &'static str, runbook: &'static str) {
+        self.0.push(Finding { level: Level::Attention, what, todo, runbook });
+    }
+}
+
+fn judge_schedule(found: &mut Found, snapshot: &Snapshot) {
+    if snapshot.leader.as_ref().is_none_or(|leader| !leader.is_leading) {
+        found.broken(
+            "No coordinator leads: no batch will begin.".to_owned(),
+            "Start one (coordinator run); if one runs, its log says why it does not lead.",
+            "no-batch-closed",
+        );
+    }
+    let overdue = |slot: &&super::slots::Slot| {
+        let age = (snapshot.read_at - slot.slot_at).num_seconds();
+        slot.state == SlotState::Unrecorded && age > SLOT_GRACE_SECONDS
+    };
+    if let Some(slot) = snapshot.slots.last().filter(overdue) {
+        found.broken(
+            format!("No batch took the slot of {} UTC.", clock(slot.slot_at)),
+            "Look at the log of the leader, then at p2p gaps.",
+            "no-batch-closed",
+        );
+    }
+    if let Some(running) = &snapshot.running
+        && running.deadline_seconds < -CLOSE_GRACE_SECONDS
+    {
+        found.broken(
+            format!("Batch {} is open past its deadline.", running.batch_id),
+            "The leader closes it: see that one leads and that the database takes writes.",
+            "batch-duration-high",
+        );
+    }
+}
+
+fn judge_last_batch(found: &mut Found, snapshot: &Snapshot) {
+    let Some(closed) = &snapshot.last_closed else { return };
+    let id = closed.batch_id;
+    match closed.outcome.as_str() {
+        "failed" => found.broken(
+            format!("The last batch ({id}) failed: nothing was read."),
+            "p2p batch show says why its jobs failed.",
+            "batch-execution-failed",
+        ),
+        "partial" => found.attention(
+            format!("The last batch ({id}) is partial."),
+            "p2p batch show says what was lost or left out, and why.",
+            "data-completeness-low",
+        ),
+        _ => {}
+    }
+    let interval = snapshot.leader.as_ref().and_then(|leader| leader.interval_seconds);
+    if let Some(interval) = interval
+        && closed.closed_seconds_ago > LATE_INTERVALS * i64::from(interval)
+    {
+        found.broken(
+            format!(
+                "The data is late: no batch closed for more than {}.",
+                span(LATE_INTERVALS * i64::from(interval))
+            ),
+            "p2p batches and p2p gaps say what became of the slots since.",
+            "no-batch-closed",
+        );
+    }
+}
+
+fn judge_fleet(found: &mut Found, snapshot: &Snapshot) {
+    if snapshot.workers.iter().all(|worker| worker.is_stale) {
+        found.broken(
+            "No worker was seen within a minute: nothing is read.".to_owned(),
+            "Start workers (worker run); if some run, their log says what they wait for.",
+            "batch-execution-failed",
+        );
+    }
+    let open = snapshot.egresses.iter().filter(|egress| egress.breaker_open_until.is_some());
+    let open: Vec<&str> = open.map(|egress| egress.egress_id.as_str()).collect();
+    if open.is_empty() {
+        return;
+    }
+    let what = format!("The circuit breaker of {} is open.", open.join(", "));
+    let todo = "The exchange does not answer there: see proxy and network, and p2p limiter show.";
+    if open.len() == snapshot.egresses.len() {
+        found.broken(what, todo, "high-error-rate");
+    } else {
+        found.attention(what, todo, "high-error-rate");
+    }
+}
+
+fn judge_queues(found: &mut Found, queues: &Queues) {
+    if let Queues::Away(_) = queues {
+        found.broken(
+            "RabbitMQ can't be asked: no job reaches a worker.".to_owned(),
+            "See that it runs and that AMQP_URL names it; p2p doctor says more.",
+            "rabbitmq-down",
+        );
+    }
+    if let Some(letters) = queues.dead_letters().filter(|letters| *letters > 0) {
+        found.attention(
+            format!("{} on the dead-letter queue.", counted(letters, "message is", "messages are")),
+            "p2p queues dead show tells what they are.",
+            "dead-letters",
+        );
+    }
+}
+
+/// What a page without a snapshot, or with an old one, must say first.
+pub(super) fn database_away(reason: &str) -> Finding {
+    Finding {
+        level: Level::Broken,
+        what: format!("The database can't be read: {reason}."),
+        todo: "See that PostgreSQL runs and that DATABASE_URL names it; p2p doctor says more.",
+        runbook: "database-down",
+    }
+}
+
+/// The sentence at the top. It has no figures that tick, so that it is spoken only when something changes.
+fn sentence(snapshot: Option<&Snapshot>, findings: &[Finding]) -> String {
+    let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Healthy);
+    let others = findings.len().saturating_sub(1);
+    let and_more = match others {
+        0 => String::new(),
+        more => format!(
+            " And {}.",
+            counted(i64::try_from(more).unwrap_or(0), "more finding", "more findings")
+        ),
+    };
+    let first = findings.first().map(|finding| finding.what.as_str()).unwrap_or_default();
+    match worst {
+        Level::Broken => format!("Broken. {first}{and_more}"),
+        Level::Attention => format!("Needs attention. {first}{and_more}"),
+        Level::Healthy => match snapshot.and_then(|snapshot| snapshot.last_closed.as_ref()) {
+            Some(closed) => format!(
+                "Healthy. The batch of {} UTC is complete{}.",
+                clock(closed.slot_at),
+                closed.ads.map_or_else(String::new, |ads| format!(", with {} ads", count(ads)))
+            ),
+            None => "Healthy. No batch has closed yet.".to_owned(),
+        },
+    }
+}
+
+pub(super) fn render(snapshot: Option<&Snapshot>, findings: &[Finding]) -> Markup {
+    let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Healthy);
+    let (class, mark) = mark(worst);
+    html! {
+        section id="headline" class={ "headline " (class) } aria-label="Health" {
+            p.verdict role="status" { (mark) " " (sentence(snapshot, findings)) }
+            @if !findings.is_empty() {
+                ol.findings {
+                    @for finding in findings { li {
+                        strong { (finding.what) } " " (finding.todo)
+                        " " span.note { "Runbook: docs/OPERATIONS.md#" (finding.runbook) }
+                    } }
+                }
+            }
+        }
+    }
+}
+
+fn mark(level: Level) -> (&'static str, Mark) {
+    match level {
+        Level::Healthy => ("good", Mark::Good),
+        Level::Attention => ("warn", Mark::Warn),
+        Level::Broken => ("bad", Mark::Bad),
+    }
+}
