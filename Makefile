@@ -2,14 +2,14 @@
 # brings the servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos limits month fuzz dictionary lint build stack stack-down
+.PHONY: help demo test chaos limits e2e month fuzz dictionary lint build stack stack-down
 
 # Reads SEED, ROUNDS and ONLY, which make hands on. All programs are built first: it starts them.
 CHAOS := cargo build --workspace --locked && cargo run --quiet --locked -p load-tests --bin chaos --
 
 MONTH := cargo run --quiet --locked -p load-tests --bin month --
 
-SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/fuzz dev/lib.sh .ci/run
+SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/e2e dev/fuzz dev/lib.sh .ci/run
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
@@ -26,6 +26,9 @@ chaos: ## Faults at every step of a batch (SEED=7 ROUNDS=3 ONLY=redis), about 40
 limits: ## Proof that the fleet finds an exchange's limit, uses it, and is not refused: about four minutes
 	@cargo build --workspace --locked --quiet
 	@dev/stack run target/debug/limits
+
+e2e: ## The status page in a real headless Chromium, with pictures in .e2e/
+	@dev/stack run dev/e2e
 
 month: ## 30 days of the whole market in a database, and every documented question timed (DAYS=30)
 	@dev/stack run sh -c '$(MONTH) --days $(or $(DAYS),30)'

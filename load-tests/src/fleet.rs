@@ -198,6 +198,7 @@ impl Fleet {
             .env("WITNESS_MARKETS_PER_BATCH", "0")
             // Many processes on one machine have no port each.
             .env("ENABLE_METRICS", "false")
+            .env("STATUS_PORT", "0")
             .stdin(Stdio::null());
         Ok(command)
     }

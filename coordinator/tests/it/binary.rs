@@ -11,6 +11,7 @@ fn run_once(database_url: &str) -> Output {
         .args(["run", "--once"])
         .env("DATABASE_URL", database_url)
         .env("AMQP_URL", variable("AMQP_URL"))
+        .env("STATUS_PORT", "0")
         .output()
         .unwrap()
 }

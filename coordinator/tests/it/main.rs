@@ -12,6 +12,7 @@ mod requests;
 mod retention;
 mod roles;
 mod schedule;
+mod status;
 
 use coordinator::quality::Thresholds;
 use coordinator::settings::Settings;
@@ -45,6 +46,8 @@ fn settings(pool: &PgPool) -> Settings {
         ("AMQP_URL", broker.as_str()),
         ("AMQP_PREFIX", database_name.as_str()),
         ("BATCH_DEADLINE_SECONDS", "1"),
+        // Many coordinators of one machine have no port each.
+        ("STATUS_PORT", "0"),
     ];
     Settings::read(Vars::from_pairs(pairs)).unwrap()
 }
