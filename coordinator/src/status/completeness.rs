@@ -143,14 +143,14 @@ fn table(map: &Completeness, fiats: &[String], label: &str) -> Markup {
     let cells: HashMap<(&str, &str), &Cell> =
         map.cells.iter().map(|cell| ((cell.fiat.as_str(), cell.asset.as_str()), cell)).collect();
     html! {
-        div.scroll role="region" aria-label=(label) tabindex="0" {
+        div.scroll role="group" aria-label=(label) tabindex="0" {
             table.heatmap {
                 caption.unseen { (label) }
                 thead { tr {
                     th scope="col" { "Fiat" }
                     @for asset in &map.assets { th scope="col" { (asset) } }
                 } }
-                tbody { @for fiat in fiats { tr {
+                tbody data-roving { @for fiat in fiats { tr {
                     th scope="row" { (fiat) }
                     @for asset in &map.assets {
                         @match cells.get(&(fiat.as_str(), asset.as_str())) {

@@ -120,7 +120,7 @@ pub(super) fn render_workers(workers: &[Worker], leader: Option<&Leader>) -> Mar
             @if workers.is_empty() {
                 (empty("No worker was seen within a day."))
             } @else {
-                div.scroll role="region" aria-label="Workers" tabindex="0" {
+                div.scroll role="group" aria-label="Workers" tabindex="0" {
                     table {
                         thead { tr {
                             th scope="col" { "Worker" } th scope="col" { "Egress" }
@@ -153,7 +153,7 @@ pub(super) fn render_egresses(egresses: &[Egress]) -> Markup {
             @if egresses.is_empty() {
                 (empty("No egress: no worker was seen within a minute."))
             } @else {
-                div.scroll role="region" aria-label="Limiter and breaker of each egress" tabindex="0" {
+                div.scroll role="group" aria-label="Limiter and breaker of each egress" tabindex="0" {
                     table {
                         thead { tr {
                             th scope="col" { "Egress" } th scope="col" { "Breaker" }

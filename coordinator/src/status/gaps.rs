@@ -69,7 +69,7 @@ pub(super) fn render(gaps: &Gaps) -> Markup {
             @if gaps.largest.is_empty() {
                 (empty("None: the last closed batch read every book it planned."))
             } @else {
-                div.scroll role="region" aria-label="Open gaps" tabindex="0" {
+                div.scroll role="group" aria-label="Open gaps" tabindex="0" {
                     table {
                         thead { tr {
                             th scope="col" { "Market" } th scope="col" { "Book" }

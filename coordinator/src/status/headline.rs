@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::format::{clock, count, counted, span};
 use super::panel::Mark;
 use super::queues::Queues;
-use super::slots::SlotState;
+use super::slots::{Slot, SlotState};
 use super::snapshot::Snapshot;
 
 /// Time after a slot at which somebody must have recorded what became of it.
@@ -81,11 +81,17 @@ fn judge_schedule(found: &mut Found, snapshot: &Snapshot) {
             "no-batch-closed",
         );
     }
-    let overdue = |slot: &&super::slots::Slot| {
+    let interval = snapshot.leader.as_ref().and_then(|leader| leader.interval_seconds);
+    // Batches that operators asked for stand between the slots, and not on the wall clock.
+    let is_of_schedule = |slot: &&Slot| {
+        interval.is_some_and(|interval| slot.slot_at.timestamp() % i64::from(interval) == 0)
+    };
+    let last = snapshot.slots.iter().rev().find(is_of_schedule);
+    let overdue = |slot: &&Slot| {
         let age = (snapshot.read_at - slot.slot_at).num_seconds();
         slot.state == SlotState::Unrecorded && age > SLOT_GRACE_SECONDS
     };
-    if let Some(slot) = snapshot.slots.last().filter(overdue) {
+    if let Some(slot) = last.filter(overdue) {
         found.broken(
             format!("No batch took the slot of {} UTC.", clock(slot.slot_at)),
             "Look at the log of the leader, then at p2p gaps.",

@@ -288,7 +288,7 @@ fn render_book(market: &Market) -> Markup {
 
 fn render_ads(market: &Market) -> Markup {
     html! {
-        div.scroll role="region" aria-label="Ads, best price first" tabindex="0" {
+        div.scroll role="group" aria-label="Ads, best price first" tabindex="0" {
             table.ads {
                 thead { tr {
                     th.number scope="col" { "Price " (market.fiat) } th.number scope="col" { "Available " (market.asset) }
@@ -333,7 +333,7 @@ fn render_prices(market: &Market) -> Markup {
                 (chart::render(market))
                 details id="price-table" {
                     summary { "The same as a table" }
-                    div.scroll role="region" aria-label="Prices" tabindex="0" {
+                    div.scroll role="group" aria-label="Prices" tabindex="0" {
                         table {
                             thead { tr {
                                 th scope="col" { "UTC" } th.number scope="col" { "Best price" }

@@ -80,11 +80,17 @@ pub(super) fn status(shown: &Shown) -> Markup {
             main id="main" {
                 // Headline and age stand over the whole width.
                 @for (_, panel) in panels.by_ref().take(2) { (PreEscaped(panel)) }
-                section.panel.market id="market" aria-labelledby="market-title" {
-                    h2 id="market-title" { "Look at a market" }
-                    (market::form(&names, &Query::default()))
+                div.panels {
+                    @for (id, panel) in panels {
+                        (PreEscaped(panel))
+                        @if *id == "slots" {
+                            section.panel.market id="market" aria-labelledby="market-title" {
+                                h2 id="market-title" { "Look at a market" }
+                                (market::form(&names, &Query::default()))
+                            }
+                        }
+                    }
                 }
-                div.panels { @for (_, panel) in panels { (PreEscaped(panel)) } }
             }
             (foot("/api/status.json"))
         },

@@ -97,7 +97,7 @@ pub(super) fn render(queues: &Queues) -> Markup {
             },
             Queues::Asked(queues) if queues.is_empty() => empty("There are no queues."),
             Queues::Asked(queues) => html! {
-                div.scroll role="region" aria-label="Queues" tabindex="0" {
+                div.scroll role="group" aria-label="Queues" tabindex="0" {
                     table {
                         thead { tr {
                             th scope="col" { "Queue" } th.number scope="col" { "Ready" }

@@ -19,7 +19,7 @@
     rove(panel);
     if (!kept.focused) return;
     const element = document.getElementById(kept.focused);
-    if (element?.parentElement?.dataset.roving !== undefined) moveTo(element);
+    if (element && groupOf(element)) moveTo(element);
     else element?.focus({ preventScroll: true });
   };
 
@@ -54,10 +54,14 @@
     restore(fresh, kept);
   };
 
-  // A list with one tab stop: arrows, Home and End move within it.
+  // A strip or a table with one tab stop: arrows, Home and End move within it.
+  const items = (group) => [...group.querySelectorAll("li, td > a")];
+  const groupOf = (item) => item.closest?.("[data-roving]");
+
   const moveTo = (item) => {
-    for (const other of item.parentElement.children) other.tabIndex = other === item ? 0 : -1;
+    for (const other of items(groupOf(item))) other.tabIndex = other === item ? 0 : -1;
     item.focus({ preventScroll: true });
+    item.scrollIntoView({ block: "nearest", inline: "nearest" });
     turnTip(item);
   };
 
@@ -68,19 +72,29 @@
   };
 
   const rove = (within) => {
-    for (const list of within.querySelectorAll("[data-roving]")) {
-      [...list.children].forEach((item, index, all) => { item.tabIndex = index === all.length - 1 ? 0 : -1; });
+    for (const group of within.querySelectorAll("[data-roving]")) {
+      const all = items(group);
+      const stop = all[0]?.matches("li") ? all.length - 1 : 0; // the newest slot, the largest market
+      all.forEach((item, index) => { item.tabIndex = index === stop ? 0 : -1; });
     }
   };
 
+  const inRow = (item, row) => row?.cells[item.parentElement.cellIndex]?.querySelector("a");
+
   document.addEventListener("keydown", (event) => {
     const item = event.target;
-    if (item.parentElement?.dataset?.roving === undefined) return;
+    const group = groupOf(item);
+    if (!group || event.altKey || event.ctrlKey || event.metaKey) return;
+    const all = items(group);
+    const at = all.indexOf(item);
+    const row = item.closest("tr");
     const to = {
-      ArrowLeft: item.previousElementSibling,
-      ArrowRight: item.nextElementSibling,
-      Home: item.parentElement.firstElementChild,
-      End: item.parentElement.lastElementChild,
+      ArrowLeft: all[at - 1],
+      ArrowRight: all[at + 1],
+      ArrowUp: inRow(item, row?.previousElementSibling),
+      ArrowDown: inRow(item, row?.nextElementSibling),
+      Home: all[0],
+      End: all.at(-1),
     }[event.key];
     if (!to) return;
     event.preventDefault();

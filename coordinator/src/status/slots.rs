@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 
-use super::format::{clock, count, counted};
+use super::format::{count, counted};
 use super::panel::{empty, panel};
 use crate::EXCHANGE;
 
@@ -157,7 +157,7 @@ pub(super) fn render(slots: &[Slot]) -> Markup {
                     }
                 }
                 @if let (Some(first), Some(last)) = (slots.first(), slots.last()) {
-                    p.axis aria-hidden="true" { span { (clock(first.slot_at)) } span { (clock(last.slot_at)) " UTC" } }
+                    p.note { "Oldest first, from " (first.slot_at.format("%a %H:%M")) " to " (last.slot_at.format("%a %H:%M")) " UTC." }
                 }
             }
         },

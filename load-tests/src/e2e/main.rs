@@ -63,10 +63,11 @@ async fn run(cli: Cli) -> Result<()> {
 
 async fn look(fleet: &Fleet, cli: &Cli) -> Result<()> {
     step("a first batch, so that there is something to show");
+    fleet.pool.execute(include_str!("history.sql")).await.context("make a day of history")?;
     let mut first = fleet.worker("first", &[])?;
     fleet.batch(&[]).await?;
     first.terminate().await?;
-    fleet.pool.execute(include_str!("history.sql")).await.context("make a day of history")?;
+    fleet.pool.execute(include_str!("prices.sql")).await.context("make a day of prices")?;
     // A name as an attacker would have it, in the market that is looked at.
     sqlx::query(
         "UPDATE warehouse.dim_advertisers SET advertiser = '<script>document.title=1</script><b>x'",
@@ -92,6 +93,8 @@ async fn look(fleet: &Fleet, cli: &Cli) -> Result<()> {
         picture(&browser, &cli.pictures, "status").await?;
         walks_the_strip(&browser).await?;
         is_accessible(&browser, cli.axe.as_deref(), "status, light").await?;
+        walks_the_map(&browser).await?;
+        browser.open(&page).await?;
         chooses_a_market(&browser, fleet).await?;
         picture(&browser, &cli.pictures, "market").await?;
         is_accessible(&browser, cli.axe.as_deref(), "market, light").await?;
@@ -188,6 +191,17 @@ async fn walks_the_strip(browser: &Browser) -> Result<()> {
     Ok(())
 }
 
+async fn walks_the_map(browser: &Browser) -> Result<()> {
+    step("the heat map by keyboard");
+    browser.tab_to("document.activeElement.matches('.heatmap a')", MAX_TABS).await?;
+    browser.keys("\u{e015}\u{e014}").await?;
+    let at = "const cell = document.activeElement.parentElement;
+        return [cell.cellIndex, cell.parentElement.sectionRowIndex]";
+    let at = browser.run(at).await?;
+    ensure!(at == json!([2, 1]), "down and right lead to {at}");
+    Ok(())
+}
+
 async fn chooses_a_market(browser: &Browser, fleet: &Fleet) -> Result<()> {
     let (fiat, asset): (String, String) = sqlx::query_as(
         "SELECT fiat_code, crypto_symbol FROM warehouse.market_overview WHERE trade_type = 'BUY'
@@ -196,7 +210,6 @@ async fn chooses_a_market(browser: &Browser, fleet: &Fleet) -> Result<()> {
     .fetch_one(&fleet.pool)
     .await?;
     step(&format!("a market by keyboard only: {asset}/{fiat}"));
-    browser.run("document.activeElement.blur(); window.scrollTo(0, 0); return true").await?;
     browser.tab_to("document.activeElement.id === 'fiat'", MAX_TABS).await?;
     browser.keys(&fiat.to_lowercase()).await?;
     browser.tab_to("document.activeElement.id === 'asset'", 2).await?;
