@@ -24,14 +24,6 @@ pub struct Verdict {
 
 /// Verdicts of the newest batch that has some; empty: none has.
 pub(super) async fn list(db: &mut PgConnection) -> Result<Vec<Verdict>, sqlx::Error> {
-    // A schema from before the checks has no such table.
-    let exists: bool =
-        sqlx::query_scalar("SELECT to_regclass('pipeline.quality_results') IS NOT NULL")
-            .fetch_one(&mut *db)
-            .await?;
-    if !exists {
-        return Ok(Vec::new());
-    }
     sqlx::query_as(
         "SELECT q.batch_id, q.check_name, q.verdict, trim_scale(q.value) AS value,
                 trim_scale(q.threshold) AS threshold, q.reason

@@ -85,7 +85,7 @@ pub(super) async fn read(db: &mut PgConnection) -> Result<Option<Running>, sqlx:
                     coalesce(sum(ads_taken), 0)::bigint AS ads,
                     count(*) FILTER (WHERE ended_at > now() - $2 * interval '1 second' AND state <> 'shed') AS ended_lately
                FROM pipeline.jobs j
-              WHERE j.day = b.day AND j.batch_id = b.batch_id AND j.kind <> 'advertiser') j
+              WHERE j.day = b.day AND j.batch_id = b.batch_id AND j.kind NOT IN ('advertiser', 'witness_ads', 'witness_quote')) j
           WHERE b.exchange_id = $1 AND b.state = 'open' ORDER BY b.batch_id LIMIT 1",
     )
     .bind(EXCHANGE.id())

@@ -207,12 +207,8 @@ async fn what_nobody_recorded_is_not_silent(pool: PgPool) {
 #[sqlx::test(migrations = "../migrations")]
 async fn verdicts_of_quality_are_shown_where_there_are_some(pool: PgPool) {
     seed(&pool).await;
-    // As the checks make it; a schema that has the table already only lacks its rows.
     sqlx::raw_sql(
-        "CREATE TABLE IF NOT EXISTS pipeline.quality_results (
-             day date, batch_id integer, check_name text, value numeric, threshold numeric, level text, verdict text,
-             reason text, details jsonb, checked_at timestamptz);
-         INSERT INTO pipeline.quality_results (day, batch_id, check_name, value, threshold, level, verdict, reason, details, checked_at)
+        "INSERT INTO pipeline.quality_results (day, batch_id, check_name, value, threshold, level, verdict, reason, details, checked_at)
          SELECT day, batch_id, 'completeness', 0.5, 0.95, 'fatal', 'fail', NULL, '{}', now() FROM pipeline.batches
           WHERE outcome = 'partial'",
     )
