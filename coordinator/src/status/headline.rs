@@ -240,3 +240,120 @@ fn mark(level: Level) -> (&'static str, Mark) {
         Level::Broken => ("bad", Mark::Bad),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, TimeDelta, Utc};
+
+    use super::super::completeness::Completeness;
+    use super::super::fleet::{Leader, Worker};
+    use super::super::gaps::Gaps;
+    use super::super::running::Closed;
+    use super::super::snapshot::Names;
+    use super::*;
+
+    fn at(minute: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
+    }
+
+    fn slot(minute: i64, state: SlotState) -> Slot {
+        Slot { slot_at: at(minute), state, batch_id: None, reason: None, ads: None }
+    }
+
+    fn healthy() -> Snapshot {
+        let worker = Worker {
+            worker_id: "w".to_owned(),
+            egress_id: "e".to_owned(),
+            seen_seconds_ago: 5,
+            up_seconds: 60,
+            is_stale: false,
+            jobs: 3,
+        };
+        let closed = Closed {
+            batch_id: 1,
+            slot_at: at(20),
+            closed_at: at(24),
+            closed_seconds_ago: 60,
+            outcome: "complete".to_owned(),
+            reason: None,
+            seconds: 240,
+            ads: Some(27_000),
+            books: Some(4),
+            books_complete: Some(4),
+        };
+        Snapshot {
+            read_at: at(25),
+            leader: Some(Leader {
+                coordinator_id: "c".to_owned(),
+                leading_since: at(0),
+                interval_seconds: Some(600),
+                is_leading: true,
+            }),
+            running: None,
+            last_closed: Some(closed),
+            slots: vec![slot(10, SlotState::Complete), slot(20, SlotState::Complete)],
+            completeness: Completeness::default(),
+            queues: Queues::Asked(Vec::new()),
+            workers: vec![worker],
+            egresses: Vec::new(),
+            quality: Vec::new(),
+            gaps: Gaps::default(),
+            names: Names::default(),
+        }
+    }
+
+    fn first(snapshot: &Snapshot) -> String {
+        let findings = judge(snapshot);
+        sentence(Some(snapshot), &findings)
+    }
+
+    #[test]
+    fn a_fleet_without_trouble_is_healthy() {
+        assert_eq!(judge(&healthy()), []);
+        assert_eq!(
+            first(&healthy()),
+            "Healthy. The batch of 00:20 UTC is complete, with 27,000 ads."
+        );
+    }
+
+    #[test]
+    fn what_matters_most_comes_first() {
+        let mut snapshot = healthy();
+        if let Some(closed) = &mut snapshot.last_closed {
+            "partial".clone_into(&mut closed.outcome);
+        }
+        assert_eq!(first(&snapshot), "Needs attention. The last batch (1) is partial.");
+        snapshot.workers.clear();
+        assert_eq!(
+            first(&snapshot),
+            "Broken. No worker was seen within a minute: nothing is read. And 1 more finding."
+        );
+    }
+
+    #[test]
+    fn a_slot_that_nobody_took_is_told_after_its_grace() {
+        let mut snapshot = healthy();
+        // A batch that an operator asked for hides nothing.
+        snapshot.slots = vec![slot(20, SlotState::Unrecorded), slot(23, SlotState::Complete)];
+        assert_eq!(first(&snapshot), "Broken. No batch took the slot of 00:20 UTC.");
+        snapshot.read_at = at(21);
+        assert_eq!(judge(&snapshot), []);
+    }
+
+    #[test]
+    fn late_data_and_a_dead_broker_are_told() {
+        let mut snapshot = healthy();
+        if let Some(closed) = &mut snapshot.last_closed {
+            closed.closed_seconds_ago = 1201;
+        }
+        snapshot.queues = Queues::Away("refused".to_owned());
+        let words: Vec<String> = judge(&snapshot).into_iter().map(|finding| finding.what).collect();
+        assert_eq!(
+            words,
+            [
+                "The data is late: no batch closed for more than 20 min.",
+                "RabbitMQ can't be asked: no job reaches a worker."
+            ]
+        );
+    }
+}
