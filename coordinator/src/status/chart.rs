@@ -4,15 +4,15 @@ use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use rust_decimal::Decimal;
 
-use super::format::instant;
+use super::format::{counted, decimal, instant};
 use super::market::{Market, Point};
 
 /// Size in units of the drawing, which is stretched to its place.
 const WIDTH: i64 = 720;
-const HEIGHT: i64 = 220;
-/// Room for the labels left and below.
+const HEIGHT: i64 = 200;
+/// Room for the width of lines.
 const LEFT: i64 = 4;
-const TOP: i64 = 12;
+const TOP: i64 = 4;
 const BOTTOM: i64 = 196;
 
 /// Where a moment and a price lie.
@@ -98,38 +98,43 @@ pub(super) fn render(market: &Market) -> Markup {
     let gaps = median.len().saturating_sub(1);
     let newest = points.iter().rev().find_map(|point| point.median_price);
     let words = format!(
-        "Median and best price of {}/{} {} from {} to {} UTC: between {} and {}, the last median {}; {gaps} gaps.",
+        "Median and best price of {}/{} {} from {} to {} UTC: between {} and {}, the last median {}; {}.",
         market.asset,
         market.fiat,
         market.side,
         instant(scale.from),
         points.last().map(|point| instant(point.at)).unwrap_or_default(),
-        scale.low.round_dp(4).normalize(),
-        scale.high.round_dp(4).normalize(),
-        newest.unwrap_or_default().round_dp(4).normalize(),
+        decimal(scale.low.round_dp(4)),
+        decimal(scale.high.round_dp(4)),
+        decimal(newest.unwrap_or_default().round_dp(4)),
+        words_of(gaps),
     );
     html! {
         figure.chart {
+            p.scale aria-hidden="true" { (decimal(scale.high.round_dp(4))) }
             svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(words) {
-                @for y in [TOP, (TOP + BOTTOM) / 2, BOTTOM] {
+                @for y in [TOP, TOP.midpoint(BOTTOM), BOTTOM] {
                     line.grid x1="0" x2=(WIDTH) y1=(y) y2=(y) {}
                 }
                 @for run in &best { (line("best", run)) }
                 @for run in &median { (line("median", run)) }
-                text.label x=(LEFT) y=(TOP - 3) { (scale.high.round_dp(4).normalize()) }
-                text.label x=(LEFT) y=(BOTTOM - 3) { (scale.low.round_dp(4).normalize()) }
-                text.label x=(LEFT) y=(HEIGHT - 8) { (scale.from.format("%d %b %H:%M")) }
-                @if let Some(last) = points.last() {
-                    text.label.end x=(WIDTH - LEFT) y=(HEIGHT - 8) { (last.at.format("%d %b %H:%M")) " UTC" }
-                }
+            }
+            p.scale aria-hidden="true" { (decimal(scale.low.round_dp(4))) }
+            p.axis aria-hidden="true" {
+                span { (scale.from.format("%d %b %H:%M")) }
+                @if let Some(last) = points.last() { span { (last.at.format("%d %b %H:%M")) " UTC" } }
             }
             figcaption {
                 span.key { span.swatch.median {} " median price" } " "
                 span.key { span.swatch.best {} " best price" }
-                @if gaps > 0 { " " span.note { (gaps) " gaps: nothing good was read there" } }
+                @if gaps > 0 { " " span.note { (words_of(gaps)) ": nothing good was read there" } }
             }
         }
     }
+}
+
+fn words_of(gaps: usize) -> String {
+    counted(i64::try_from(gaps).unwrap_or(i64::MAX), "gap", "gaps")
 }
 
 fn line(class: &str, run: &[(i64, Decimal)]) -> Markup {
@@ -180,7 +185,7 @@ mod tests {
     #[test]
     fn a_flat_line_and_no_line_can_be_drawn() {
         let scale = Scale::of(&[point(0, Some(10)), point(10, Some(10))]).unwrap();
-        assert_eq!(scale.y(Decimal::from(10)), Some(Decimal::from((TOP + BOTTOM) / 2)));
+        assert_eq!(scale.y(Decimal::from(10)), Some(Decimal::from(TOP.midpoint(BOTTOM))));
         assert!(Scale::of(&[point(0, None)]).is_none() && Scale::of(&[]).is_none());
     }
 }

@@ -24,6 +24,16 @@ pub(super) fn count(number: impl Into<i64>) -> String {
     text
 }
 
+/// A decimal as it is, its digits before the point in groups: `25,949.77`.
+pub(super) fn decimal(number: Decimal) -> String {
+    let text = number.normalize().to_string();
+    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+    let Ok(whole) = whole.parse::<i64>() else { return text };
+    let sign = if whole == 0 && number.is_sign_negative() { "−" } else { "" };
+    let point = if fraction.is_empty() { "" } else { "." };
+    format!("{sign}{}{point}{fraction}", count(whole))
+}
+
 /// `1 worker`, `2 workers`.
 pub(super) fn counted(number: impl Into<i64>, one: &str, many: &str) -> String {
     let number: i64 = number.into();
@@ -43,9 +53,9 @@ pub(super) fn span(seconds: i64) -> String {
         }
     };
     match seconds {
-        ..60 => format!("{seconds} s"),
-        ..3600 => two(minutes, "min", rest, "s"),
-        ..86_400 => two(hours, "h", minutes, "min"),
+        0..60 => format!("{seconds} s"),
+        60..3600 => two(minutes, "min", rest, "s"),
+        3600..86_400 => two(hours, "h", minutes, "min"),
         _ => two(days, "d", hours, "h"),
     }
 }
@@ -84,6 +94,11 @@ mod tests {
         assert_eq!(count(-1_234_567), "−1,234,567");
         assert_eq!(counted(1, "ad", "ads"), "1 ad");
         assert_eq!(counted(0, "ad", "ads"), "0 ads");
+        let decimals =
+            [("25949.770", "25,949.77"), ("0.05", "0.05"), ("-0.5", "−0.5"), ("1000", "1,000")];
+        for (number, text) in decimals {
+            assert_eq!(decimal(number.parse().unwrap()), text);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use shared::domain::Side;
 use sqlx::{FromRow, PgPool};
 
 use super::chart;
-use super::format::{UNKNOWN, count, counted, percent, span, time};
+use super::format::{UNKNOWN, count, counted, decimal, percent, span, time};
 use super::panel::{Mark, empty, panel};
 use super::snapshot::Names;
 
@@ -251,7 +251,7 @@ pub(super) fn render_error(error: &MarketError) -> Markup {
 }
 
 pub(super) fn render(market: &Market) -> Markup {
-    html! { (render_book(market)) (render_prices(market)) }
+    html! { (render_prices(market)) (render_book(market)) }
 }
 
 fn render_book(market: &Market) -> Markup {
@@ -296,8 +296,8 @@ fn render_ads(market: &Market) -> Markup {
                     th scope="col" { "Payment methods" }
                 } }
                 tbody { @for ad in &market.ads { tr {
-                    td.number.price { (ad.price.normalize()) }
-                    td.number { (ad.available_amount.normalize()) }
+                    td.number.price { (decimal(ad.price)) }
+                    td.number { (decimal(ad.available_amount)) }
                     td.number { (limit(ad.min_limit)) " to " (limit(ad.max_limit)) }
                     td.name {
                         bdi { (ad.advertiser) }
@@ -312,7 +312,7 @@ fn render_ads(market: &Market) -> Markup {
 }
 
 fn limit(limit: Option<Decimal>) -> String {
-    limit.map_or_else(|| UNKNOWN.to_owned(), |limit| limit.normalize().to_string())
+    limit.map_or_else(|| UNKNOWN.to_owned(), decimal)
 }
 
 fn render_prices(market: &Market) -> Markup {

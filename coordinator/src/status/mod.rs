@@ -167,13 +167,20 @@ fn routes(site: Site) -> Router {
         .route("/api/market.json", get(market_json))
         .route(
             "/style.css",
-            get(|headers: HeaderMap| asset(headers, "text/css; charset=utf-8", STYLE)),
+            get(|headers: HeaderMap| {
+                std::future::ready(asset(&headers, "text/css; charset=utf-8", STYLE))
+            }),
         )
         .route(
             "/script.js",
-            get(|headers: HeaderMap| asset(headers, "text/javascript; charset=utf-8", SCRIPT)),
+            get(|headers: HeaderMap| {
+                std::future::ready(asset(&headers, "text/javascript; charset=utf-8", SCRIPT))
+            }),
         )
-        .route("/icon.svg", get(|headers: HeaderMap| asset(headers, "image/svg+xml", ICON)))
+        .route(
+            "/icon.svg",
+            get(|headers: HeaderMap| std::future::ready(asset(&headers, "image/svg+xml", ICON))),
+        )
         .layer(middleware::from_fn(guard))
         .with_state(site)
 }
@@ -201,7 +208,7 @@ async fn guard(request: Request, next: Next) -> Response {
 }
 
 /// A file that is part of the program: the browser asks whether it has changed.
-async fn asset(headers: HeaderMap, kind: &'static str, content: &'static str) -> Response {
+fn asset(headers: &HeaderMap, kind: &'static str, content: &'static str) -> Response {
     let tag = format!("\"{:016x}\"", xxhash_rust::xxh3::xxh3_64(content.as_bytes()));
     let has_it = headers.get(IF_NONE_MATCH).is_some_and(|known| {
         known.to_str().is_ok_and(|known| known.split(',').any(|known| known.trim() == tag))

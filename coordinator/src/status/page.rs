@@ -25,6 +25,7 @@ impl Kind {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is made for this call")]
 fn page(kind: Kind, title: &str, body: Markup) -> Markup {
     html! {
         (DOCTYPE)

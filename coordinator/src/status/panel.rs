@@ -22,6 +22,7 @@ impl Render for Mark {
 }
 
 /// A part of the page that is sent anew when it changes, known by its `id`.
+#[expect(clippy::needless_pass_by_value, reason = "it is made for this call")]
 pub(super) fn panel(id: &str, title: &str, body: Markup) -> Markup {
     html! {
         section.panel id=(id) aria-labelledby={ (id) "-title" } {

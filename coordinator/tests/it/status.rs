@@ -237,7 +237,7 @@ async fn a_market_shows_its_book_and_its_prices(pool: PgPool) {
     // Two prices with a missing batch between them: two dots, no line.
     let prices = answer.panel("prices");
     assert_eq!(prices.matches("<circle").count(), 4, "{prices}");
-    assert!(!prices.contains("<polyline") && prices.contains("1 gaps"), "{prices}");
+    assert!(!prices.contains("<polyline") && prices.contains("1 gap:"), "{prices}");
     let json = page.get("/api/market.json?fiat=VES&asset=USDT&side=BUY").await.json();
     assert_eq!((&json["ads"][0]["price"], &json["certificate"]["ads"]), (&"101".into(), &2.into()));
     assert_eq!(json["prices"].as_array().unwrap().len(), 2);
