@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rust_decimal::{Decimal, dec};
 use shared::queue::Topology;
-use shared::settings::{BadSettings, Broker, Database, Vars};
+use shared::settings::{BadSettings, Broker, BrokerManagement, Database, Vars};
 use shared::telemetry::Telemetry;
 
 use crate::planner::MarketPattern;
@@ -21,6 +21,8 @@ pub struct Settings {
     /// For how long what is kept.
     pub retention: Retention,
     pub broker: Broker,
+    /// Which tells what is in the hands of consumers; `None`: that is not told.
+    pub management: Option<BrokerManagement>,
     pub telemetry: Telemetry,
     pub topology: Topology,
     /// Time between slots, which lie on the wall clock.
@@ -135,13 +137,15 @@ impl Settings {
             ));
         }
         let own_id = vars.process_id("coordinator");
+        let coordinator_id = vars.text("COORDINATOR_ID", &own_id);
         let priority_markets = read_priorities(&mut vars);
         let settings = Self {
             database: Database::read(&mut vars),
             owner: Database::read_owner(&mut vars),
             retention: Retention::read(&mut vars),
             broker: Broker::read(&mut vars),
-            telemetry: Telemetry::read(&mut vars),
+            management: BrokerManagement::read(&mut vars),
+            telemetry: Telemetry::read(&mut vars, &coordinator_id),
             topology: Topology::new(&vars.prefix("AMQP_PREFIX", "p2p")),
             interval,
             batch_deadline,
@@ -166,7 +170,7 @@ impl Settings {
             thresholds: read_thresholds(&mut vars),
             fiats: vars.list("FIATS"),
             status_address: status::read_address(&mut vars),
-            coordinator_id: vars.text("COORDINATOR_ID", &own_id),
+            coordinator_id,
         };
         vars.finish(settings)
     }

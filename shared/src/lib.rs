@@ -3,6 +3,7 @@
 //! - [`archive`]: answers byte for byte, packed; dictionaries for it.
 //! - [`domain`]: markets, ads and identifiers; no I/O, no async.
 //! - [`exchange`]: what an exchange's API looks like, sans I/O: a job to a request, bytes to ads.
+//! - [`health`]: whether a process is alive and ready, served beside the metrics.
 //! - [`job`]: the messages between coordinator and workers.
 //! - [`limiter`]: the limit that workers share, in Redis; its script and its typed calls.
 //! - [`queue`]: the broker: topology, publishing, consuming. Nothing else names `lapin`.
@@ -16,6 +17,7 @@
 pub mod archive;
 pub mod domain;
 pub mod exchange;
+pub mod health;
 pub mod job;
 pub mod limiter;
 mod metrics;

@@ -2,16 +2,24 @@
 //!
 //! Who measures names its instruments itself, with the macros of the crate `metrics`; this is where
 //! they are collected and served. Without it they cost nothing and go nowhere.
+//!
+//! A gauge that is set to NaN is not known now, and is left out of what is served: a figure that could not
+//! be read must not look like 0, nor like the last one that could.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::Router;
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use axum::routing::get;
-use metrics_exporter_prometheus::PrometheusBuilder;
+use axum::{Json, Router};
+use metrics::{describe_gauge, gauge};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_process::Collector;
 
+use crate::health::{Answer, Health};
 use crate::settings::Vars;
 
 /// Bounds in seconds of all that is timed: from a round trip to Redis to a batch.
@@ -19,6 +27,9 @@ const SECONDS: [f64; 14] =
     [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 240.0, 600.0];
 /// Time between two tidyings of what histograms collected.
 const UPKEEP: Duration = Duration::from_secs(10);
+const BUILD_INFO: &str = "p2p_build_info";
+/// How the crate's figures of the process begin.
+const PROCESS: &str = "p2p_";
 /// The text format of Prometheus.
 const TEXT: &str = "text/plain; version=0.0.4";
 
@@ -36,14 +47,20 @@ pub(crate) fn read(vars: &mut Vars) -> Option<SocketAddr> {
     is_enabled.then_some(SocketAddr::new(host, port))
 }
 
-/// Collects, and serves `/metrics` until the process ends. A port that is taken is an error in the log
+/// Collects, and serves `/metrics`, `/healthz` and `/readyz` until the process ends. A port that is taken is an error in the log
 /// and no more: market data is worth more than figures about it, and the scrape that fails raises an
 /// alert of its own.
-pub(crate) fn serve(address: SocketAddr) -> anyhow::Result<()> {
+pub(crate) fn serve(
+    service: &'static str,
+    address: SocketAddr,
+    health: Health,
+) -> anyhow::Result<()> {
     let metrics = PrometheusBuilder::new()
         .set_buckets(&SECONDS)?
         .install_recorder()
         .context("metrics can't be collected")?;
+    describe_gauge!(BUILD_INFO, "1; the labels name the program and its version");
+    gauge!(BUILD_INFO, "service" => service, "version" => env!("CARGO_PKG_VERSION")).set(1);
     let tidied = metrics.clone();
     tokio::spawn(async move {
         loop {
@@ -51,10 +68,7 @@ pub(crate) fn serve(address: SocketAddr) -> anyhow::Result<()> {
             tidied.run_upkeep();
         }
     });
-    let app = Router::new().route(
-        "/metrics",
-        get(move || std::future::ready(([(CONTENT_TYPE, TEXT)], metrics.render()))),
-    );
+    let app = routes(metrics, health);
     tokio::spawn(async move {
         let served = async {
             let listener = tokio::net::TcpListener::bind(address).await?;
@@ -66,4 +80,44 @@ pub(crate) fn serve(address: SocketAddr) -> anyhow::Result<()> {
         }
     });
     Ok(())
+}
+
+fn routes(metrics: PrometheusHandle, health: Health) -> Router {
+    let process = Collector::new(PROCESS);
+    process.describe();
+    let scraped = move || {
+        process.collect();
+        std::future::ready(([(CONTENT_TYPE, TEXT)], known(&metrics.render())))
+    };
+    let liveness = health.clone();
+    Router::new()
+        .route("/metrics", get(scraped))
+        .route("/healthz", get(move || std::future::ready(respond(liveness.alive()))))
+        .route("/readyz", get(move || async move { respond(health.ready().await) }))
+}
+
+fn respond(Answer { is_good, body }: Answer) -> impl IntoResponse {
+    let status = if is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(body))
+}
+
+/// Without the lines of gauges that are not known.
+fn known(text: &str) -> String {
+    text.split_inclusive('\n').filter(|line| !line.trim_end().ends_with(" NaN")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gauge_that_is_not_known_is_left_out() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            gauge!("ads", "queue" => "a").set(f64::NAN);
+            gauge!("ads", "queue" => "b").set(2);
+        });
+        let text = known(&recorder.handle().render());
+        assert!(text.contains("ads{queue=\"b\"} 2") && !text.contains("queue=\"a\""), "{text}");
+    }
 }

@@ -1,35 +1,47 @@
 //! Logs, metrics, and traces if a collector is configured.
 
+use std::fmt;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 
-use opentelemetry::global;
-use opentelemetry::trace::TracerProvider;
+use opentelemetry::trace::{TraceContextExt, TracerProvider};
+use opentelemetry::{KeyValue, global};
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tracing::level_filters::LevelFilter;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use crate::health::Health;
 use crate::metrics;
-use crate::settings::Vars;
+use crate::settings::{Vars, redacted};
 
 /// `LOG_LEVEL`, `LOG_FORMAT`, `ENABLE_METRICS`, `PROMETHEUS_HOST`, `PROMETHEUS_PORT`, and the standard
-/// `OTEL_EXPORTER_OTLP_ENDPOINT`.
-#[derive(Clone, Debug)]
+/// `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_SAMPLER`, `OTEL_TRACES_SAMPLER_ARG`.
+#[derive(Clone)]
 pub struct Telemetry {
     filter: String,
     json: bool,
     /// The collector; without one no traces are sent.
     otlp_endpoint: Option<String>,
+    /// Which traces are sent.
+    sampler: Sampler,
+    /// Names this process among its kind.
+    instance_id: String,
+    /// Where the process tells how it is; served with the metrics.
+    pub health: Health,
     /// Where metrics are served; `None`: nowhere.
     metrics: Option<SocketAddr>,
 }
 
 impl Telemetry {
-    pub fn read(vars: &mut Vars) -> Self {
+    /// `instance_id` names the process.
+    pub fn read(vars: &mut Vars, instance_id: &str) -> Self {
         let filter = vars.text("LOG_LEVEL", "info");
         if let Err(error) = EnvFilter::try_new(&filter) {
             vars.problem(format!(
@@ -47,10 +59,56 @@ impl Telemetry {
         };
         // Handed to the exporter, which knows the process's environment but not `.env`.
         let otlp_endpoint = vars.optional("OTEL_EXPORTER_OTLP_ENDPOINT");
+        let sampler = read_sampler(vars);
         let metrics = metrics::read(vars);
-        Self { filter, json, otlp_endpoint, metrics }
+        let (instance_id, health) = (instance_id.to_owned(), Health::default());
+        Self { filter, json, otlp_endpoint, sampler, instance_id, health, metrics }
     }
 }
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URL of the collector may hold a password.
+        let endpoint =
+            self.otlp_endpoint.as_deref().map(|endpoint| match url::Url::parse(endpoint) {
+                Ok(url) => redacted(&url),
+                Err(_) => "…".to_owned(),
+            });
+        f.debug_struct("Telemetry")
+            .field("filter", &self.filter)
+            .field("json", &self.json)
+            .field("otlp_endpoint", &endpoint)
+            .field("sampler", &self.sampler)
+            .field("metrics", &self.metrics)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `OTEL_TRACES_SAMPLER` and its argument. The library would read them too, but not from `.env`, and it
+/// takes what it does not know for "all".
+fn read_sampler(vars: &mut Vars) -> Sampler {
+    let ratio = vars.number("OTEL_TRACES_SAMPLER_ARG", 1.0, 0.0..=1.0);
+    let name = vars.text("OTEL_TRACES_SAMPLER", "parentbased_always_on");
+    let (is_of_parent, name) = match name.strip_prefix("parentbased_") {
+        Some(of_roots) => (true, of_roots),
+        None => (false, name.as_str()),
+    };
+    let sampler = match name {
+        "always_on" => Sampler::AlwaysOn,
+        "always_off" => Sampler::AlwaysOff,
+        "traceidratio" => Sampler::TraceIdRatioBased(ratio),
+        other => {
+            vars.problem(format!(
+                "OTEL_TRACES_SAMPLER={other:?}: allowed are always_on, always_off, traceidratio, and these after parentbased_"
+            ));
+            Sampler::AlwaysOff
+        }
+    };
+    if is_of_parent { Sampler::ParentBased(Box::new(sampler)) } else { sampler }
+}
+
+/// Links of a span that are kept: reports are folded by the hundred.
+const MAX_LINKS: u32 = 256;
 
 /// Sends what is still buffered when it is dropped.
 #[must_use]
@@ -73,27 +131,76 @@ pub fn init(name: &'static str, settings: &Telemetry) -> anyhow::Result<Guard> {
     let provider = settings
         .otlp_endpoint
         .as_deref()
-        .map(|endpoint| trace_provider(name, endpoint))
+        .map(|endpoint| trace_provider(name, endpoint, settings))
         .transpose()?;
-    let traces = provider
-        .as_ref()
-        .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer(name)));
+    // Of traces the level of logs is no measure, of the fields that name batch and job neither: a warning
+    // must say of which job it is.
+    let traces = provider.as_ref().map(|provider| {
+        let traces = tracing_opentelemetry::layer().with_tracer(provider.tracer(name));
+        traces.with_threads(false).with_location(false).with_filter(LevelFilter::INFO)
+    });
+    let spans = filter_fn(|one| one.is_span() && *one.level() <= tracing::Level::INFO);
     let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let format = if settings.json { format.json().boxed() } else { format.boxed() };
-    tracing_subscriber::registry()
-        .with(EnvFilter::try_new(&settings.filter)?)
-        .with(traces)
-        .with(format)
-        .try_init()?;
+    let format = format.with_filter(EnvFilter::try_new(&settings.filter)?.or(spans));
+    tracing_subscriber::registry().with(traces).with(format).try_init()?;
     if let Some(address) = settings.metrics {
-        metrics::serve(address)?;
+        metrics::serve(name, address, settings.health.clone())?;
     }
     Ok(Guard(provider))
 }
 
-fn trace_provider(name: &'static str, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
+/// Notes the id of its trace in a span with an empty field `trace_id`, if it is sampled: so the lines
+/// logged within lead to the trace.
+pub fn note_trace(span: &tracing::Span) {
+    let context = span.context();
+    let context = context.span().span_context().clone();
+    if context.is_sampled() {
+        span.record("trace_id", tracing::field::display(context.trace_id()));
+    }
+}
+
+fn trace_provider(
+    name: &'static str,
+    endpoint: &str,
+    settings: &Telemetry,
+) -> anyhow::Result<SdkTracerProvider> {
     let exporter =
         opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
-    let resource = Resource::builder().with_service_name(name).build();
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+    let resource = Resource::builder()
+        .with_service_name(name)
+        .with_attribute(KeyValue::new("service.namespace", "p2p"))
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_attribute(KeyValue::new("service.instance.id", settings.instance_id.clone()))
+        .build();
+    Ok(SdkTracerProvider::builder()
+        .with_sampler(settings.sampler.clone())
+        .with_max_links_per_span(MAX_LINKS)
+        .with_batch_exporter(exporter)
+        .with_resource(resource)
+        .build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampler(pairs: &[(&str, &str)]) -> Result<String, String> {
+        let mut vars = Vars::from_pairs(pairs.iter().copied());
+        let sampler = read_sampler(&mut vars);
+        vars.finish(format!("{sampler:?}")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn traces_are_sampled_as_the_standard_variables_say() {
+        assert_eq!(sampler(&[]).unwrap(), "ParentBased(AlwaysOn)");
+        assert_eq!(sampler(&[("OTEL_TRACES_SAMPLER", "always_off")]).unwrap(), "AlwaysOff");
+        let ratio = [
+            ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+            ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+        ];
+        assert_eq!(sampler(&ratio).unwrap(), "ParentBased(TraceIdRatioBased(0.25))");
+        assert!(sampler(&[("OTEL_TRACES_SAMPLER", "xray")]).unwrap_err().contains("traceidratio"));
+        assert!(sampler(&[("OTEL_TRACES_SAMPLER_ARG", "2")]).unwrap_err().contains("0 to 1"));
+    }
 }

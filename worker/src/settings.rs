@@ -86,16 +86,17 @@ const RATES: std::ops::RangeInclusive<u32> = 1..=1_000_000;
 impl Settings {
     pub fn read(mut vars: Vars) -> Result<Self, BadSettings> {
         let own_id = vars.process_id("worker");
+        let worker_id = vars.text("WORKER_ID", &own_id);
         let max_workers = vars.number("MAX_WORKERS", 20, 1..=500);
         let settings = Self {
             database: Database::read(&mut vars),
             broker: Broker::read(&mut vars),
             redis: Redis::read(&mut vars),
-            telemetry: Telemetry::read(&mut vars),
+            telemetry: Telemetry::read(&mut vars, &worker_id),
             topology: Topology::new(&vars.prefix("AMQP_PREFIX", "p2p")),
             binance: Binance::read(&mut vars),
             rate_limit: RateLimit::read(&mut vars),
-            worker_id: vars.text("WORKER_ID", &own_id),
+            worker_id,
             egress_id: vars.text("EGRESS_ID", DEFAULT_EGRESS),
             proxy: Proxy::read(&mut vars),
             max_workers,

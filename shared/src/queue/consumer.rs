@@ -41,6 +41,12 @@ impl Delivery {
             .map(drop)
     }
 
+    /// Time since it was published; `None`: by a program that did not say when.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        trace::age(self.properties.headers().as_ref())
+    }
+
     /// Links `span` to the span that published the message.
     pub fn link(&self, span: &tracing::Span) {
         trace::link(span, self.properties.headers().as_ref());

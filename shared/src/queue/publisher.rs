@@ -9,8 +9,9 @@ use lapin::options::{
 };
 use lapin::{BasicProperties, Channel, Confirmation, ConnectionProperties, PublisherConfirm};
 
-use super::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, Queue, QueueError, Topology, answer, trace};
+use super::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, Depth, Queue, QueueError, Topology, answer, trace};
 use crate::settings::Broker;
+use tracing::Span;
 
 /// Connections for publishing, apart from those for consuming: flow control on one must not stall
 /// the other.
@@ -73,19 +74,42 @@ impl Publisher {
     /// Publishes all messages in order; `Ok` means that the broker confirmed every one. After an
     /// error any part of them may have arrived.
     pub async fn publish(&self, messages: &[Message]) -> Result<(), PublishError> {
-        if messages.is_empty() {
+        let span = Span::current();
+        self.publish_each(messages.iter().map(|message| (message, &span))).await
+    }
+
+    /// The same, each message with the trace of the span that it comes from.
+    pub async fn publish_each<'a>(
+        &self,
+        messages: impl ExactSizeIterator<Item = (&'a Message, &'a Span)>,
+    ) -> Result<(), PublishError> {
+        if messages.len() == 0 {
             return Ok(());
         }
-        let connection = self.pool.get().await.map_err(PublishError::NoConnection)?;
+        let connection = self.connection().await?;
         let result = self.publish_on(&connection, messages).await;
         give_back(connection, result)
+    }
+
+    /// How full a queue is. One that does not exist is declared, as everybody does: only to look at it would
+    /// be an error for the broker.
+    pub async fn depth(&self, queue: Queue) -> Result<Depth, PublishError> {
+        let connection = self.connection().await?;
+        let depth = async {
+            let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
+            let depth = self.topology.depth(&channel, queue).await?;
+            answer(ANSWER_TIMEOUT, channel.close(REPLY_SUCCESS, "done".into())).await?;
+            Ok(depth)
+        };
+        let depth = depth.await;
+        give_back(connection, depth)
     }
 
     /// Messages of a queue that wait for a consumer; those in some consumer's hands are not counted. A
     /// queue that a crash left broken tells that it is empty and answers nothing more, so an empty one
     /// is asked for a message as well: that is an error then.
     pub async fn ready(&self, queue: Queue) -> Result<u32, PublishError> {
-        let connection = self.pool.get().await.map_err(PublishError::NoConnection)?;
+        let connection = self.connection().await?;
         let ready = async {
             let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
             let ready = self.topology.ready(&channel, queue).await?;
@@ -104,7 +128,7 @@ impl Publisher {
 
     /// Deletes a queue with all that is in it; it is declared again when it is next used.
     pub async fn delete(&self, queue: Queue) -> Result<(), PublishError> {
-        let connection = self.pool.get().await.map_err(PublishError::NoConnection)?;
+        let connection = self.connection().await?;
         let deleted = async {
             let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
             let name = self.topology.queue(queue).into();
@@ -117,23 +141,34 @@ impl Publisher {
         give_back(connection, deleted)
     }
 
+    /// A connection, made in a task of its own if there is none: the library keeps the span in which one is
+    /// made open as long as the connection lives, and the trace would never end.
+    async fn connection(&self) -> Result<deadpool_lapin::Object, PublishError> {
+        let pool = self.pool.clone();
+        match tokio::spawn(async move { pool.get().await }).await {
+            Ok(got) => got.map_err(PublishError::NoConnection),
+            // It panicked, or the runtime is ending.
+            Err(_) => Err(PublishError::NoConnection(deadpool_lapin::PoolError::Closed)),
+        }
+    }
+
     async fn publish_on(
         &self,
         connection: &lapin::Connection,
-        messages: &[Message],
+        messages: impl Iterator<Item = (&Message, &Span)>,
     ) -> Result<(), PublishError> {
         let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
         // Publishing before anyone consumed must not fail for want of a queue.
         self.topology.declare(&channel).await?;
         answer(ANSWER_TIMEOUT, channel.confirm_select(ConfirmSelectOptions::default())).await?;
         let mut in_flight = VecDeque::with_capacity(CONFIRM_WINDOW);
-        for message in messages {
+        for (message, span) in messages {
             if in_flight.len() == CONFIRM_WINDOW
                 && let Some(oldest) = in_flight.pop_front()
             {
                 confirmed(oldest).await?;
             }
-            in_flight.push_back(self.send(&channel, message).await?);
+            in_flight.push_back(self.send(&channel, message, span).await?);
         }
         for confirm in in_flight {
             confirmed(confirm).await?;
@@ -146,6 +181,7 @@ impl Publisher {
         &self,
         channel: &Channel,
         message: &Message,
+        span: &Span,
     ) -> Result<PublisherConfirm, QueueError> {
         let (exchange, routing_key, mandatory, body) = match message {
             Message::To(queue, body) => (String::new(), self.topology.queue(*queue), true, body),
@@ -156,7 +192,7 @@ impl Publisher {
         let properties = BasicProperties::default()
             .with_delivery_mode(PERSISTENT)
             .with_content_type("application/json".into())
-            .with_headers(trace::headers());
+            .with_headers(trace::headers(span));
         let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
         let sent =
             channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties);

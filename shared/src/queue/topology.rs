@@ -11,7 +11,7 @@ use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
-use super::{ANSWER_TIMEOUT, QueueError, answer};
+use super::{ANSWER_TIMEOUT, Depth, QueueError, answer};
 
 /// The queues there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +32,18 @@ pub enum Queue {
 impl Queue {
     pub const ALL: [Self; 5] =
         [Self::Dead, Self::UrgentJobs, Self::NormalJobs, Self::LowJobs, Self::Reports];
+
+    /// Without the prefix of an installation, as metrics have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UrgentJobs => "jobs.urgent",
+            Self::NormalJobs => "jobs.normal",
+            Self::LowJobs => "jobs.low",
+            Self::Reports => "reports",
+            Self::Dead => "dead",
+        }
+    }
 }
 
 /// Deliveries of one message before it is poison. Every killed worker costs its jobs one, so there
@@ -56,14 +68,7 @@ impl Topology {
 
     #[must_use]
     pub fn queue(&self, queue: Queue) -> String {
-        let name = match queue {
-            Queue::UrgentJobs => "jobs.urgent",
-            Queue::NormalJobs => "jobs.normal",
-            Queue::LowJobs => "jobs.low",
-            Queue::Reports => "reports",
-            Queue::Dead => "dead",
-        };
-        format!("{}.{name}", self.prefix)
+        format!("{}.{}", self.prefix, queue.as_str())
     }
 
     /// Topic exchange for events that others may listen to, for example `batch.closed`.
@@ -88,12 +93,18 @@ impl Topology {
 
     /// Declares a queue, which tells how many of its messages wait for a consumer.
     pub(super) async fn ready(&self, channel: &Channel, queue: Queue) -> Result<u32, QueueError> {
+        Ok(self.depth(channel, queue).await?.ready)
+    }
+
+    /// Declares a queue, which tells how full it is.
+    pub(super) async fn depth(&self, channel: &Channel, queue: Queue) -> Result<Depth, QueueError> {
         let declared = channel.queue_declare(
             self.queue(queue).into(),
             QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() },
             self.arguments(queue),
         );
-        Ok(answer(ANSWER_TIMEOUT, declared).await?.message_count())
+        let declared = answer(ANSWER_TIMEOUT, declared).await?;
+        Ok(Depth { ready: declared.message_count(), consumers: declared.consumer_count() })
     }
 
     fn arguments(&self, queue: Queue) -> FieldTable {

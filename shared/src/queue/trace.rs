@@ -1,19 +1,38 @@
-//! Trace context in message headers, in the W3C format.
+//! Trace context in message headers, in the W3C format, and when the message was published.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use chrono::Utc;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use opentelemetry::global;
 use opentelemetry::propagation::{Extractor, Injector};
 use opentelemetry::trace::TraceContextExt;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// Headers that carry the context of the current span.
-pub(super) fn headers() -> FieldTable {
+/// Header with the time at which a message was published, in milliseconds since 1970. AMQP's own
+/// `timestamp` knows whole seconds only.
+const PUBLISHED_AT_MS: &str = "p2p-published-at-ms";
+
+/// Headers that carry the context of a span.
+pub(super) fn headers(span: &tracing::Span) -> FieldTable {
     let mut carrier = Carrier(BTreeMap::new());
-    let context = tracing::Span::current().context();
+    let context = span.context();
     global::get_text_map_propagator(|propagator| propagator.inject_context(&context, &mut carrier));
-    FieldTable::from(carrier.0)
+    let mut headers = FieldTable::from(carrier.0);
+    let now = AMQPValue::LongLongInt(Utc::now().timestamp_millis());
+    headers.insert(PUBLISHED_AT_MS.into(), now);
+    headers
+}
+
+/// Time since a message with these headers was published, by the clocks of two machines, so never less
+/// than 0; `None`: it does not say when.
+pub(super) fn age(headers: Option<&FieldTable>) -> Option<Duration> {
+    let AMQPValue::LongLongInt(published) = headers?.inner().get(PUBLISHED_AT_MS)? else {
+        return None;
+    };
+    let age = Utc::now().timestamp_millis().saturating_sub(*published);
+    Some(Duration::from_millis(age.max(0).cast_unsigned()))
 }
 
 /// Links `span` to the span that published a message with these headers. A link and not a parent: a
