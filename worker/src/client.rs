@@ -12,7 +12,10 @@ use reqwest::{StatusCode, redirect};
 use shared::archive::Transcript;
 use shared::exchange::binance::{Call, Payload, Request};
 use shared::job::Failure;
+use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
+use crate::metrics;
 use crate::rate_limit::{Outcome, Permit};
 use crate::settings::{Binance, Settings};
 
@@ -173,6 +176,24 @@ impl FetchError {
         self
     }
 
+    /// The outcome of the request, as metrics and traces have it.
+    fn label(&self) -> &'static str {
+        match self {
+            Self::LatePermit => "unsent",
+            Self::RateLimited { .. } => "refused",
+            Self::Timeout(_) => "timeout",
+            Self::Network(_) => "network",
+            Self::Server { .. } => "failed",
+            // An answer, but none that can be used.
+            Self::Redirect { .. }
+            | Self::Status { .. }
+            | Self::TooLarge
+            | Self::CorruptBody(_)
+            | Self::EmptyBody(_)
+            | Self::NotJson { .. } => "unusable",
+        }
+    }
+
     /// What it says of limit and health of the exchange.
     fn outcome(&self) -> Outcome {
         match self {
@@ -231,8 +252,15 @@ impl Client {
     pub async fn fetch(&self, permit: Permit, request: Request) -> Result<Answer, FetchError> {
         let sending = permit.begin().ok_or(FetchError::LatePermit)?;
         let is_witness = request.call.is_witness();
-        let fetched = tokio::time::timeout(self.timeout, self.exchange(request)).await;
+        let (span, call) = (self.span(&request), call_name(request.call));
+        let since = Instant::now();
+        let exchanged = self.exchange(request).instrument(span.clone());
+        let fetched = tokio::time::timeout(self.timeout, exchanged).await;
         let fetched = fetched.unwrap_or_else(|_| Err(FetchError::Timeout(self.timeout).into()));
+        let told = fetched.as_ref().map_err(|failed| &failed.error);
+        metrics::requested(call, told.map_or_else(FetchError::label, |_| "ok"), since.elapsed());
+        tell(&span, told);
+        drop(span);
         let outcome = match &fetched {
             Ok(_) => Outcome::Ok,
             Err(failed) if is_witness => failed.error.outcome_of_witness(),
@@ -283,9 +311,8 @@ impl Client {
         }
     }
 
-    /// A request as it is archived, and to be sent.
-    fn prepare(&self, request: Request) -> (Vec<u8>, reqwest::RequestBuilder) {
-        let endpoint = match request.call {
+    fn endpoint(&self, call: Call) -> &url::Url {
+        match call {
             Call::FiatList => &self.endpoints.fiat_list,
             Call::Assets => &self.endpoints.assets,
             Call::PaymentMethods => &self.endpoints.payment_methods,
@@ -293,8 +320,33 @@ impl Client {
             Call::Advertiser => &self.endpoints.advertiser,
             Call::WitnessAds => &self.endpoints.witness_ads,
             Call::WitnessQuote => &self.endpoints.witness_quote,
+        }
+    }
+
+    fn span(&self, request: &Request) -> Span {
+        let endpoint = self.endpoint(request.call);
+        let method = match request.payload {
+            Payload::Json(_) => "POST",
+            Payload::Query(..) => "GET",
         };
-        let mut url = endpoint.clone();
+        tracing::info_span!(
+            "fetch",
+            otel.name = %format_args!("{method} {}", call_name(request.call)),
+            otel.kind = "client",
+            otel.status_code = tracing::field::Empty,
+            http.request.method = method,
+            http.response.status_code = tracing::field::Empty,
+            http.response.body.size = tracing::field::Empty,
+            error.type = tracing::field::Empty,
+            server.address = endpoint.host_str().unwrap_or_default(),
+            server.port = endpoint.port_or_known_default().unwrap_or_default(),
+            url.path = endpoint.path(),
+        )
+    }
+
+    /// A request as it is archived, and to be sent.
+    fn prepare(&self, request: Request) -> (Vec<u8>, reqwest::RequestBuilder) {
+        let mut url = self.endpoint(request.call).clone();
         match request.payload {
             Payload::Json(body) => {
                 let archived = format!("POST {}\n{body}", target(&url));
@@ -358,6 +410,36 @@ fn kept_headers(headers: &HeaderMap) -> Vec<u8> {
         }
     }
     kept
+}
+
+/// A call, as metrics and traces have it.
+fn call_name(call: Call) -> &'static str {
+    match call {
+        Call::FiatList => "fiat_list",
+        Call::Assets => "assets",
+        Call::PaymentMethods => "payment_methods",
+        Call::Search => "search",
+        Call::Advertiser => "advertiser",
+        Call::WitnessAds => "witness_ads",
+        Call::WitnessQuote => "witness_quote",
+    }
+}
+
+/// Tells in the span what came of its request.
+fn tell(span: &Span, fetched: Result<&Answer, &FetchError>) {
+    let status = match fetched {
+        Ok(answer) => {
+            span.record("http.response.body.size", answer.body().len());
+            Some(StatusCode::OK.as_u16())
+        }
+        Err(error) => {
+            span.record("error.type", error.label()).record("otel.status_code", "ERROR");
+            error.status()
+        }
+    };
+    if let Some(status) = status {
+        span.record("http.response.status_code", status);
+    }
 }
 
 /// The body, if it is not too large.

@@ -1,13 +1,16 @@
 //! The loop from deliveries to finished jobs: concurrency, order of the queues, drain.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use shared::job::{Job, MESSAGE_VERSION};
+use shared::health::Pulse;
+use shared::job::{Job, MESSAGE_VERSION, Work};
 use shared::queue::Delivery;
+use shared::telemetry::note_trace;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::handler::{Handler, Outcome};
 use crate::metrics;
@@ -18,12 +21,29 @@ pub struct Finished {
     pub job: Job,
     pub delivery: Delivery,
     pub outcome: Outcome,
-    pub place: OwnedSemaphorePermit,
+    pub place: Place,
+    /// What is done with it belongs to its span.
+    pub span: Span,
+}
+
+/// A place among the jobs in flight, free again when this is dropped.
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+    _counted: metrics::InFlight,
+}
+
+impl Place {
+    fn taken(permit: OwnedSemaphorePermit) -> Self {
+        Self { _permit: permit, _counted: metrics::InFlight::begin() }
+    }
 }
 
 /// Jobs of the low queue that are in hand at once, besides the others: they wait for permits that
 /// others leave, and must not take a place from a page meanwhile.
 pub const LOW_IN_HAND: usize = 2;
+
+/// The loop gives a sign every second, whatever it waits for.
+pub const SILENCE_LIMIT: Duration = Duration::from_mins(1);
 
 /// Takes deliveries until `shutdown` or until all queues end, then waits for the jobs in hand. A place
 /// for a job of the low queue is none of the `max_in_flight`.
@@ -36,8 +56,10 @@ pub async fn run(
     finished: mpsc::Sender<Finished>,
     max_in_flight: usize,
     stop_taking: impl Fn(),
+    pulse: Pulse,
     shutdown: CancellationToken,
 ) {
+    metrics::limit(max_in_flight + LOW_IN_HAND);
     let [mut urgent, mut normal, mut low] = deliveries;
     let places = Arc::new(Semaphore::new(max_in_flight));
     let low_places = Arc::new(Semaphore::new(LOW_IN_HAND));
@@ -59,36 +81,72 @@ pub async fn run(
                     delivery = low.recv() => delivery,
                 };
                 let Some(delivery) = delivery else { return };
-                jobs.spawn(work(Arc::clone(&handler), delivery, false, finished.clone(), place));
+                let place = Place::taken(place);
+                jobs.spawn(work(Arc::clone(&handler), delivery, LOW, finished.clone(), place));
             }
         });
     }
     loop {
         let place = Arc::clone(&places).acquire_owned();
-        let place = tokio::select! {
-            place = place => place.expect("the semaphore is never closed"),
-            () = shutdown.cancelled() => break,
+        let next = async {
+            let place = tokio::select! {
+                place = place => place.expect("the semaphore is never closed"),
+                () = shutdown.cancelled() => return None,
+            };
+            let (delivery, queue) = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return None,
+                Some(delivery) = urgent.recv() => (delivery, URGENT),
+                Some(delivery) = normal.recv() => (delivery, NORMAL),
+                else => return None,
+            };
+            Some((place, delivery, queue))
         };
-        let (delivery, is_urgent) = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => break,
-            Some(delivery) = urgent.recv() => (delivery, true),
-            Some(delivery) = normal.recv() => (delivery, false),
-            else => break,
-        };
-        jobs.spawn(work(Arc::clone(&handler), delivery, is_urgent, finished.clone(), place));
+        let Some((place, delivery, queue)) = pulse.while_waiting(next).await else { break };
+        let place = Place::taken(place);
+        jobs.spawn(work(Arc::clone(&handler), delivery, queue, finished.clone(), place));
     }
     stop_taking();
     jobs.close();
-    jobs.wait().await;
+    pulse.while_waiting(jobs.wait()).await;
+}
+
+/// Queues, as traces name them.
+const URGENT: &str = "jobs.urgent";
+const NORMAL: &str = "jobs.normal";
+const LOW: &str = "jobs.low";
+
+/// From the delivery of a job to its acknowledgement.
+fn job_span(job: &Job, queue: &'static str) -> Span {
+    let span = tracing::info_span!(
+        parent: None,
+        "job",
+        otel.name = %format_args!("process {queue}"),
+        otel.kind = "consumer",
+        messaging.system = "rabbitmq",
+        messaging.operation.type = "process",
+        messaging.operation.name = "process",
+        messaging.destination.name = queue,
+        batch = %job.batch_id,
+        job = job.ordinal,
+        issue = job.issue,
+        kind = job.work.kind(),
+        market = tracing::field::Empty,
+        page = tracing::field::Empty,
+        trace_id = tracing::field::Empty,
+    );
+    if let Work::Search { market, page, .. } = &job.work {
+        span.record("market", tracing::field::display(market)).record("page", page);
+    }
+    span
 }
 
 async fn work(
     handler: Arc<Handler>,
     delivery: Delivery,
-    is_urgent: bool,
+    queue: &'static str,
     finished: mpsc::Sender<Finished>,
-    place: OwnedSemaphorePermit,
+    place: Place,
 ) {
     let job = match decode(&delivery.body) {
         Ok(job) => job,
@@ -101,10 +159,14 @@ async fn work(
             return;
         }
     };
-    let span = tracing::info_span!("job", batch = %job.batch_id, ordinal = job.ordinal, kind = job.work.kind());
+    if let Some(age) = delivery.age() {
+        metrics::began(age);
+    }
+    let span = job_span(&job, queue);
     delivery.link(&span);
-    let outcome = handler.run(&job, is_urgent).instrument(span).await;
-    if finished.send(Finished { job, delivery, outcome, place }).await.is_err() {
+    note_trace(&span);
+    let outcome = handler.run(&job, queue == URGENT).instrument(span.clone()).await;
+    if finished.send(Finished { job, delivery, outcome, place, span }).await.is_err() {
         tracing::error!("the storer is gone; the job will be delivered again");
     }
 }

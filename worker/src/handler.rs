@@ -18,6 +18,7 @@ use shared::store::{ANSWER_LIMIT, within};
 use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::alerts::Alerts;
 pub use crate::client::Answer;
@@ -283,7 +284,8 @@ impl Handler {
             if let Some(outcome) = self.is_pointless(job, &requests).await {
                 return outcome;
             }
-            let permit = match self.permit(job, class, &requests).await {
+            let permit = self.permit(job, class, &requests).instrument(permit_span(class)).await;
+            let permit = match permit {
                 Ok(permit) => permit,
                 Err(outcome) => return outcome,
             };
@@ -574,7 +576,13 @@ fn judge_facts(
     }
 }
 
+/// The wait for the right to send a request.
+fn permit_span(class: Class) -> Span {
+    tracing::info_span!("permit", class = ?class)
+}
+
 fn read(job: &Job, body: &[u8]) -> Result<Facts, AnswerError> {
+    let _span = tracing::info_span!("parse", bytes = body.len()).entered();
     Ok(match &job.work {
         Work::Search { market, .. } => Facts::Page(binance::parse_search(market, body)?),
         Work::FiatList => Facts::FiatList(binance::parse_fiat_list(body)?),

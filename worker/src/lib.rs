@@ -10,6 +10,7 @@
 //! - [`client`]: HTTP to the exchange. Every request consumes a permit.
 //! - [`rate_limit`]: permits, from a limit that all workers share.
 //! - [`metrics`]: what is measured.
+//! - [`health`]: what a worker needs in order to be ready.
 //! - [`storer`]: the loop from results to committed facts, several pages per transaction.
 //! - [`store`]: the statements.
 //! - [`replay`]: archived and refused answers parsed again, and the facts corrected; run by an operator.
@@ -18,6 +19,7 @@ mod alerts;
 pub mod client;
 pub mod consumer;
 pub mod handler;
+pub mod health;
 pub mod metrics;
 pub mod rate_limit;
 pub mod replay;
@@ -70,7 +72,14 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     );
     let signs = tokio::spawn(signs);
     let (finished, to_store) = mpsc::channel(in_hand + consumer::LOW_IN_HAND);
-    let storer = storer::Storer::new(store, publisher, shutdown.clone());
+    let health = &settings.telemetry.health;
+    let storer = storer::Storer::new(
+        store,
+        publisher.clone(),
+        health.watch("storer", storer::SILENCE_LIMIT),
+        shutdown.clone(),
+    );
+    health::answer(health, &pool, &publisher, &limiter);
     let mut storer = tokio::spawn(storer.run(to_store));
     let handler =
         Arc::new(handler::Handler::new(&settings, pool, limiter, client, shutdown.clone()));
@@ -80,6 +89,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
         finished,
         in_hand,
         || broker.stop_taking(),
+        settings.telemetry.health.watch("consumer", consumer::SILENCE_LIMIT),
         shutdown.clone(),
     );
     tokio::select! {

@@ -24,6 +24,15 @@ const SHAPES: &str = "p2p_api_shape_changes_total";
 /// Answers that ended jobs, by the state of the job, and whether they were archived or why not.
 const ANSWERS: &str = "p2p_raw_answers_total";
 const RAW_BYTES: &str = "p2p_raw_bytes_total";
+const OFFERS: &str = "p2p_offers_extracted_total";
+const JOBS: &str = "p2p_jobs_total";
+const JOB_AGE: &str = "p2p_job_age_seconds";
+const IN_FLIGHT: &str = "p2p_jobs_in_flight";
+const LIMIT: &str = "p2p_jobs_limit";
+const REQUESTS: &str = "p2p_api_request_duration_seconds";
+const WRITES: &str = "p2p_database_write_duration_seconds";
+/// The same under the name that some dashboards know.
+const WRITES_ALIAS: &str = "p2p_db_write_duration_seconds";
 const PERMITS: &str = "p2p_limiter_permits_total";
 const PERMIT_WAIT: &str = "p2p_limiter_wait_seconds";
 const RATE: &str = "p2p_limiter_rate_per_minute";
@@ -92,6 +101,35 @@ pub fn describe() {
     );
     describe_counter!(RAW_BYTES, Unit::Bytes, "Bytes of answers in the archive as packed");
     describe_counter!(
+        OFFERS,
+        Unit::Count,
+        "Ads stored, counted after the commit; an ad counts once per reading"
+    );
+    describe_counter!(
+        JOBS,
+        Unit::Count,
+        "Jobs that this worker ended, counted after the commit, by kind and end state"
+    );
+    describe_histogram!(
+        JOB_AGE,
+        Unit::Seconds,
+        "Time from the publication of a job to its beginning; again if it is delivered again"
+    );
+    describe_gauge!(IN_FLIGHT, Unit::Count, "Jobs in hand, until they are stored");
+    describe_gauge!(LIMIT, Unit::Count, "Most jobs in hand");
+    describe_histogram!(
+        REQUESTS,
+        Unit::Seconds,
+        "Requests to the exchange, from the first byte sent to the last received, by call and outcome"
+    );
+    for name in [WRITES, WRITES_ALIAS] {
+        describe_histogram!(
+            name,
+            Unit::Seconds,
+            "Transactions that store a group of jobs, also those that failed"
+        );
+    }
+    describe_counter!(
         PERMITS,
         Unit::Count,
         "Permits for one request; source: redis, or local while Redis is away"
@@ -145,6 +183,59 @@ fn count_error(error_type: &'static str, work: &Work, errors: u64) {
     };
     counter!(ERRORS, "error_type" => error_type, "fiat" => fiat.to_owned(), "crypto" => crypto.to_owned())
         .increment(errors);
+}
+
+/// A job ended here, and its ending is committed. Labels of markets: 2 sides of each market of the
+/// catalog, about 3,000 series; of kinds and states: 25.
+pub fn ended(work: &Work, state: EndState, ads: u32) {
+    counter!(JOBS, "kind" => work.kind(), "state" => state.as_str()).increment(1);
+    if let Work::Search { market, .. } = work
+        && ads > 0
+    {
+        let (fiat, crypto) = (market.fiat.as_str().to_owned(), market.asset.as_str().to_owned());
+        counter!(OFFERS, "fiat" => fiat, "crypto" => crypto, "trade_type" => market.side.as_str())
+            .increment(u64::from(ads));
+    }
+}
+
+/// A job was begun so long after it was published.
+pub fn began(age: Duration) {
+    histogram!(JOB_AGE).record(age.as_secs_f64());
+}
+
+/// The exchange was asked.
+pub fn requested(call: &'static str, outcome: &'static str, took: Duration) {
+    histogram!(REQUESTS, "call" => call, "outcome" => outcome).record(took.as_secs_f64());
+}
+
+/// A transaction with the endings of jobs took so long.
+pub fn wrote(took: Duration) {
+    histogram!(WRITES).record(took.as_secs_f64());
+    histogram!(WRITES_ALIAS).record(took.as_secs_f64());
+}
+
+/// The most jobs that this worker has in hand.
+pub fn limit(jobs: usize) {
+    gauge!(LIMIT).set(u32::try_from(jobs).unwrap_or(u32::MAX));
+    gauge!(IN_FLIGHT).set(0);
+}
+
+/// A job in hand, until this is dropped.
+#[derive(Debug)]
+pub struct InFlight(());
+
+impl InFlight {
+    #[must_use]
+    pub fn begin() -> Self {
+        gauge!(IN_FLIGHT).increment(1);
+        Self(())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        gauge!(IN_FLIGHT).decrement(1);
+    }
 }
 
 /// An error of no market.

@@ -7,12 +7,15 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use shared::health::Pulse;
 use shared::job::{Failure, Report};
 use shared::queue::{Delivery, Message, Publisher, Queue};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
-use crate::consumer::Finished;
+use crate::consumer::{Finished, Place};
 use crate::handler::Outcome;
 use crate::metrics;
 use crate::store::{Store, StoreError, Stored, ToStore};
@@ -28,9 +31,14 @@ const LAST_BACKOFF: Duration = Duration::from_secs(5);
 /// Tries after the shutdown began: then the broker delivers the job to another worker.
 const TRIES_WHILE_DRAINING: usize = 5;
 
+/// Longest silence of the loop: it gives a sign before each try to store or to report, which are bounded
+/// by half a minute each.
+pub const SILENCE_LIMIT: Duration = Duration::from_mins(2);
+
 pub struct Storer {
     store: Store,
     publisher: Publisher,
+    pulse: Pulse,
     shutdown: CancellationToken,
 }
 
@@ -38,19 +46,25 @@ pub struct Storer {
 struct Recorded {
     delivery: Delivery,
     stored: Stored,
-    _place: OwnedSemaphorePermit,
+    span: Span,
+    _place: Place,
 }
 
 impl Storer {
     #[must_use]
-    pub fn new(store: Store, publisher: Publisher, shutdown: CancellationToken) -> Self {
-        Self { store, publisher, shutdown }
+    pub fn new(
+        store: Store,
+        publisher: Publisher,
+        pulse: Pulse,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self { store, publisher, pulse, shutdown }
     }
 
     /// Stores until the channel is closed and empty.
     pub async fn run(mut self, mut finished: mpsc::Receiver<Finished>) {
         let mut group = Vec::with_capacity(MAX_GROUP);
-        while finished.recv_many(&mut group, MAX_GROUP).await > 0 {
+        while self.pulse.while_waiting(finished.recv_many(&mut group, MAX_GROUP)).await > 0 {
             let recorded = self.record(group.drain(..)).await;
             self.acknowledge(recorded).await;
         }
@@ -59,7 +73,7 @@ impl Storer {
     async fn record(&mut self, group: impl Iterator<Item = Finished>) -> Vec<Recorded> {
         let (mut recorded, mut to_store, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         let mut spent = Vec::new();
-        for Finished { job, delivery, outcome, place } in group {
+        for Finished { job, delivery, outcome, place, span } in group {
             let stored = match outcome {
                 Outcome::Released(requests) => {
                     spent.push((job, requests));
@@ -75,21 +89,26 @@ impl Storer {
                     Stored::EndedElsewhere
                 }
                 Outcome::Ended(ending) => {
-                    waiting.push((delivery, place));
+                    waiting.push((delivery, place, span));
                     to_store.push(ToStore { job, ending: *ending });
                     continue;
                 }
             };
-            recorded.push(Recorded { delivery, stored, _place: place });
+            recorded.push(Recorded { delivery, stored, span, _place: place });
         }
         if let Err(error) = self.store.note_requests(&spent).await {
             tracing::warn!(%error, "requests that came to nothing are missing in the ledger");
         }
+        // One transaction, and a span of it in the trace of each of its jobs.
+        let spans: Vec<_> =
+            waiting.iter().map(|(_, _, job)| store_span(job, waiting.len())).collect();
         let stored = self.store_all(to_store).await;
+        drop(spans);
         let pairs = stored.into_iter().zip(waiting);
-        recorded.extend(pairs.map(|(stored, (delivery, place))| Recorded {
+        recorded.extend(pairs.map(|(stored, (delivery, place, span))| Recorded {
             delivery,
             stored,
+            span,
             _place: place,
         }));
         recorded
@@ -139,14 +158,24 @@ impl Storer {
         let mut backoff = backoff();
         let mut tries = 0;
         loop {
-            match self.store.store(group).await {
+            self.pulse.beat();
+            let since = Instant::now();
+            let stored = self.store.store(group).await;
+            if !group.is_empty() {
+                metrics::wrote(since.elapsed());
+            }
+            match stored {
+                Ok(stored) => {
+                    count_ends(group, &stored);
+                    return Ok(stored);
+                }
                 Err(error) if error.is_passing() && !self.gives_up(tries) => {
                     tries += 1;
                     metrics::failed_elsewhere(error.kind());
                     tracing::error!(%error, tries, "the database can't be written, nothing is acknowledged");
                     tokio::time::sleep(backoff.next().unwrap_or(LAST_BACKOFF)).await;
                 }
-                other => return other,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -158,11 +187,16 @@ impl Storer {
     /// Reports, then acknowledges. What is not reported is not acknowledged: it comes again, is found
     /// ended, and is reported then.
     async fn acknowledge(&self, recorded: Vec<Recorded>) {
-        let reports: Vec<_> =
-            recorded.iter().filter_map(|one| one.stored.report()).map(to_message).collect();
+        let report = |one: &Recorded| {
+            one.stored.report().map(|report| (to_message(report), report_span(&one.span)))
+        };
+        let reports: Vec<(Message, Span)> = recorded.iter().filter_map(report).collect();
         let mut backoff = backoff();
         let mut tries = 0;
-        while let Err(error) = self.publisher.publish(&reports).await {
+        loop {
+            self.pulse.beat();
+            let each = reports.iter().map(|(message, span)| (message, span));
+            let Err(error) = self.publisher.publish_each(each).await else { break };
             tries += 1;
             tracing::warn!(%error, tries, reports = reports.len(), "reports were not confirmed");
             if self.gives_up(tries) {
@@ -170,6 +204,7 @@ impl Storer {
             }
             tokio::time::sleep(backoff.next().unwrap_or(LAST_BACKOFF)).await;
         }
+        drop(reports);
         for one in recorded.iter().filter(|one| !matches!(one.stored, Stored::Not)) {
             if let Err(error) = one.delivery.ack().await {
                 tracing::warn!(%error, "not acknowledged; the message will come again");
@@ -185,6 +220,40 @@ fn backoff() -> backon::ExponentialBackoff {
         .with_max_delay(LAST_BACKOFF)
         .without_max_times()
         .build()
+}
+
+/// Counts what this worker ended. A commit whose answer was lost is not counted: who tries again finds the
+/// jobs ended, and can't tell by whom.
+fn count_ends(group: &[ToStore], stored: &[Stored]) {
+    for (one, stored) in group.iter().zip(stored) {
+        if let Stored::Ended(report) = stored {
+            metrics::ended(&one.job.work, report.end.state, report.end.ads);
+        }
+    }
+}
+
+fn store_span(job: &Span, jobs: usize) -> Span {
+    tracing::info_span!(
+        parent: job,
+        "store",
+        otel.kind = "client",
+        db.system.name = "postgresql",
+        db.operation.name = "store",
+        db.operation.batch.size = jobs,
+    )
+}
+
+fn report_span(job: &Span) -> Span {
+    tracing::info_span!(
+        parent: job,
+        "report",
+        otel.name = "send reports",
+        otel.kind = "producer",
+        messaging.system = "rabbitmq",
+        messaging.operation.type = "send",
+        messaging.operation.name = "send",
+        messaging.destination.name = "reports",
+    )
 }
 
 fn to_message(report: &Report) -> Message {
