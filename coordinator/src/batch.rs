@@ -10,13 +10,15 @@ use std::time::Duration;
 use anyhow::Context;
 use shared::domain::{BatchId, Market};
 use shared::exchange::Exchange;
+use shared::health::Pulse;
 use shared::job::{Job, JobEnd, MESSAGE_VERSION, Report, Work};
 use shared::queue::{Delivery, Message, Publisher, Queue};
 use shared::store::{ANSWER_LIMIT, within};
+use shared::telemetry::note_trace;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::ledger::{Ledger, LedgerJob};
 use crate::metrics;
@@ -91,6 +93,7 @@ pub struct BatchRunner<'a> {
     pub publisher: &'a Publisher,
     pub clock: &'a dyn Clock,
     pub reports: &'a mut mpsc::Receiver<Delivery>,
+    pub pulse: &'a Pulse,
     pub shutdown: &'a CancellationToken,
 }
 
@@ -149,7 +152,14 @@ impl Running {
 impl BatchRunner<'_> {
     /// Runs the batch to its close.
     pub async fn run(mut self, batch: OpenBatch, progress: bool) -> anyhow::Result<Ended> {
-        let span = tracing::info_span!("batch", id = %batch.id);
+        let span = tracing::info_span!(
+            parent: None,
+            "batch",
+            batch = %batch.id,
+            slot = %batch.slot_at,
+            trace_id = tracing::field::Empty,
+        );
+        note_trace(&span);
         self.run_to_close(batch, progress).instrument(span).await
     }
 
@@ -190,13 +200,16 @@ impl BatchRunner<'_> {
     async fn work(&mut self, running: &mut Running) -> anyhow::Result<Settled> {
         if !running.batch.is_planned {
             for discover in [Discover::FiatList, Discover::Assets] {
-                within(ANSWER_LIMIT, self.plan_discovery(running, discover)).await?;
+                let span = tracing::info_span!("discover", ?discover);
+                let planned = self.plan_discovery(running, discover).instrument(span);
+                within(ANSWER_LIMIT, planned).await?;
                 match self.drive(running).await {
                     Settled::AllEnded => {}
                     other => return Ok(other),
                 }
             }
-            within(ANSWER_LIMIT, self.plan_pages(running)).await?;
+            let planned = self.plan_pages(running).instrument(tracing::info_span!("plan"));
+            within(ANSWER_LIMIT, planned).await?;
         }
         let settled = self.drive(running).await;
         let is_listed_anew = running.ledger.has(&Work::FiatList);
@@ -393,6 +406,7 @@ impl BatchRunner<'_> {
         let mut next_sync = Instant::now() + SYNC_INTERVAL;
         let mut next_look = Instant::now();
         loop {
+            self.pulse.beat();
             if self.shutdown.is_cancelled() {
                 return Settled::Stopped;
             }
@@ -427,7 +441,10 @@ impl BatchRunner<'_> {
                 () = self.shutdown.cancelled() => {}
             }
             let before = running.ledger.counts().ended;
-            take_reports(running, deliveries).await;
+            if !deliveries.is_empty() {
+                let span = fold_span(&deliveries);
+                take_reports(running, deliveries).instrument(span).await;
+            }
             if Instant::now() >= next_sync {
                 next_sync = Instant::now() + SYNC_INTERVAL;
                 self.sync(running).await;
@@ -525,7 +542,8 @@ impl BatchRunner<'_> {
                 .iter()
                 .map(|job| message(&running.batch, job))
                 .collect::<anyhow::Result<_>>()?;
-            self.publisher.publish(&messages).await?;
+            self.pulse.beat();
+            self.publisher.publish(&messages).instrument(publish_span(messages.len())).await?;
             let ordinals: Vec<u32> = chunk.iter().map(|job| job.ordinal).collect();
             let marked = jobs::mark_published(self.store, running.batch.id, &ordinals);
             within(ANSWER_LIMIT, marked).await?;
@@ -610,6 +628,8 @@ impl BatchRunner<'_> {
         let closed_by = &self.settings.coordinator_id;
         let thresholds = &self.settings.thresholds;
         let closed = close::close(self.store, id, closed_by, cut, thresholds);
+        let closed = closed.instrument(tracing::info_span!("close"));
+        self.pulse.beat();
         let closed = within(CLOSE_LIMIT, closed).await?;
         let Some(closed) = closed else {
             // The answer to our own commit was lost, or a former leader was faster.
@@ -763,6 +783,38 @@ fn message(batch: &OpenBatch, job: &LedgerJob) -> anyhow::Result<Message> {
         work: job.work.clone(),
     };
     Ok(Message::To(queue, serde_json::to_vec(&body)?))
+}
+
+/// Jobs on their way to the broker.
+fn publish_span(messages: usize) -> Span {
+    tracing::info_span!(
+        "publish",
+        otel.name = "send jobs",
+        otel.kind = "producer",
+        messaging.system = "rabbitmq",
+        messaging.operation.type = "send",
+        messaging.operation.name = "send",
+        messaging.destination.name = "jobs",
+        messaging.batch.message_count = messages,
+    )
+}
+
+/// Reports that are folded, linked to where they were sent.
+fn fold_span(deliveries: &[Delivery]) -> Span {
+    let span = tracing::info_span!(
+        "fold",
+        otel.name = "process reports",
+        otel.kind = "consumer",
+        messaging.system = "rabbitmq",
+        messaging.operation.type = "process",
+        messaging.operation.name = "process",
+        messaging.destination.name = "reports",
+        messaging.batch.message_count = deliveries.len(),
+    );
+    for delivery in deliveries {
+        delivery.link(&span);
+    }
+    span
 }
 
 /// Folds reports of this batch; others are of batches long closed.

@@ -9,15 +9,18 @@
 //! - [`archive`]: the raw archive: its budget and its dictionaries.
 //! - [`leader`]: one coordinator acts at a time.
 //! - [`quality`]: what is ordinary in a market and what a fall means. Pure.
-//! - [`metrics`]: what is measured.
+//! - [`standing`]: whether it leads, for whoever asks.
 //! - [`progress`]: the running batch on a terminal.
+//! - [`metrics`]: what is measured.
 //! - [`status`]: the status page.
+//! - [`watch`]: what is looked at for metrics and readiness, with [`management`] of the broker.
 //! - [`store`]: the statements.
 
 pub mod archive;
 pub mod batch;
 pub mod leader;
 pub mod ledger;
+pub mod management;
 pub mod metrics;
 pub mod planner;
 pub mod progress;
@@ -25,8 +28,10 @@ pub mod quality;
 pub mod requests;
 pub mod schedule;
 pub mod settings;
+pub mod standing;
 pub mod status;
 pub mod store;
+pub mod watch;
 pub mod witness;
 
 use std::process::ExitCode;
@@ -36,6 +41,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use shared::domain::BatchId;
 use shared::exchange::Exchange;
+use shared::health::Pulse;
 use shared::queue::{Consumer, Delivery, Publisher, Queue};
 use shared::service;
 use shared::store::{ANSWER_LIMIT, within};
@@ -47,13 +53,16 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::archive::{Guard, Training};
 use crate::batch::{BatchRunner, Ended};
 use crate::leader::{Candidate, Leadership, Term};
+use crate::management::Management;
 use crate::requests::Decision;
 use crate::schedule::{Clock, Schedule, SystemClock};
 use crate::settings::Settings;
+use crate::standing::Standing;
 use crate::store::Store;
 use crate::store::batches::{self, Found, OpenBatch, Trigger};
 use crate::store::close::BatchOutcome;
 use crate::store::retention;
+use crate::watch::Watch;
 
 /// The exchange that this coordinator reads.
 const EXCHANGE: Exchange = Exchange::Binance;
@@ -117,8 +126,38 @@ pub async fn run(
     metrics::describe();
     let _status_page = serve_status(&settings);
     let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "coordinator");
-    let mut coordinator =
-        Coordinator { settings, mode, pool, publisher, clock, progress, shutdown, own: None };
+    let health = settings.telemetry.health.clone();
+    let standing = Standing::default();
+    let interval = (mode == Mode::Schedule).then_some(settings.interval);
+    watch::answer(&health, EXCHANGE, &pool, &publisher, &standing, interval);
+    let watch = Watch {
+        exchange: EXCHANGE,
+        pool: pool.clone(),
+        publisher: publisher.clone(),
+        topology: settings.topology.clone(),
+        management: settings
+            .management
+            .as_ref()
+            .map(|management| Management::new(management, &settings.broker))
+            .transpose()?,
+        pulse: health.watch("watch", watch::SILENCE_LIMIT),
+    };
+    let watching = shutdown.child_token();
+    let _ends_with_this = watching.clone().drop_guard();
+    tokio::spawn(watch.run(watching));
+    let pulse = health.watch("leader", SILENCE_LIMIT);
+    let mut coordinator = Coordinator {
+        settings,
+        mode,
+        pool,
+        publisher,
+        clock,
+        progress,
+        shutdown,
+        standing,
+        pulse,
+        own: None,
+    };
     let mut has_led = false;
     loop {
         let Some(leadership) = coordinator.stand_by(has_led).await? else {
@@ -142,6 +181,9 @@ fn serve_status(settings: &Settings) -> DropGuard {
     }
     shutdown.drop_guard()
 }
+
+/// Longest silence of the main loop: the close of a batch may take a minute, retention a third of one.
+const SILENCE_LIMIT: Duration = Duration::from_mins(3);
 
 /// Time between two looks at the clock. A clock that jumps is noticed within it.
 const CLOCK_PULSE: Duration = Duration::from_millis(500);
@@ -182,6 +224,8 @@ struct Coordinator {
     clock: Arc<dyn Clock>,
     progress: bool,
     shutdown: CancellationToken,
+    standing: Standing,
+    pulse: Pulse,
     /// [`Mode::Once`]: its batch, once it is open.
     own: Option<BatchId>,
 }
@@ -197,7 +241,14 @@ impl Coordinator {
         // Who stands by bears a database that is away for a while; who just starts tells it.
         let mut stands_by = has_led;
         loop {
-            match candidate.try_lead().await {
+            self.pulse.beat();
+            let tried = candidate.try_lead().await;
+            match &tried {
+                Ok(Some(_)) => self.standing.leads(),
+                Ok(None) => self.standing.stands_by(),
+                Err(error) => self.standing.is_unknown(error),
+            }
+            match tried {
                 Ok(Some(leadership)) => return Ok(Some(leadership)),
                 Ok(None) if *mode == Mode::Once => {
                     tracing::error!("another coordinator leads");
@@ -329,6 +380,7 @@ impl Leader<'_> {
     async fn run_once(&mut self) -> anyhow::Result<RunOutcome> {
         let began = self.coordinator.clock.now();
         loop {
+            self.coordinator.pulse.beat();
             let error = match self.try_once().await {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => error,
@@ -385,6 +437,7 @@ impl Leader<'_> {
         let mut next_retention = Instant::now();
         let mut training = IdleTraining::default();
         while !shutdown.is_cancelled() {
+            self.coordinator.pulse.beat();
             let step = if is_resumed {
                 self.run_due(&schedule).await
             } else {
@@ -583,7 +636,8 @@ impl Leader<'_> {
     }
 
     async fn run_batch(&mut self, open: OpenBatch) -> anyhow::Result<Ended> {
-        let Coordinator { settings, publisher, clock, progress, shutdown, .. } = &*self.coordinator;
+        let Coordinator { settings, publisher, clock, progress, shutdown, pulse, .. } =
+            &*self.coordinator;
         let id = open.id;
         let runner = BatchRunner {
             settings,
@@ -591,6 +645,7 @@ impl Leader<'_> {
             publisher,
             clock: &**clock,
             reports: self.reports,
+            pulse,
             shutdown,
         };
         let ended = runner.run(open, *progress).await?;

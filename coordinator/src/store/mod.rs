@@ -13,6 +13,7 @@ pub mod quality;
 pub mod remake;
 pub mod requests;
 pub mod retention;
+pub mod watch;
 pub mod witness;
 pub mod workers;
 
