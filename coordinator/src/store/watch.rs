@@ -1,5 +1,6 @@
 //! What is measured of the database, and what readiness asks of it. Each statement reads the newest batch,
-//! tables as large as the catalog, or what came since the last look: none grows with history.
+//! tables as large as the catalog, or what came since the last look: none grows with history, but for the
+//! first look of a process, which counts a row for each slot there ever was.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use shared::exchange::Exchange;

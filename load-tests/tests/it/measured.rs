@@ -123,7 +123,7 @@ async fn the_worker_is_measured(fleet: &Fleet, worker: &Served) -> Result<()> {
     let ads = "(SELECT currency_code AS fiat, symbol AS crypto, trade_type, ads_taken
                   FROM pipeline.jobs j JOIN warehouse.dim_markets m USING (market_id)
                   JOIN warehouse.dim_fiat_currencies f ON f.fiat_id = m.fiat_id
-                  JOIN warehouse.dim_cryptocurrencies USING (crypto_id) WHERE ads_taken > 0) j";
+                  JOIN warehouse.dim_cryptocurrencies USING (crypto_id) WHERE kind = 'search' AND ads_taken > 0) j";
     let ads = by_ledger(fleet, "fiat, crypto, trade_type", "sum(ads_taken)", ads).await?;
     must_equal_ledger(worker, "p2p_offers_extracted_total", &ads).await?;
 
