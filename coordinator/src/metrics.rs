@@ -20,7 +20,6 @@ const COMPLETENESS: &str = "p2p_data_completeness_ratio";
 const CHECK_VALUE: &str = "p2p_quality_check_value";
 const CHECK_FAILED: &str = "p2p_quality_check_failed";
 const HELD: &str = "p2p_markets_held";
-const NEWEST_COMPLETE: &str = "p2p_newest_complete_book_timestamp_seconds";
 const RAW_BYTES: &str = "p2p_raw_archive_bytes";
 const RAW_BUDGET: &str = "p2p_raw_archive_budget_bytes";
 const RAW_SUSPENDED: &str = "p2p_raw_archive_suspended";
@@ -46,7 +45,6 @@ pub fn describe() {
         Unit::Count,
         "Markets whose latest state is older than the newest batch that was to read them"
     );
-    describe_gauge!(NEWEST_COMPLETE, Unit::Seconds, "When the newest complete book was read");
     describe_gauge!(RAW_BYTES, Unit::Bytes, "Size of the raw archive with its indexes");
     describe_gauge!(
         RAW_BUDGET,
@@ -109,7 +107,6 @@ pub fn show(last: &LastBatch) {
         let markets = held.and_then(|held| held.markets.to_f64()).unwrap_or_default();
         gauge!(HELD, "reason" => reason).set(markets);
     }
-    gauge!(NEWEST_COMPLETE).set(number(last.newest_complete));
 }
 
 /// The raw archive as it was last seen.

@@ -769,8 +769,6 @@ pub struct LastBatch {
     pub seconds: Option<Decimal>,
     pub checks: Vec<CheckResult>,
     pub held: Vec<Held>,
-    /// When the newest complete book was read, in seconds since 1970.
-    pub newest_complete: Option<Decimal>,
 }
 
 /// A row of `pipeline.quality_results`.
@@ -820,16 +818,10 @@ pub async fn last_batch(pool: &PgPool, exchange: Exchange) -> anyhow::Result<Las
            FROM warehouse.latest_books JOIN warehouse.dim_markets USING (market_id)
           WHERE exchange_id = $1 AND newer_reason IS NOT NULL GROUP BY newer_reason",
     );
-    let newest = sqlx::query_scalar(
-        "SELECT round(extract(epoch FROM max(read_at)), 3)
-           FROM warehouse.latest_books JOIN warehouse.dim_markets USING (market_id)
-          WHERE exchange_id = $1 AND verdict = 'complete'",
-    );
     Ok(LastBatch {
         outcome: Some(outcome),
         seconds: Some(seconds),
         checks: checks.bind(day).bind(batch).fetch_all(pool).await?,
         held: held.bind(exchange.id()).fetch_all(pool).await?,
-        newest_complete: newest.bind(exchange.id()).fetch_one(pool).await?,
     })
 }
