@@ -13,14 +13,13 @@
 //! - [`progress`]: the running batch on a terminal.
 //! - [`metrics`]: what is measured.
 //! - [`status`]: the status page.
-//! - [`watch`]: what is looked at for metrics and readiness, with [`management`] of the broker.
+//! - [`watch`]: what is looked at for metrics and readiness.
 //! - [`store`]: the statements.
 
 pub mod archive;
 pub mod batch;
 pub mod leader;
 pub mod ledger;
-pub mod management;
 pub mod metrics;
 pub mod planner;
 pub mod progress;
@@ -53,7 +52,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::archive::{Guard, Training};
 use crate::batch::{BatchRunner, Ended};
 use crate::leader::{Candidate, Leadership, Term};
-use crate::management::Management;
 use crate::requests::Decision;
 use crate::schedule::{Clock, Schedule, SystemClock};
 use crate::settings::Settings;
@@ -135,11 +133,7 @@ pub async fn run(
         pool: pool.clone(),
         publisher: publisher.clone(),
         topology: settings.topology.clone(),
-        management: settings
-            .management
-            .as_ref()
-            .map(|management| Management::new(management, &settings.broker))
-            .transpose()?,
+        management: settings.management.clone(),
         pulse: health.watch("watch", watch::SILENCE_LIMIT),
     };
     let watching = shutdown.child_token();

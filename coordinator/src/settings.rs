@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rust_decimal::{Decimal, dec};
-use shared::queue::Topology;
-use shared::settings::{BadSettings, Broker, BrokerManagement, Database, Vars};
+use shared::queue::{Management, Topology};
+use shared::settings::{BadSettings, Broker, Database, Vars};
 use shared::telemetry::Telemetry;
 
 use crate::planner::MarketPattern;
@@ -22,7 +22,7 @@ pub struct Settings {
     pub retention: Retention,
     pub broker: Broker,
     /// Which tells what is in the hands of consumers; `None`: that is not told.
-    pub management: Option<BrokerManagement>,
+    pub management: Option<Management>,
     pub telemetry: Telemetry,
     pub topology: Topology,
     /// Time between slots, which lie on the wall clock.
@@ -139,12 +139,13 @@ impl Settings {
         let own_id = vars.process_id("coordinator");
         let coordinator_id = vars.text("COORDINATOR_ID", &own_id);
         let priority_markets = read_priorities(&mut vars);
+        let broker = Broker::read(&mut vars);
         let settings = Self {
             database: Database::read(&mut vars),
             owner: Database::read_owner(&mut vars),
             retention: Retention::read(&mut vars),
-            broker: Broker::read(&mut vars),
-            management: BrokerManagement::read(&mut vars),
+            management: Management::read(&mut vars, &broker.url),
+            broker,
             telemetry: Telemetry::read(&mut vars, &coordinator_id),
             topology: Topology::new(&vars.prefix("AMQP_PREFIX", "p2p")),
             interval,

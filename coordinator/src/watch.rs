@@ -11,13 +11,12 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use shared::exchange::Exchange;
 use shared::health::{Check, Health, Pulse};
 use shared::job::EndState;
-use shared::queue::{Publisher, Queue, Topology};
+use shared::queue::{Management, Publisher, Queue, Topology};
 use shared::store::within;
 use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::management::Management;
 use crate::standing::Standing;
 use crate::store::watch;
 
@@ -224,9 +223,11 @@ impl Watch {
                 match management.unacked(&self.topology, queue).await {
                     Ok(Some(unacked)) => figures.set(QUEUE_MESSAGES, labels("unacked"), unacked),
                     Ok(None) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, queue = name, "the broker's management does not tell");
-                    }
+                    Err(error) => tracing::warn!(
+                        error = format!("{:#}", anyhow::Error::from(error)),
+                        queue = name,
+                        "messages in the hands of consumers are not known"
+                    ),
                 }
             }
         }

@@ -238,28 +238,6 @@ impl fmt::Debug for Broker {
     }
 }
 
-/// The management of `RabbitMQ`, which alone knows what is in the hands of consumers:
-/// `RABBITMQ_MANAGEMENT_URL`.
-#[derive(Clone)]
-pub struct BrokerManagement {
-    pub url: url::Url,
-}
-
-impl BrokerManagement {
-    /// `None`: it is not set.
-    pub fn read(vars: &mut Vars) -> Option<Self> {
-        const NAME: &str = "RABBITMQ_MANAGEMENT_URL";
-        vars.optional(NAME)?;
-        Some(Self { url: vars.url(NAME, None, &["http", "https"]) })
-    }
-}
-
-impl fmt::Debug for BrokerManagement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&redacted(&self.url))
-    }
-}
-
 /// Redis: `REDIS_URL`.
 #[derive(Clone)]
 pub struct Redis {

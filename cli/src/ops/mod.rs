@@ -22,12 +22,9 @@ pub mod status;
 pub mod watch;
 pub mod workers;
 
-use std::time::Duration;
-
 use serde::Serialize;
-use shared::queue::{Inspector, QueueError, Topology};
+use shared::queue::{Inspector, Management, QueueError, Topology};
 use shared::settings::{BadSettings, Broker, Database, Redis, Vars};
-use url::Url;
 
 /// The servers, as far as they were told.
 #[derive(Clone, Debug)]
@@ -44,57 +41,22 @@ pub struct Servers {
 pub struct QueueServer {
     pub broker: Broker,
     pub topology: Topology,
+    /// Which alone knows what is in the hands of consumers. `None`: `RABBITMQ_MANAGEMENT_URL` is not set.
     pub management: Option<Management>,
 }
 
 impl QueueServer {
     fn read(vars: &mut Vars) -> Self {
+        let broker = Broker::read(vars);
         Self {
-            broker: Broker::read(vars),
             topology: Topology::new(&vars.prefix("AMQP_PREFIX", "p2p")),
-            management: Management::read(vars),
+            management: Management::read(vars, &broker.url),
+            broker,
         }
     }
 
     async fn connect(&self, name: &str) -> Result<Inspector, QueueError> {
         Inspector::connect(&self.broker, &self.topology, name).await
-    }
-}
-
-/// The broker's management, which alone knows what is in the hands of consumers: `RABBITMQ_MANAGEMENT_URL`.
-#[derive(Clone)]
-pub struct Management {
-    pub url: Url,
-    /// One for all requests, for it keeps its connections.
-    pub client: reqwest::Client,
-}
-
-/// Longest wait for an answer of the management.
-const MANAGEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-
-impl std::fmt::Debug for Management {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&shared::settings::redacted(&self.url))
-    }
-}
-
-impl Management {
-    fn read(vars: &mut Vars) -> Option<Self> {
-        const NAME: &str = "RABBITMQ_MANAGEMENT_URL";
-        vars.optional(NAME)?;
-        let url = vars.url(NAME, None, &["http", "https"]);
-        let client = reqwest::Client::builder()
-            .timeout(MANAGEMENT_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build();
-        match client {
-            Ok(client) => Some(Self { url, client }),
-            Err(error) => {
-                vars.problem(format!("{NAME}: {}", error.without_url()));
-                None
-            }
-        }
     }
 }
 

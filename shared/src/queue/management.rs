@@ -1,38 +1,62 @@
 //! The management of `RabbitMQ`, which alone knows what is in the hands of consumers. It lags some seconds.
 
+use std::fmt;
 use std::time::Duration;
 
-use anyhow::Context;
 use serde::Deserialize;
-use shared::queue::{Queue, Topology};
-use shared::settings::{Broker, BrokerManagement};
+use serde::de::DeserializeOwned;
 use url::Url;
+
+use super::{Queue, Topology};
+use crate::settings::{Vars, redacted};
 
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The management at `RABBITMQ_MANAGEMENT_URL`.
+#[derive(Clone)]
 pub struct Management {
+    url: Url,
+    /// One for all requests, for it keeps its connections.
     client: reqwest::Client,
-    /// Of the queues of the virtual host; a path follows.
-    queues: String,
+    /// Name of the virtual host, escaped for a path.
+    vhost: String,
 }
+
+/// The management does not tell. Without its URL, which may hold a password.
+#[derive(Debug, thiserror::Error)]
+#[error("the broker's management does not tell")]
+pub struct ManagementError(#[source] reqwest::Error);
 
 #[derive(Deserialize)]
 struct ManagedQueue {
     /// Not there in the first seconds of a queue.
-    messages_unacknowledged: Option<u32>,
+    messages_unacknowledged: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Overview {
+    rabbitmq_version: String,
 }
 
 impl Management {
-    pub fn new(settings: &BrokerManagement, broker: &Broker) -> anyhow::Result<Self> {
+    /// Of the virtual host that the URL of a broker names. `None`: it is not set, or a problem was noted.
+    pub fn read(vars: &mut Vars, broker: &Url) -> Option<Self> {
+        const NAME: &str = "RABBITMQ_MANAGEMENT_URL";
+        vars.optional(NAME)?;
+        let url = vars.url(NAME, None, &["http", "https"]);
         let client = reqwest::Client::builder()
             .timeout(TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .build()
-            .context("the client of RABBITMQ_MANAGEMENT_URL can't be made")?;
-        let base = settings.url.as_str().trim_end_matches('/');
-        Ok(Self { client, queues: format!("{base}/api/queues/{}", vhost(&broker.url)) })
+            .build();
+        match client {
+            Ok(client) => Some(Self { url, client, vhost: vhost(broker).to_owned() }),
+            Err(error) => {
+                vars.problem(format!("{NAME}: {}", error.without_url()));
+                None
+            }
+        }
     }
 
     /// Messages of a queue that some consumer has and did not acknowledge; `None`: not known yet.
@@ -40,19 +64,36 @@ impl Management {
         &self,
         topology: &Topology,
         queue: Queue,
-    ) -> Result<Option<u32>, reqwest::Error> {
-        let url = format!("{}/{}", self.queues, topology.queue(queue));
-        let asked = async {
-            let answer = self.client.get(url).send().await?.error_for_status()?;
-            answer.json::<ManagedQueue>().await
-        };
-        // With the URL the error would show the password.
-        let queue = asked.await.map_err(reqwest::Error::without_url)?;
+    ) -> Result<Option<u64>, ManagementError> {
+        let path = format!("queues/{}/{}", self.vhost, topology.queue(queue));
+        let queue: ManagedQueue = self.get(&path).await?;
         Ok(queue.messages_unacknowledged)
+    }
+
+    /// Version of the broker.
+    pub async fn version(&self) -> Result<String, ManagementError> {
+        let overview: Overview = self.get("overview").await?;
+        Ok(overview.rabbitmq_version)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ManagementError> {
+        let base = self.url.as_str().trim_end_matches('/');
+        let asked = async {
+            let answer = self.client.get(format!("{base}/api/{path}")).send().await?;
+            answer.error_for_status()?.json().await
+        };
+        let asked: Result<T, reqwest::Error> = asked.await;
+        asked.map_err(|error| ManagementError(error.without_url()))
     }
 }
 
-/// The virtual host, escaped as the management wants it.
+impl fmt::Debug for Management {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&redacted(&self.url))
+    }
+}
+
+/// The virtual host, escaped as the management wants it: as the path of an AMQP URL has it.
 fn vhost(broker: &Url) -> &str {
     match broker.path().trim_start_matches('/') {
         "" => "%2f",

@@ -6,6 +6,7 @@
 
 mod consumer;
 mod inspect;
+mod management;
 mod publisher;
 mod topology;
 mod trace;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 pub use consumer::{Consumer, Delivery};
 pub use inspect::{DeadLetter, Declared, Depth, Inspector, Requeued};
+pub use management::{Management, ManagementError};
 pub use publisher::{Message, PublishError, Publisher};
 pub use topology::{Queue, Topology};
 

@@ -10,7 +10,7 @@ use shared::settings::Redis;
 use tokio::time::Instant;
 
 use super::{Checks, Level, SKEW_TRIES, Skew, check_skew};
-use crate::ops::{QueueServer, Servers, broker};
+use crate::ops::{QueueServer, Servers};
 
 /// Oldest versions that this was run with.
 const MIN_RABBITMQ: (u32, u32) = (3, 10);
@@ -105,11 +105,11 @@ async fn check_management(checks: &mut Checks, server: &QueueServer) {
             "set it to see the version and what is in the hands of consumers",
         );
     };
-    match broker::version(management).await {
+    match management.version().await {
         Ok(version) => check_version(checks, what, &version, MIN_RABBITMQ),
         Err(error) => checks.warn(
             what,
-            format!("{error:#}"),
+            format!("{:#}", anyhow::Error::from(error)),
             "enable rabbitmq_management and see RABBITMQ_MANAGEMENT_URL; the queues work without it",
         ),
     }
