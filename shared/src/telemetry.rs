@@ -11,9 +11,12 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
+use tracing::{Level, Metadata, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::filter::{FilterExt, filter_fn};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
@@ -133,21 +136,80 @@ pub fn init(name: &'static str, settings: &Telemetry) -> anyhow::Result<Guard> {
         .as_deref()
         .map(|endpoint| trace_provider(name, endpoint, settings))
         .transpose()?;
-    // Of traces the level of logs is no measure, of the fields that name batch and job neither: a warning
-    // must say of which job it is.
     let traces = provider.as_ref().map(|provider| {
         let traces = tracing_opentelemetry::layer().with_tracer(provider.tracer(name));
-        traces.with_threads(false).with_location(false).with_filter(LevelFilter::INFO)
+        traces.with_threads(false).with_location(false)
     });
-    let spans = filter_fn(|one| one.is_span() && *one.level() <= tracing::Level::INFO);
+    let logged = Logged(EnvFilter::try_new(&settings.filter)?);
     let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let format = if settings.json { format.json().boxed() } else { format.boxed() };
-    let format = format.with_filter(EnvFilter::try_new(&settings.filter)?.or(spans));
-    tracing_subscriber::registry().with(traces).with(format).try_init()?;
+    tracing_subscriber::registry().with(logged).with(traces).with(format).try_init()?;
     if let Some(address) = settings.metrics {
         metrics::serve(name, address, settings.health.clone())?;
     }
     Ok(Guard(provider))
+}
+
+/// What is logged by `LOG_LEVEL`, and spans from INFO on at every level: of traces the level of logs is no
+/// measure, and a warning must say of which batch and job it is.
+///
+/// One filter for both layers. With a filter for each, whoever asks whether something would be logged, as sqlx
+/// does for every statement, leaves an answer behind that is taken for that of the next span, which is then
+/// missing in its trace.
+struct Logged(EnvFilter);
+
+impl Logged {
+    /// That of the broker's client lives as long as its connection and says nothing.
+    fn is_span_of_connection(metadata: &Metadata<'_>) -> bool {
+        metadata.is_span() && metadata.target().starts_with("lapin::")
+    }
+
+    fn is_span_of_trace(metadata: &Metadata<'_>) -> bool {
+        metadata.is_span() && *metadata.level() <= Level::INFO
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Logged {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        // The filter notes what it must follow.
+        let interest = Layer::<S>::register_callsite(&self.0, metadata);
+        if Self::is_span_of_connection(metadata) {
+            Interest::never()
+        } else if Self::is_span_of_trace(metadata) {
+            Interest::always()
+        } else {
+            interest
+        }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>, context: Context<'_, S>) -> bool {
+        !Self::is_span_of_connection(metadata)
+            && (Self::is_span_of_trace(metadata) || self.0.enabled(metadata, context))
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Layer::<S>::max_level_hint(&self.0).map(|level| level.max(LevelFilter::INFO))
+    }
+
+    fn on_new_span(&self, span: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        self.0.on_new_span(span, id, context);
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        self.0.on_record(id, values, context);
+    }
+
+    fn on_enter(&self, id: &Id, context: Context<'_, S>) {
+        self.0.on_enter(id, context);
+    }
+
+    fn on_exit(&self, id: &Id, context: Context<'_, S>) {
+        self.0.on_exit(id, context);
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        self.0.on_close(id, context);
+    }
 }
 
 /// Notes the id of its trace in a span with an empty field `trace_id`, if it is sampled: so the lines

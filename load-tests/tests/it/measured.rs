@@ -13,8 +13,9 @@ use url::Url;
 
 use crate::scrape::Served;
 
-/// A coordinator that keeps a schedule whose slots are far away.
-const SCHEDULE: [(&str, &str); 1] = [("EXTRACTION_INTERVAL_MINUTES", "1440")];
+/// A coordinator that keeps a schedule whose slots are far away, and finds late the one of this midnight.
+const SCHEDULE: [(&str, &str); 2] =
+    [("EXTRACTION_INTERVAL_MINUTES", "1440"), ("MISFIRE_GRACE_SECONDS", "1")];
 
 /// Series of the ledger: labels, and the value that the metric must have.
 async fn by_ledger(
@@ -51,6 +52,14 @@ async fn must_equal_ledger(served: &Served, metric: &str, series: &[(Value, i64)
 async fn each_metric_moves_with_the_ledger() -> Result<()> {
     let market = "--fiats 2 --ads 400 --churn-per-minute 0 --fault http500:60 --fault bad-price:60";
     let fleet = Fleet::start(market).await?;
+    // The schedule was kept until two days ago.
+    sqlx::query(
+        "INSERT INTO pipeline.slots
+         SELECT exchange_id, (date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC') - interval '2 days',
+                NULL, 'skipped', 'missed', now() FROM warehouse.dim_exchanges LIMIT 1",
+    )
+    .execute(&fleet.pool)
+    .await?;
     // Nobody takes its first job yet.
     let mut leader = Served::start(&fleet, "coordinator", &["run", "--once"], &[])?;
     leader.must_become("p2p_leader", &[], 1).await?;
@@ -97,9 +106,11 @@ async fn each_metric_moves_with_the_ledger() -> Result<()> {
     for age in ["p2p_newest_complete_book_age_seconds", "p2p_oldest_market_age_seconds"] {
         standby.wait_for(age, &[], |age| age.is_some_and(|age| age > 0.0)).await?;
     }
-    // The slot of this midnight is found late.
-    let late = [("outcome", "skipped"), ("reason", "late")];
-    standby.must_become("p2p_slots_total", &late, 1).await?;
+    // Besides that slot, the one of yesterday was missed; that of this midnight is found late.
+    for (reason, slots) in [("missed", 2), ("late", 1)] {
+        let skipped = [("outcome", "skipped"), ("reason", reason)];
+        standby.must_become("p2p_slots_total", &skipped, slots).await?;
+    }
     standby.must_become("p2p_slots_total", &[("outcome", "complete")], 0).await?;
     for up in ["p2p_database_up", "p2p_broker_up"] {
         standby.must_become(up, &[], 1).await?;

@@ -86,7 +86,7 @@ impl Publisher {
         if messages.len() == 0 {
             return Ok(());
         }
-        let connection = self.connection().await?;
+        let connection = self.pool.get().await.map_err(PublishError::NoConnection)?;
         let result = self.publish_on(&connection, messages).await;
         give_back(connection, result)
     }
@@ -94,7 +94,7 @@ impl Publisher {
     /// How full a queue is. One that does not exist is declared, as everybody does: only to look at it would
     /// be an error for the broker.
     pub async fn depth(&self, queue: Queue) -> Result<Depth, PublishError> {
-        let connection = self.connection().await?;
+        let connection = self.pool.get().await.map_err(PublishError::NoConnection)?;
         let depth = async {
             let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
             let depth = self.topology.depth(&channel, queue).await?;
@@ -109,7 +109,7 @@ impl Publisher {
     /// queue that a crash left broken tells that it is empty and answers nothing more, so an empty one
     /// is asked for a message as well: that is an error then.
     pub async fn ready(&self, queue: Queue) -> Result<u32, PublishError> {
-        let connection = self.connection().await?;
+        let connection = self.pool.get().await.map_err(PublishError::NoConnection)?;
         let ready = async {
             let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
             let ready = self.topology.ready(&channel, queue).await?;
@@ -128,7 +128,7 @@ impl Publisher {
 
     /// Deletes a queue with all that is in it; it is declared again when it is next used.
     pub async fn delete(&self, queue: Queue) -> Result<(), PublishError> {
-        let connection = self.connection().await?;
+        let connection = self.pool.get().await.map_err(PublishError::NoConnection)?;
         let deleted = async {
             let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
             let name = self.topology.queue(queue).into();
@@ -139,17 +139,6 @@ impl Publisher {
         };
         let deleted = deleted.await;
         give_back(connection, deleted)
-    }
-
-    /// A connection, made in a task of its own if there is none: the library keeps the span in which one is
-    /// made open as long as the connection lives, and the trace would never end.
-    async fn connection(&self) -> Result<deadpool_lapin::Object, PublishError> {
-        let pool = self.pool.clone();
-        match tokio::spawn(async move { pool.get().await }).await {
-            Ok(got) => got.map_err(PublishError::NoConnection),
-            // It panicked, or the runtime is ending.
-            Err(_) => Err(PublishError::NoConnection(deadpool_lapin::PoolError::Closed)),
-        }
     }
 
     async fn publish_on(
