@@ -127,6 +127,7 @@ pub async fn run(
     let health = settings.telemetry.health.clone();
     let standing = Standing::default();
     let interval = (mode == Mode::Schedule).then_some(settings.interval);
+    metrics::settings(interval, settings.batch_deadline);
     watch::answer(&health, EXCHANGE, &pool, &publisher, &standing, interval);
     let watch = Watch {
         exchange: EXCHANGE,

@@ -3,6 +3,8 @@
 //! The figures of a batch are those of the database, told when it closes and again by whoever begins to
 //! lead: a coordinator that was restarted does not leave alerts without their figures.
 
+use std::time::Duration;
+
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -15,6 +17,9 @@ use crate::store::witness::{self, MarketCheck};
 use crate::witness::Counts;
 
 const DURATION: &str = "p2p_batch_duration_seconds";
+const LAST_DURATION: &str = "p2p_last_batch_duration_seconds";
+const INTERVAL: &str = "p2p_schedule_interval_seconds";
+const DEADLINE: &str = "p2p_batch_deadline_seconds";
 const STATUS: &str = "p2p_batch_status";
 const COMPLETENESS: &str = "p2p_data_completeness_ratio";
 const CHECK_VALUE: &str = "p2p_quality_check_value";
@@ -30,6 +35,9 @@ const WITNESS_MARKETS: &str = "p2p_witness_markets_total";
 /// Tells Prometheus what the figures mean.
 pub fn describe() {
     describe_histogram!(DURATION, Unit::Seconds, "From the opening of a batch to its close");
+    describe_gauge!(LAST_DURATION, Unit::Seconds, "The same of the last closed batch");
+    describe_gauge!(INTERVAL, Unit::Seconds, "Time between two slots of the schedule");
+    describe_gauge!(DEADLINE, Unit::Seconds, "Time from its slot after which a batch is cut");
     describe_gauge!(STATUS, "1 for the outcome of the last closed batch, 0 for the others");
     describe_gauge!(
         COMPLETENESS,
@@ -71,6 +79,14 @@ pub fn describe() {
     );
 }
 
+/// The settings that figures are held against. `interval`: `None`: no schedule is kept.
+pub fn settings(interval: Option<Duration>, deadline: Duration) {
+    if let Some(interval) = interval {
+        gauge!(INTERVAL).set(interval.as_secs_f64());
+    }
+    gauge!(DEADLINE).set(deadline.as_secs_f64());
+}
+
 /// A batch that has just closed.
 pub fn closed(last: &LastBatch) {
     if let Some(seconds) = last.seconds.and_then(|seconds| seconds.to_f64()) {
@@ -83,6 +99,7 @@ pub fn closed(last: &LastBatch) {
 pub fn show(last: &LastBatch) {
     let number =
         |value: Option<Decimal>| value.and_then(|value| value.to_f64()).unwrap_or(f64::NAN);
+    gauge!(LAST_DURATION).set(number(last.seconds));
     for outcome in BatchOutcome::ALL {
         gauge!(STATUS, "outcome" => outcome.as_str())
             .set(u8::from(last.outcome.as_deref() == Some(outcome.as_str())));

@@ -38,6 +38,7 @@ const PERMIT_WAIT: &str = "p2p_limiter_wait_seconds";
 const RATE: &str = "p2p_limiter_rate_per_minute";
 const REFUSALS: &str = "p2p_limiter_refusals_in_a_row";
 const BREAKER: &str = "p2p_limiter_breaker_state";
+const PAUSE: &str = "p2p_limiter_pause_seconds";
 const REDIS_AWAY: &str = "p2p_limiter_redis_away";
 
 /// An ad that was put into quarantine.
@@ -138,6 +139,11 @@ pub fn describe() {
     describe_gauge!(RATE, "Requests per minute that the limiter of the egress grants now");
     describe_gauge!(REFUSALS, Unit::Count, "Refusals of the egress since its last success");
     describe_gauge!(BREAKER, "Circuit breaker of the egress: 0 closed, 1 half-open, 2 open");
+    describe_gauge!(
+        PAUSE,
+        Unit::Seconds,
+        "How long nothing is sent, by an order of the exchange, by refusals in a row, or by an operator"
+    );
     describe_gauge!(
         REDIS_AWAY,
         "1 while Redis does not answer and a local share of the minimum rate holds"
@@ -288,5 +294,7 @@ impl LimiterMetrics {
             Breaker::Open => 2,
         };
         gauge!(BREAKER, &self.labels()).set(breaker);
+        let pause = Duration::from_micros(status.pause);
+        gauge!(PAUSE, &self.labels()).set(pause.as_secs_f64());
     }
 }

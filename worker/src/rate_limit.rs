@@ -336,7 +336,10 @@ impl Limiter {
     pub async fn status(&self) -> anyhow::Result<Status> {
         let inner = &self.0;
         let told = inner.known().told();
-        let status = inner.redis.show_to(&inner.settings, told).await?;
+        let status = inner.redis.show_to(&inner.settings, told).await;
+        // Also between batches, when nobody asks for permits.
+        inner.metrics.redis_is_away(status.is_err());
+        let status = status?;
         inner.metrics.status(&status);
         Ok(status)
     }

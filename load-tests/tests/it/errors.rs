@@ -331,11 +331,13 @@ async fn the_limiter_is_measured() -> Result<()> {
     let _cut = fleet.coordinator(&[("BATCH_DEADLINE_SECONDS", "30")])?;
     measured.wait_for("p2p_limiter_refusals_in_a_row", &labels, 1).await?;
     measured.wait_for("p2p_limiter_breaker_state", &labels, 2).await?;
+    assert_eq!(fleet.command("p2p", &["limiter", "pause"])?.status().await?.code(), Some(0));
+    measured.wait_for("p2p_limiter_pause_seconds", &labels, 60).await?;
 
     assert_eq!(measured.metric("p2p_limiter_redis_away", &labels).await?, 0);
     let without = Fleet::start("--fiats 1 --ads 20").await?;
     let alone = Measured::start(&without, &[("REDIS_URL", "redis://127.0.0.1:9/0")])?;
-    let _waits = without.coordinator(&[])?;
+    // Nobody asks for a permit: it is told all the same.
     alone.wait_for("p2p_limiter_redis_away", "", 1).await?;
     drop((measured, alone));
     without.remove().await?;

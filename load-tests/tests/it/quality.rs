@@ -473,10 +473,15 @@ async fn the_close_is_measured() -> Result<()> {
     wait_for(&address, cut, is_zero).await?;
     wait_for(&address, "p2p_markets_held{reason=\"suspect\"}", is_zero).await?;
     assert_eq!(figure(&address, "p2p_batch_duration_seconds_count").await, None);
+    wait_for(&address, "p2p_schedule_interval_seconds", |interval| interval == "86400").await?;
+    wait_for(&address, "p2p_batch_deadline_seconds", |deadline| deadline == "480").await?;
+    let took = "p2p_last_batch_duration_seconds";
+    let before_took = figure(&address, took).await.context(took)?;
 
     let _worker = fleet.worker("b", &[])?;
     wait_for(&address, cut, is_one).await?;
     wait_for(&address, "p2p_batch_duration_seconds_count", is_one).await?;
+    wait_for(&address, took, |now| now != before_took).await?;
     wait_for(&address, "p2p_data_completeness_ratio", is_one).await?;
     wait_for(&address, "p2p_quality_check_value{check=\"volume_consistency\"}", |drop| {
         // The largest of any market: seven of ten ads went, and in a small one all but a trifle.
