@@ -244,6 +244,12 @@ impl Fleet {
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
+    /// Where the exchange notes what it shows.
+    #[must_use]
+    pub fn truth(&self) -> &Path {
+        &self.truth
+    }
+
     /// Compares the database with what the exchange showed.
     pub async fn verify(&self) -> Result<Output> {
         let mut command = program("exchange-sim")?;

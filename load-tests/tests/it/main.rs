@@ -7,6 +7,7 @@
 
 mod advertisers;
 mod archive;
+mod backup;
 mod drift;
 mod errors;
 mod faults;
