@@ -2,14 +2,14 @@
 # brings the servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos limits e2e month fuzz dictionary lint build stack stack-down
+.PHONY: help demo test chaos limits e2e month fuzz dictionary monitoring backup-test lint build stack stack-down
 
 # Reads SEED, ROUNDS and ONLY, which make hands on. All programs are built first: it starts them.
 CHAOS := cargo build --workspace --locked && cargo run --quiet --locked -p load-tests --bin chaos --
 
 MONTH := cargo run --quiet --locked -p load-tests --bin month --
 
-SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/e2e dev/fuzz dev/lib.sh .ci/run
+SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/e2e dev/fuzz dev/monitoring dev/backup-test dev/lib.sh monitoring/alertmanager/configure .ci/run
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
@@ -27,8 +27,8 @@ limits: ## Proof that the fleet finds an exchange's limit, uses it, and is not r
 	@cargo build --workspace --locked --quiet
 	@dev/stack run target/debug/limits
 
-e2e: ## The status page in a real headless Chromium, with pictures in .e2e/
-	@dev/stack run dev/e2e
+e2e: ## Status page in a real Chromium, dashboards and alerts in a real Prometheus (PARTS="alerts --every-alert")
+	@dev/stack run dev/e2e $(PARTS)
 
 month: ## 30 days of the whole market in a database, and every documented question timed (DAYS=30)
 	@dev/stack run sh -c '$(MONTH) --days $(or $(DAYS),30)'
@@ -39,6 +39,13 @@ fuzz: ## Fuzz targets of the parser (SECONDS=60, in all); ends with an error if 
 dictionary: ## Make docs/data-dictionary.md from the comments of the schema
 	@cargo build -p cli --locked --quiet
 	@dev/stack run dev/dictionary
+
+backup-test: ## Point-in-time recovery on a server of its own (dumps are tested by make test)
+	@cargo build --workspace --locked --quiet
+	@dev/stack run dev/backup-test
+
+monitoring: ## Check alert rules, dashboards, Alertmanager's configuration and runbook; starts nothing
+	@dev/monitoring
 
 lint: ## Formatting, clippy with warnings as errors, shellcheck if it is installed
 	cargo fmt --all --check
