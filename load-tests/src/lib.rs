@@ -8,6 +8,7 @@
 //! - [`serve`]: the server that joins these.
 //! - [`verify`]: compares a collector's database with the truth log.
 //! - [`fleet`]: real processes on real servers against it.
+//! - [`link`]: a link to a server that can be cut.
 //! - [`chaos`]: faults at every step of a batch, and what must hold afterwards.
 //!
 //! The one rule that all depends on: a state is written to the truth log, with its time, before any
@@ -17,6 +18,7 @@ pub mod api;
 pub mod chaos;
 pub mod fleet;
 pub mod limit;
+pub mod link;
 pub mod market;
 pub mod respond;
 pub mod serve;

@@ -14,9 +14,9 @@ use sqlx::{Connection, PgConnection};
 const OPTIONS: &str = "size=96m,mode=0700";
 
 /// Mounted until dropped.
-pub(super) struct Disk {
+pub struct Disk {
     path: PathBuf,
-    pub(super) tablespace: String,
+    pub tablespace: String,
 }
 
 impl Drop for Disk {
@@ -29,7 +29,7 @@ impl Drop for Disk {
 
 impl Disk {
     /// `None`: this process may not mount, or the server's files are elsewhere.
-    pub(super) async fn mount(database_url: &str, name: &str) -> Result<Option<Self>> {
+    pub async fn mount(database_url: &str, name: &str) -> Result<Option<Self>> {
         let mut connection = PgConnection::connect(database_url).await?;
         let data: String =
             sqlx::query_scalar("SHOW data_directory").fetch_one(&mut connection).await?;
@@ -55,7 +55,7 @@ impl Disk {
     }
 
     /// Writes until nothing more fits.
-    pub(super) fn fill(&self) -> Result<()> {
+    pub fn fill(&self) -> Result<()> {
         let mut filler = File::create(self.filler()).context("fill the disk")?;
         for size in [64 * 1024, 1] {
             let bytes = vec![0; size];
@@ -64,12 +64,12 @@ impl Disk {
         Ok(())
     }
 
-    pub(super) fn free(&self) -> Result<()> {
+    pub fn free(&self) -> Result<()> {
         std::fs::remove_file(self.filler()).context("free the disk")
     }
 
     /// Takes the tablespace away; its database must be gone.
-    pub(super) async fn remove(self, database_url: &str) -> Result<()> {
+    pub async fn remove(self, database_url: &str) -> Result<()> {
         let mut connection = PgConnection::connect(database_url).await?;
         let drop = format!("DROP TABLESPACE {}", self.tablespace);
         sqlx::query(AssertSqlSafe(drop)).execute(&mut connection).await?;

@@ -13,7 +13,7 @@
 
 mod arena;
 mod broker;
-mod disk;
+pub mod disk;
 mod judge;
 mod lines;
 mod link;
