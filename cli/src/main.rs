@@ -18,7 +18,7 @@ use shared::exchange::Exchange;
 /// Exit codes of all commands: 0 done, 1 an error, 3 something is not as it should be, 64 a setting
 /// or an argument is not allowed, 66 what was asked for is not there. See `p2p exit-codes`.
 #[derive(Parser)]
-#[command(name = "p2p", version)]
+#[command(name = "p2p", version = shared::build::version())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
