@@ -185,6 +185,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Whether the coordinator or worker beside it is alive, as it says itself; for health checks.
+    ///
+    /// Asks by the same settings (`PROMETHEUS_HOST`, `PROMETHEUS_PORT`). Alive: its loops go on, whatever
+    /// servers are away. Exit codes: 0 alive, 1 no answer, 3 not alive, 64 a setting is not allowed, or
+    /// `ENABLE_METRICS` is false.
+    Health {
+        /// Whether it can do its work now: all that it needs answers.
+        #[arg(long)]
+        ready: bool,
+    },
     /// The limit that workers share: look, set, pause, resume; obeyed within a second.
     ///
     /// Exit codes: 0 done, 1 Redis can't be used, 64 a rate is not allowed, 66 there is no such egress.
@@ -608,6 +618,7 @@ async fn main() -> ExitCode {
         Command::Completions { shell } => cli::ops::manual::completions(shell, Cli::command()),
         Command::Doctor { json } => cli::ops::doctor::run(json).await,
         Command::ExitCodes { json } => cli::ops::manual::exit_codes(json),
+        Command::Health { ready } => cli::ops::alive::run(ready).await,
         Command::Man { out } => cli::ops::manual::man(&out, Cli::command()),
         Command::Queues(args) => cli::ops::queues::run(args).await,
         Command::Status { json } => cli::ops::status::run(json).await,
