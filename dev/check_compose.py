@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIXED = {
     "DATABASE_URL", "OWNER_DATABASE_URL", "AMQP_URL", "RABBITMQ_MANAGEMENT_URL", "REDIS_URL", "COORDINATOR_ID",
     "WORKER_ID", "STATUS_HOST", "STATUS_PORT", "PROMETHEUS_HOST", "PROMETHEUS_PORT", "ENABLE_METRICS",
+    "OPS_TOKEN", "TLS_CA_FILE", "TLS_CLIENT_CERT_FILE", "TLS_CLIENT_KEY_FILE",
 }  # fmt: skip
 # Programs that run once.
 ONCE = {"migrate", "roles"}

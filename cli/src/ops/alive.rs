@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use serde::Deserialize;
+use serde_json::Value;
 use shared::settings::{BadSettings, Vars};
 use shared::telemetry;
 
@@ -14,11 +14,6 @@ use crate::EXIT_TROUBLE;
 
 /// Longest wait for the answer: below the five seconds that Docker and Kubernetes give a check here.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
-
-#[derive(Deserialize)]
-struct Told {
-    reasons: Vec<String>,
-}
 
 /// Asks `/healthz`, or `/readyz` if `ready`, by the settings of the process that is asked.
 pub async fn run(ready: bool) -> anyhow::Result<ExitCode> {
@@ -33,13 +28,21 @@ pub async fn run(ready: bool) -> anyhow::Result<ExitCode> {
     let unknown = || format!("{url} does not tell whether the process is {word}");
     let answer = client.get(&url).send().await.with_context(unknown)?;
     let is_good = answer.status().is_success();
-    let Told { reasons } = answer.json().await.with_context(unknown)?;
+    // Another program that has the port says something else.
+    let told: Value = answer.json().await.with_context(unknown)?;
     if is_good {
         crate::print(&format!("{word}\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    crate::print(&format!("not {word}: {}\n", reasons.join("; ")))?;
+    crate::print(&format!("not {word}{}\n", reasons(&told)))?;
     Ok(ExitCode::from(EXIT_TROUBLE))
+}
+
+/// Why not, as far as it was told.
+fn reasons(told: &Value) -> String {
+    let reasons = told["reasons"].as_array().into_iter().flatten();
+    let reasons: Vec<_> = reasons.filter_map(Value::as_str).collect();
+    if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) }
 }
 
 /// Where the process serves its health, as seen from beside it.

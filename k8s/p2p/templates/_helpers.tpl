@@ -101,6 +101,39 @@ volumeMounts:
 {{- end }}
 {{- end -}}
 
+{{/* Where the files of the secret for TLS are. */}}
+{{- define "p2p.tlsVariables" -}}
+{{- with .Values.tls }}
+{{- if .existingSecret }}
+{{- if ne (empty .certificate) (empty .key) }}
+{{- fail "tls: certificate and key, or neither" }}
+{{- end }}
+{{- range $name, $file := dict "TLS_CA_FILE" .ca "TLS_CLIENT_CERT_FILE" .certificate "TLS_CLIENT_KEY_FILE" .key }}
+{{- if $file }}
+- name: {{ $name }}
+  value: {{ printf "/etc/p2p/tls/%s" $file | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Who may read what the programs serve. */}}
+{{- define "p2p.opsToken" -}}
+- name: OPS_TOKEN
+{{- if .Values.opsToken.secret }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.opsToken.secret }}
+      key: {{ .Values.opsToken.key }}
+{{- else }}
+{{- if and (not .Values.networkPolicy.enabled) (or .Values.status.service (include "p2p.hasMetrics" .)) }}
+{{- fail "networkPolicy.enabled is false, so everybody in the cluster could read metrics and status page: opsToken.secret is needed" }}
+{{- end }}
+  value: none
+{{- end }}
+{{- end -}}
+
 {{/* Helm reads numbers as floats and would print a large one as 1e+06. */}}
 {{- define "p2p.settingText" -}}
 {{- if and (kindIs "float64" .) (eq . (floor .)) -}}{{ int64 . }}{{- else -}}{{ . }}{{- end -}}

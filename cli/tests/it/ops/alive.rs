@@ -38,6 +38,10 @@ fn it_tells_what_the_process_says() {
     let (code, said, request) = asked("503 Service Unavailable", body, &["health", "--ready"]);
     assert_eq!((code, said.as_str()), (3, "not ready: broker: no answer within 3s\n"));
     assert_eq!(request, "GET /readyz HTTP/1.1");
+
+    // Where only yes or no is told.
+    let (code, said, _) = asked("503 Service Unavailable", "false", &["health"]);
+    assert_eq!((code, said.as_str()), (3, "not alive\n"));
 }
 
 #[test]
