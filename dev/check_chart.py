@@ -260,7 +260,7 @@ def check_copies(where, made):
         if one["kind"] == "PrometheusRule":
             name = one["metadata"]["name"].split("-")[-1]
             file = MONITORING / "prometheus" / "rules" / f"{name}.yml"
-            check(one["spec"] == yaml.safe_load(file.read_text()), f"{where}: {title(one)} is not {file}")
+            check(file.exists() and one["spec"] == yaml.safe_load(file.read_text()), f"{where}: {title(one)} is not {file}")
             with tempfile.NamedTemporaryFile("w", suffix=".yml") as rules:
                 yaml.safe_dump(one["spec"], rules)
                 rules.flush()
@@ -269,7 +269,7 @@ def check_copies(where, made):
         if one["kind"] == "ConfigMap" and "dashboard" in one["metadata"]["name"]:
             for name, text in one["data"].items():
                 file = MONITORING / "grafana" / "dashboards" / name
-                check(text == file.read_text(), f"{where}: {title(one)} is not {file}")
+                check(file.exists() and text == file.read_text(), f"{where}: {title(one)} is not {file}")
                 dashboard = json.loads(text)
                 check(dashboard.get("uid") and dashboard.get("panels"), f"{where}: {name} is no dashboard")
     if where.endswith("full"):
