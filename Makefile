@@ -2,14 +2,14 @@
 # brings the servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos limits e2e month fuzz dictionary monitoring backup-test lint build stack stack-down
+.PHONY: help demo test chaos limits e2e month fuzz dictionary monitoring backup-test image env compose chart lint build stack stack-down
 
 # Reads SEED, ROUNDS and ONLY, which make hands on. All programs are built first: it starts them.
 CHAOS := cargo build --workspace --locked && cargo run --quiet --locked -p load-tests --bin chaos --
 
 MONTH := cargo run --quiet --locked -p load-tests --bin month --
 
-SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/e2e dev/fuzz dev/monitoring dev/backup-test dev/lib.sh monitoring/alertmanager/configure .ci/run
+SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/e2e dev/fuzz dev/monitoring dev/backup-test dev/image dev/env dev/compose dev/chart dev/lib.sh monitoring/alertmanager/configure .ci/run
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
@@ -46,6 +46,18 @@ backup-test: ## Point-in-time recovery on a server of its own (dumps are tested 
 
 monitoring: ## Check alert rules, dashboards, Alertmanager's configuration and runbook; starts nothing
 	@dev/monitoring
+
+image: ## Build the container image and try it: user, version, health, a batch in containers
+	@dev/stack run dev/image
+
+env: ## Random passwords for Docker Compose into .env, which is never changed if it is there
+	@dev/env
+
+compose: ## Have the real Compose read docker-compose.yml, and judge what it made of it
+	@dev/compose
+
+chart: ## Render the Helm chart with Helm 3 and 4 and judge the objects, hostile values included
+	@dev/chart
 
 lint: ## Formatting, clippy with warnings as errors, shellcheck if it is installed
 	cargo fmt --all --check

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Shared by dev/stack, dev/demo and .ci/run: messages and the installation of missing Debian packages.
+# Shared by the scripts of dev and .ci/run: messages, and the installation of what is missing.
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "${0##*/}: $*"; exit 1; }
@@ -34,4 +34,22 @@ ensure_packages() {
     die "apt-get failed; the lines above say why. The command was: $install"
   fi
   rm -f "$log"
+}
+
+# python_with PLACE PACKAGE==VERSION...: a Python of its own in PLACE with just these, kept for the next time. 1 if it
+# can't be had.
+python_with() {
+  local place=$1
+  shift
+  command -v python3 >/dev/null || ensure_packages python3 python3-venv
+  if [[ $(cat "$place/installed" 2>/dev/null) == "$*" ]]; then return; fi
+  rm -rf "$place"
+  # Debian's Python comes without the means to make another.
+  if ! python3 -m venv "$place" >/dev/null 2>&1; then
+    rm -rf "$place"
+    ensure_packages python3-venv
+    python3 -m venv "$place" >&2 || return 1
+  fi
+  "$place/bin/pip" install --quiet --disable-pip-version-check "$@" >&2 || return 1
+  echo "$*" >"$place/installed"
 }

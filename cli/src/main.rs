@@ -18,7 +18,7 @@ use shared::exchange::Exchange;
 /// Exit codes of all commands: 0 done, 1 an error, 3 something is not as it should be, 64 a setting
 /// or an argument is not allowed, 66 what was asked for is not there. See `p2p exit-codes`.
 #[derive(Parser)]
-#[command(name = "p2p", version)]
+#[command(name = "p2p", version = shared::build::version())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -184,6 +184,16 @@ enum Command {
         /// As JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Whether the coordinator or worker beside it is alive, as it says itself; for health checks.
+    ///
+    /// Asks by the same settings (`PROMETHEUS_HOST`, `PROMETHEUS_PORT`). Alive: its loops go on, whatever
+    /// servers are away. Exit codes: 0 alive, 1 no answer, 3 not alive, 64 a setting is not allowed, or
+    /// `ENABLE_METRICS` is false.
+    Health {
+        /// Whether it can do its work now: all that it needs answers.
+        #[arg(long)]
+        ready: bool,
     },
     /// The limit that workers share: look, set, pause, resume; obeyed within a second.
     ///
@@ -608,6 +618,7 @@ async fn main() -> ExitCode {
         Command::Completions { shell } => cli::ops::manual::completions(shell, Cli::command()),
         Command::Doctor { json } => cli::ops::doctor::run(json).await,
         Command::ExitCodes { json } => cli::ops::manual::exit_codes(json),
+        Command::Health { ready } => cli::ops::alive::run(ready).await,
         Command::Man { out } => cli::ops::manual::man(&out, Cli::command()),
         Command::Queues(args) => cli::ops::queues::run(args).await,
         Command::Status { json } => cli::ops::status::run(json).await,

@@ -9,7 +9,7 @@ use coordinator::Mode;
 /// coordinator could not work, 3 the batch is partial, 4 it failed, 64 bad settings, 75 no
 /// batch was closed (`--once`: another coordinator leads, or it was told to stop).
 #[derive(Parser)]
-#[command(version)]
+#[command(version = shared::build::version())]
 enum Command {
     /// Lead, or stand by until the leader is gone, and run a batch at every slot until SIGTERM.
     Run {

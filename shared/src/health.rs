@@ -212,7 +212,7 @@ mod tests {
     async fn a_loop_that_is_silent_for_too_long_is_dead() {
         let health = Health::default();
         assert!(health.alive().is_good, "nothing is watched yet");
-        let pulse = health.watch("storer", Duration::from_secs(60));
+        let pulse = health.watch("storer", Duration::from_mins(1));
         tokio::time::advance(Duration::from_secs(59)).await;
         assert!(health.alive().is_good);
         tokio::time::advance(Duration::from_secs(2)).await;

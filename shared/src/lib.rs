@@ -1,6 +1,7 @@
 //! What two binaries must agree on, and nothing else.
 //!
 //! - [`archive`]: answers byte for byte, packed; dictionaries for it.
+//! - [`build`]: which build of the programs this is.
 //! - [`domain`]: markets, ads and identifiers; no I/O, no async.
 //! - [`exchange`]: what an exchange's API looks like, sans I/O: a job to a request, bytes to ads.
 //! - [`health`]: whether a process is alive and ready, served beside the metrics.
@@ -15,6 +16,7 @@
 //! A module enters this crate when a second binary needs it.
 
 pub mod archive;
+pub mod build;
 pub mod domain;
 pub mod exchange;
 pub mod health;

@@ -46,7 +46,7 @@ where
             return ExitCode::FAILURE;
         }
     };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), ?settings, "{name} starts");
+    tracing::info!(version = crate::build::version(), ?settings, "{name} starts");
     let running = async {
         let shutdown = shutdown_on_signals().context("signals can't be watched")?;
         run(settings, shutdown).await

@@ -63,10 +63,16 @@ impl Telemetry {
         // Handed to the exporter, which knows the process's environment but not `.env`.
         let otlp_endpoint = vars.optional("OTEL_EXPORTER_OTLP_ENDPOINT");
         let sampler = read_sampler(vars);
-        let metrics = metrics::read(vars);
+        let metrics = served_at(vars);
         let (instance_id, health) = (instance_id.to_owned(), Health::default());
         Self { filter, json, otlp_endpoint, sampler, instance_id, health, metrics }
     }
+}
+
+/// Where the process serves metrics and health: `ENABLE_METRICS`, `PROMETHEUS_HOST`, `PROMETHEUS_PORT`. `None`:
+/// nowhere.
+pub fn served_at(vars: &mut Vars) -> Option<SocketAddr> {
+    metrics::read(vars)
 }
 
 impl fmt::Debug for Telemetry {

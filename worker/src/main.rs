@@ -4,7 +4,7 @@ use clap::Parser;
 
 /// Takes jobs from the queue, keeps the shared rate limit, fetches, parses, stores and reports.
 #[derive(Parser)]
-#[command(version)]
+#[command(version = shared::build::version())]
 enum Command {
     /// Work until SIGTERM. Settings come from the environment; exit code 64 tells bad ones.
     Run,

@@ -1,6 +1,7 @@
 //! What an operator looks at and asks for.
 //!
 //! - [`status`]: one screen; [`watch`] the same, live; [`health`] judges it.
+//! - [`alive`]: what a coordinator or worker says of itself, for health checks.
 //! - [`queues`], [`workers`], [`catalog`]: one thing each, in full.
 //! - [`requests`]: what is asked of the leader.
 //! - [`doctor`]: whether everything is set up as it must be.
@@ -9,6 +10,7 @@
 //! [`facts`] reads the database, [`broker`] the queues, [`limits`] the limiters. Only the database is
 //! needed: what else is away is told as such.
 
+pub mod alive;
 pub mod broker;
 pub mod catalog;
 pub mod doctor;

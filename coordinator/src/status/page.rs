@@ -124,7 +124,7 @@ fn names(shown: &Shown) -> Names {
 fn foot(json: &str) -> Markup {
     html! {
         footer.foot {
-            p { "Read-only. The same as " a href=(json) { "JSON" } ". Version " (env!("CARGO_PKG_VERSION")) "." }
+            p { "Read-only. The same as " a href=(json) { "JSON" } ". Version " (shared::build::version()) "." }
         }
     }
 }

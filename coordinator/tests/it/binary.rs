@@ -59,5 +59,5 @@ fn it_tells_its_version() {
     let output = Command::new(env!("CARGO_BIN_EXE_coordinator")).arg("--version").output().unwrap();
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(text, format!("coordinator {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(text, format!("coordinator {}\n", shared::build::version()));
 }

@@ -1,8 +1,10 @@
+{{/* At most 34 characters, so that the longest name made of it, a worker group's, fits a label. */}}
 {{- define "p2p.fullname" -}}
-{{- if contains .Chart.Name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- $name := contains .Chart.Name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) -}}
+{{- if gt (len $name) 34 -}}
+{{- printf "%s-%s" ($name | trunc 25 | trimSuffix "-") ($name | sha256sum | trunc 8) -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" -}}
+{{- $name -}}
 {{- end -}}
 {{- end -}}
 
@@ -19,13 +21,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{- define "p2p.image" -}}
+{{- if .Values.image.digest -}}
+{{ printf "%s@%s" .Values.image.repository .Values.image.digest | quote }}
+{{- else -}}
 {{ printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) | quote }}
+{{- end -}}
 {{- end -}}
 
 {{/* What every pod has. No service links: they would put variables of unrelated services into the environment. */}}
 {{- define "p2p.podDefaults" -}}
+serviceAccountName: {{ .Values.serviceAccountName }}
 automountServiceAccountToken: false
 enableServiceLinks: false
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
@@ -44,6 +54,14 @@ nodeSelector:
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with .Values.tls.existingSecret }}
+volumes:
+  - name: tls
+    secret:
+      secretName: {{ . }}
+      # Read by the group that pods run as.
+      defaultMode: 0444
+{{- end }}
 {{- end -}}
 
 {{- define "p2p.containerDefaults" -}}
@@ -51,21 +69,136 @@ image: {{ include "p2p.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 securityContext:
   allowPrivilegeEscalation: false
+  privileged: false
   readOnlyRootFilesystem: true
+  runAsNonRoot: true
   capabilities:
     drop: [ALL]
+{{- if .Values.tls.existingSecret }}
+volumeMounts:
+  - name: tls
+    mountPath: /etc/p2p/tls
+    readOnly: true
+{{- end }}
 {{- end -}}
 
-{{/* One variable from the secret: dict "root" . "name" "DATABASE_URL" */}}
-{{- define "p2p.secretVariable" -}}
-- name: {{ .name }}
+{{/* Variables from the secret: dict "root" $ "needed" (list ...) "optional" (list ...) */}}
+{{- define "p2p.secretVariables" -}}
+{{- range .needed }}
+- name: {{ . }}
   valueFrom:
     secretKeyRef:
-      name: {{ .root.Values.existingSecret }}
-      key: {{ .name }}
+      name: {{ $.root.Values.connections.existingSecret }}
+      key: {{ . }}
+{{- end }}
+{{- range .optional }}
+- name: {{ . }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $.root.Values.connections.existingSecret }}
+      key: {{ . }}
+      optional: true
+{{- end }}
+{{- end -}}
+
+{{/* Where the files of the secret for TLS are. */}}
+{{- define "p2p.tlsVariables" -}}
+{{- with .Values.tls }}
+{{- if .existingSecret }}
+{{- if ne (empty .certificate) (empty .key) }}
+{{- fail "tls: certificate and key, or neither" }}
+{{- end }}
+{{- range $name, $file := dict "TLS_CA_FILE" .ca "TLS_CLIENT_CERT_FILE" .certificate "TLS_CLIENT_KEY_FILE" .key }}
+{{- if $file }}
+- name: {{ $name }}
+  value: {{ printf "/etc/p2p/tls/%s" $file | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Who may read what the programs serve. */}}
+{{- define "p2p.opsToken" -}}
+- name: OPS_TOKEN
+{{- if .Values.opsToken.secret }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.opsToken.secret }}
+      key: {{ .Values.opsToken.key }}
+{{- else }}
+{{- if and (not .Values.networkPolicy.enabled) (or .Values.status.service (include "p2p.hasMetrics" .)) }}
+{{- fail "networkPolicy.enabled is false, so everybody in the cluster could read metrics and status page: opsToken.secret is needed" }}
+{{- end }}
+  value: none
+{{- end }}
 {{- end -}}
 
 {{/* Helm reads numbers as floats and would print a large one as 1e+06. */}}
 {{- define "p2p.settingText" -}}
 {{- if and (kindIs "float64" .) (eq . (floor .)) -}}{{ int64 . }}{{- else -}}{{ . }}{{- end -}}
+{{- end -}}
+
+{{/* "true" unless metrics, and health with them, are switched off. */}}
+{{- define "p2p.hasMetrics" -}}
+{{- if ne (toString .Values.settings.ENABLE_METRICS) "false" -}}true{{- end -}}
+{{- end -}}
+
+{{- define "p2p.metricsPort" -}}
+{{- .Values.settings.PROMETHEUS_PORT | default 9090 | int -}}
+{{- end -}}
+
+{{/* Liveness is about the program only; servers that are away are no reason to start it again. */}}
+{{- define "p2p.probes" -}}
+livenessProbe:
+  httpGet: {path: /healthz, port: metrics}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+readinessProbe:
+  httpGet: {path: /readyz, port: metrics}
+  periodSeconds: 10
+  timeoutSeconds: 5
+{{- end -}}
+
+{{/* Spread over nodes and zones: dict "root" $ "labels" "component: ..." */}}
+{{- define "p2p.spread" -}}
+topologySpreadConstraints:
+  {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+  - maxSkew: 1
+    topologyKey: {{ . }}
+    whenUnsatisfiable: {{ $.root.Values.spread }}
+    labelSelector:
+      matchLabels:
+        {{- include "p2p.selectorLabels" $.root | nindent 8 }}
+        {{- $.labels | nindent 8 }}
+    # Pods of the version that goes don't count, or the new ones would crowd where the old ones are not.
+    matchLabelKeys: [pod-template-hash]
+  {{- end }}
+{{- end -}}
+
+{{/* A rule of a network policy: dict "ports" "to" or "from" */}}
+{{- define "p2p.egress" -}}
+- ports:
+    {{- range .ports }}
+    - {port: {{ int . }}, protocol: TCP}
+    {{- end }}
+  {{- with .to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "p2p.dnsEgress" -}}
+- ports:
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+  {{- with .Values.networkPolicy.dns.to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "p2p.checksum" -}}
+{{- toJson (list .root.Values.settings .root.Values.extraEnv .more) | sha256sum -}}
 {{- end -}}

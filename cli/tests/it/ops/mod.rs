@@ -1,5 +1,6 @@
 //! What an operator looks at, on real servers, and with each of them away.
 
+mod alive;
 mod doctor;
 mod manual;
 mod queues;
