@@ -11,7 +11,6 @@ use std::time::Duration;
 use anyhow::Context;
 use shared::exchange::Exchange;
 use shared::settings::Database;
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
@@ -88,7 +87,7 @@ impl Candidate {
     }
 
     async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
-        let options: PgConnectOptions = self.settings.url.as_str().parse()?;
+        let options = self.settings.options()?;
         let silence = ("idle_session_timeout", SILENCE_LIMIT.as_millis().to_string());
         options.application_name("coordinator lock").options([silence]).connect().await
     }

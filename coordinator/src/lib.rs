@@ -171,8 +171,10 @@ pub async fn run(
 fn serve_status(settings: &Settings) -> DropGuard {
     let shutdown = CancellationToken::new();
     if let Some(address) = settings.status_address {
-        let Settings { database, broker, topology, .. } = settings.clone();
-        tokio::spawn(status::run(address, database, broker, topology, shutdown.clone()));
+        let Settings { database, broker, topology, status_access, .. } = settings.clone();
+        let page =
+            status::run(address, status_access, database, broker, topology, shutdown.clone());
+        tokio::spawn(page);
     }
     shutdown.drop_guard()
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rust_decimal::{Decimal, dec};
+use shared::endpoint::Access;
 use shared::queue::{Management, Topology};
 use shared::settings::{BadSettings, Broker, Database, Vars};
 use shared::telemetry::Telemetry;
@@ -57,6 +58,8 @@ pub struct Settings {
     pub coordinator_id: String,
     /// Where the status page is served; `None`: nowhere.
     pub status_address: Option<SocketAddr>,
+    /// Who may read it.
+    pub status_access: Access,
 }
 
 /// Days for which what was read is kept. What is older, counted from the newest batch, is dropped.
@@ -140,6 +143,7 @@ impl Settings {
         let coordinator_id = vars.text("COORDINATOR_ID", &own_id);
         let priority_markets = read_priorities(&mut vars);
         let broker = Broker::read(&mut vars);
+        let status_address = status::read_address(&mut vars);
         let settings = Self {
             database: Database::read(&mut vars),
             owner: Database::read_owner(&mut vars),
@@ -170,7 +174,8 @@ impl Settings {
             ),
             thresholds: read_thresholds(&mut vars),
             fiats: vars.list("FIATS"),
-            status_address: status::read_address(&mut vars),
+            status_address,
+            status_access: Access::read(&mut vars, "STATUS_HOST", status_address),
             coordinator_id,
         };
         vars.finish(settings)
@@ -324,7 +329,7 @@ mod tests {
             read(more.to_vec()).map(|settings| settings.status_address.map(|at| at.to_string()))
         };
         assert_eq!(address(&[]).unwrap().as_deref(), Some("127.0.0.1:8080"));
-        let all = [("STATUS_HOST", "0.0.0.0"), ("STATUS_PORT", "81")];
+        let all = [("STATUS_HOST", "0.0.0.0"), ("STATUS_PORT", "81"), ("OPS_TOKEN", "none")];
         assert_eq!(address(&all).unwrap().as_deref(), Some("0.0.0.0:81"));
         assert_eq!(address(&[("STATUS_PORT", "0")]).unwrap(), None);
         let error = address(&[("STATUS_HOST", "localhost")]).unwrap_err();

@@ -2,6 +2,7 @@
 //!
 //! - [`archive`]: answers byte for byte, packed; dictionaries for it.
 //! - [`build`]: which build of the programs this is.
+//! - [`endpoint`]: what a process serves to people: who may read, and bounds.
 //! - [`domain`]: markets, ads and identifiers; no I/O, no async.
 //! - [`exchange`]: what an exchange's API looks like, sans I/O: a job to a request, bytes to ads.
 //! - [`health`]: whether a process is alive and ready, served beside the metrics.
@@ -11,6 +12,7 @@
 //! - [`store`]: the connection to `PostgreSQL`, and the migrations.
 //! - [`settings`]: reading settings from the environment. Nothing else reads it.
 //! - [`service`]: start and stop of a process: telemetry, signals.
+//! - [`tls`]: whom to trust of the servers, and who we are.
 //! - [`telemetry`]: logs, traces, and metrics served to Prometheus.
 //!
 //! A module enters this crate when a second binary needs it.
@@ -18,6 +20,7 @@
 pub mod archive;
 pub mod build;
 pub mod domain;
+pub mod endpoint;
 pub mod exchange;
 pub mod health;
 pub mod job;
@@ -28,3 +31,4 @@ pub mod service;
 pub mod settings;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

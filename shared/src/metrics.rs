@@ -6,12 +6,13 @@
 //! A gauge that is set to NaN is not known now, and is left out of what is served: a figure that could not
 //! be read must not look like 0, nor like the last one that could.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -19,6 +20,7 @@ use metrics::{describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
 
+use crate::endpoint::{self, Access};
 use crate::health::{Answer, Health};
 use crate::settings::Vars;
 
@@ -36,24 +38,22 @@ const TEXT: &str = "text/plain; version=0.0.4";
 /// Where to serve: `ENABLE_METRICS`, `PROMETHEUS_HOST`, `PROMETHEUS_PORT`; `None`: nowhere.
 pub(crate) fn read(vars: &mut Vars) -> Option<SocketAddr> {
     let is_enabled = vars.flag("ENABLE_METRICS", true);
-    let port = vars.number("PROMETHEUS_PORT", 9090, 1..=u16::MAX);
-    let host = vars.text("PROMETHEUS_HOST", "127.0.0.1");
-    let Ok(host) = host.parse::<IpAddr>() else {
-        vars.problem(format!(
-            "PROMETHEUS_HOST={host:?}: allowed is an address such as 127.0.0.1 or 0.0.0.0"
-        ));
-        return None;
-    };
-    is_enabled.then_some(SocketAddr::new(host, port))
+    let host = ("PROMETHEUS_HOST", "127.0.0.1");
+    let address = endpoint::read_address(vars, host, ("PROMETHEUS_PORT", 9090), 1..=u16::MAX);
+    address.filter(|_| is_enabled)
 }
 
-/// Collects, and serves `/metrics`, `/healthz` and `/readyz` until the process ends. A port that is taken is an error in the log
-/// and no more: market data is worth more than figures about it, and the scrape that fails raises an
+/// Longest life of a connection: collectors keep one from scrape to scrape, and can make another.
+const LIFETIME: Duration = Duration::from_mins(5);
+
+/// Collects, and serves `/metrics`, `/healthz` and `/readyz` until the process ends. A port that is taken is
+/// an error in the log and no more: market data is worth more than figures about it, and the scrape that fails raises an
 /// alert of its own.
 pub(crate) fn serve(
     service: &'static str,
     address: SocketAddr,
-    health: Health,
+    access: &Access,
+    health: &Health,
 ) -> anyhow::Result<()> {
     let metrics = PrometheusBuilder::new()
         .set_buckets(&SECONDS)?
@@ -68,37 +68,47 @@ pub(crate) fn serve(
             tidied.run_upkeep();
         }
     });
-    let app = routes(metrics, health);
+    let app = routes(metrics, access, health);
     tokio::spawn(async move {
-        let served = async {
-            let listener = tokio::net::TcpListener::bind(address).await?;
-            tracing::info!(%address, "metrics are served");
-            axum::serve(listener, app).await
-        };
-        if let Err(error) = served.await {
-            tracing::error!(%error, %address, "metrics are not served: PROMETHEUS_PORT needs a port of its own for each process");
+        match tokio::net::TcpListener::bind(address).await {
+            Ok(listener) => {
+                tracing::info!(%address, "metrics are served");
+                endpoint::serve(listener, app, LIFETIME).await;
+            }
+            Err(error) => {
+                tracing::error!(%error, %address, "metrics are not served: PROMETHEUS_PORT needs a port of its own for each process");
+            }
         }
     });
     Ok(())
 }
 
-fn routes(metrics: PrometheusHandle, health: Health) -> Router {
+fn routes(metrics: PrometheusHandle, access: &Access, health: &Health) -> Router {
     let process = Collector::new(PROCESS);
     process.describe();
     let scraped = move || {
         process.collect();
         std::future::ready(([(CONTENT_TYPE, TEXT)], known(&metrics.render())))
     };
-    let liveness = health.clone();
+    let guarded = middleware::from_fn_with_state(access.clone(), endpoint::guard);
+    let (alive, ready) = (health.clone(), health.clone());
+    let (of_alive, of_ready) = (access.clone(), access.clone());
+    let alive = move |headers: HeaderMap| {
+        std::future::ready(respond(alive.alive(), of_alive.admits(&headers)))
+    };
+    let ready = move |headers: HeaderMap| async move {
+        respond(ready.ready().await, of_ready.admits(&headers))
+    };
     Router::new()
-        .route("/metrics", get(scraped))
-        .route("/healthz", get(move || std::future::ready(respond(liveness.alive()))))
-        .route("/readyz", get(move || async move { respond(health.ready().await) }))
+        .route("/metrics", get(scraped).layer(guarded))
+        .route("/healthz", get(alive))
+        .route("/readyz", get(ready))
 }
 
-fn respond(Answer { is_good, body }: Answer) -> impl IntoResponse {
+/// Probes have no token: they are told yes or no. Who has it is told why.
+fn respond(Answer { is_good, body }: Answer, is_admitted: bool) -> impl IntoResponse {
     let status = if is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(body))
+    (status, Json(if is_admitted { body } else { is_good.into() }))
 }
 
 /// Without the lines of gauges that are not known.

@@ -6,9 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+
+use crate::tls::{self, Tls};
 
 /// Exit code for settings that can't be used (`EX_USAGE`).
 pub const EXIT_BAD_SETTINGS: u8 = 64;
@@ -18,6 +24,37 @@ pub const EXIT_BAD_SETTINGS: u8 = 64;
 pub struct Vars {
     values: BTreeMap<String, String>,
     problems: Vec<String>,
+    asked: Asked,
+}
+
+/// What was asked for so far, by name: the documentation of settings is made of it, so that it says what
+/// the programs do.
+#[derive(Clone, Debug, Default)]
+pub struct Asked(Arc<Mutex<BTreeMap<String, Setting>>>);
+
+/// A setting as a program asks for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Setting {
+    /// `None`: there is none.
+    pub default: Option<String>,
+    /// `None`: any text.
+    pub allowed: Option<String>,
+}
+
+impl Asked {
+    /// All settings, by name.
+    #[must_use]
+    pub fn settings(&self) -> BTreeMap<String, Setting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Who asks first whether a setting is there asks again for its value.
+    fn note(&self, name: &str, default: Option<String>, allowed: Option<String>) {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let setting = asked.entry(name.to_owned()).or_default();
+        setting.default = default.or(setting.default.take());
+        setting.allowed = allowed.or(setting.allowed.take());
+    }
 }
 
 /// Every setting that can't be used, with name, value and what is allowed.
@@ -55,18 +92,28 @@ impl Vars {
         values.extend(std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
         }));
-        Self { values, problems }
+        Self { values, problems, asked: Asked::default() }
     }
 
     /// Given variables, for tests.
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-        Self { values: pairs.into_iter().map(own).collect(), problems: Vec::new() }
+        let values = pairs.into_iter().map(own).collect();
+        Self { values, problems: Vec::new(), asked: Asked::default() }
+    }
+
+    /// What is asked for, also after this was handed on.
+    #[must_use]
+    pub fn asked(&self) -> Asked {
+        self.asked.clone()
     }
 
     /// Notes a problem, such as two settings that contradict each other.
     pub fn problem(&mut self, problem: String) {
-        self.problems.push(problem);
+        // What is part of several settings is told once.
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
     }
 
     /// The settings, if nothing was wrong.
@@ -77,12 +124,14 @@ impl Vars {
     /// Text; an empty variable counts as absent.
     #[must_use]
     pub fn text(&self, name: &str, default: &str) -> String {
+        self.asked.note(name, Some(default.to_owned()), None);
         self.get(name).unwrap_or(default).to_owned()
     }
 
     /// Text that may be absent.
     #[must_use]
     pub fn optional(&self, name: &str) -> Option<String> {
+        self.asked.note(name, None, None);
         self.get(name).map(str::to_owned)
     }
 
@@ -91,18 +140,16 @@ impl Vars {
     where
         T: FromStr + PartialOrd + fmt::Display + Copy,
     {
+        let range = format!("{} to {}", allowed.start(), allowed.end());
+        self.asked.note(name, Some(default.to_string()), Some(range.clone()));
         let Some(value) = self.get(name) else {
             return default;
         };
         match value.trim().parse::<T>() {
             Ok(number) if allowed.contains(&number) => number,
             _ => {
-                let problem = format!(
-                    "{name}={value:?}: allowed are {} to {}",
-                    allowed.start(),
-                    allowed.end()
-                );
-                self.problems.push(problem);
+                let problem = format!("{name}={value:?}: allowed are {range}");
+                self.problem(problem);
                 default
             }
         }
@@ -110,6 +157,7 @@ impl Vars {
 
     /// `true` or `false`.
     pub fn flag(&mut self, name: &str, default: bool) -> bool {
+        self.asked.note(name, Some(default.to_string()), Some("true, false".to_owned()));
         match self.get(name).map(str::trim) {
             None => default,
             Some("true") => true,
@@ -122,6 +170,35 @@ impl Vars {
         }
     }
 
+    /// One of `allowed`, of which the first is the default.
+    ///
+    /// # Panics
+    /// If nothing is allowed.
+    pub fn choice(&mut self, name: &str, allowed: &[&'static str]) -> &'static str {
+        let (default, list) = (*allowed.first().expect("a choice"), allowed.join(", "));
+        self.asked.note(name, Some(default.to_owned()), Some(list.clone()));
+        let Some(value) = self.get(name).map(str::trim) else { return default };
+        let chosen = allowed.iter().find(|one| **one == value).copied();
+        if chosen.is_none() {
+            let problem = format!("{name}={value:?}: allowed are {list}");
+            self.problem(problem);
+        }
+        chosen.unwrap_or(default)
+    }
+
+    /// An IP address; `None`: it can't be used, which was noted.
+    pub fn address(&mut self, name: &str, default: &str) -> Option<IpAddr> {
+        const ALLOWED: &str = "an address such as 127.0.0.1 or 0.0.0.0";
+        self.asked.note(name, Some(default.to_owned()), Some(ALLOWED.to_owned()));
+        let value = self.get(name).unwrap_or(default);
+        let Ok(address) = value.trim().parse() else {
+            let problem = format!("{name}={value:?}: allowed is {ALLOWED}");
+            self.problem(problem);
+            return None;
+        };
+        Some(address)
+    }
+
     /// A span of whole seconds within `allowed`.
     pub fn seconds(&mut self, name: &str, default: u64, allowed: RangeInclusive<u64>) -> Duration {
         Duration::from_secs(self.number(name, default, allowed))
@@ -130,10 +207,11 @@ impl Vars {
     /// The first part of names on the broker.
     pub fn prefix(&mut self, name: &str, default: &str) -> String {
         const MAX_CHARS: usize = 100;
+        let allowed = format!("1 to {MAX_CHARS} characters");
+        self.asked.note(name, Some(default.to_owned()), Some(allowed.clone()));
         let prefix = self.text(name, default);
         if prefix.len() > MAX_CHARS {
-            self.problems
-                .push(format!("{name}={prefix:?}: allowed are 1 to {MAX_CHARS} characters"));
+            self.problem(format!("{name}={prefix:?}: allowed are {allowed}"));
         }
         prefix
     }
@@ -141,6 +219,7 @@ impl Vars {
     /// A list of codes separated by commas; empty when absent.
     #[must_use]
     pub fn list(&self, name: &str) -> Vec<String> {
+        self.asked.note(name, Some(String::new()), Some("a list, separated by commas".to_owned()));
         let parts = self.get(name).unwrap_or_default().split(',').map(str::trim);
         parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
     }
@@ -159,7 +238,8 @@ impl Vars {
     pub fn url(&mut self, name: &str, default: Option<&str>, schemes: &[&str]) -> url::Url {
         let allowed =
             schemes.iter().map(|scheme| format!("{scheme}://…")).collect::<Vec<_>>().join(" or ");
-        let stand_in = || url::Url::parse("unset://").expect("a constant URL");
+        self.asked.note(name, default.map(str::to_owned), Some(allowed.clone()));
+        let stand_in = || url::Url::parse(UNSET_URL).expect("a constant URL");
         let Some(value) = self.get(name).or(default) else {
             self.problems.push(format!("{name} is not set: needed is {allowed}"));
             return stand_in();
@@ -179,10 +259,15 @@ impl Vars {
     }
 }
 
+/// What stands for a URL that can't be used, whose problem was noted.
+const UNSET_URL: &str = "unset://";
+const UNSET: &str = "unset";
+
 /// `PostgreSQL`: `DATABASE_URL`, `DB_POOL_SIZE`, `DB_MAX_OVERFLOW`.
 #[derive(Clone)]
 pub struct Database {
     pub url: url::Url,
+    pub tls: Tls,
     /// Connections a process may open: pool size and overflow together. The pool opens them one by
     /// one as they are needed and closes idle ones.
     pub max_connections: u32,
@@ -190,10 +275,9 @@ pub struct Database {
 
 impl Database {
     pub fn read(vars: &mut Vars) -> Self {
-        let url = vars.url("DATABASE_URL", None, &["postgres", "postgresql"]);
         let size = vars.number("DB_POOL_SIZE", 20, 1..=1000);
         let overflow = vars.number("DB_MAX_OVERFLOW", 10, 0..=1000);
-        Self { url, max_connections: size + overflow }
+        Self::read_url(vars, "DATABASE_URL", size + overflow)
     }
 
     /// The database as the owner of its tables reaches it: `OWNER_DATABASE_URL`, or as everybody does.
@@ -203,7 +287,27 @@ impl Database {
             Some(_) => "OWNER_DATABASE_URL",
             None => "DATABASE_URL",
         };
-        Self { url: vars.url(name, None, &["postgres", "postgresql"]), max_connections: 1 }
+        Self::read_url(vars, name, 1)
+    }
+
+    fn read_url(vars: &mut Vars, name: &str, max_connections: u32) -> Self {
+        let database = Self {
+            url: vars.url(name, None, &["postgres", "postgresql"]),
+            tls: Tls::read(vars),
+            max_connections,
+        };
+        if database.url.scheme() != UNSET
+            && let Err(problem) = tls::postgres(&database.url, &database.tls)
+        {
+            vars.problem(format!("{name} {problem}"));
+        }
+        database
+    }
+
+    /// How to reach it; see [`tls`].
+    pub fn options(&self) -> Result<PgConnectOptions, sqlx::Error> {
+        tls::postgres(&self.url, &self.tls)
+            .map_err(|problem| sqlx::Error::Configuration(format!("the URL {problem}").into()))
     }
 }
 
@@ -217,6 +321,7 @@ impl fmt::Debug for Database {
 #[derive(Clone)]
 pub struct Broker {
     pub url: url::Url,
+    pub tls: Tls,
 }
 
 /// Seconds between heartbeats unless the URL says otherwise: a dead link is noticed within two.
@@ -225,10 +330,14 @@ const HEARTBEAT_SECS: &str = "10";
 impl Broker {
     pub fn read(vars: &mut Vars) -> Self {
         let mut url = vars.url("AMQP_URL", None, &["amqp", "amqps"]);
+        // The client library goes to localhost instead.
+        if url.scheme() != UNSET && url.host_str().is_none_or(|host| host.starts_with('[')) {
+            vars.problem("AMQP_URL: allowed is the name of a host, or its IPv4 address".to_owned());
+        }
         if !url.query_pairs().any(|(name, _)| name == "heartbeat") {
             url.query_pairs_mut().append_pair("heartbeat", HEARTBEAT_SECS);
         }
-        Self { url }
+        Self { url, tls: Tls::read(vars) }
     }
 }
 
@@ -242,11 +351,30 @@ impl fmt::Debug for Broker {
 #[derive(Clone)]
 pub struct Redis {
     pub url: url::Url,
+    pub tls: Tls,
 }
 
 impl Redis {
     pub fn read(vars: &mut Vars) -> Self {
-        Self { url: vars.url("REDIS_URL", None, &["redis", "rediss"]) }
+        let redis =
+            Self { url: vars.url("REDIS_URL", None, &["redis", "rediss"]), tls: Tls::read(vars) };
+        // `#insecure` would have a certificate of anybody.
+        let is_good = redis.url.fragment().is_none() && redis.client().is_ok();
+        if redis.url.scheme() != UNSET && !is_good {
+            vars.problem(
+                "REDIS_URL is not a URL that can be used: allowed is redis[s]://user:password@host:port/number"
+                    .to_owned(),
+            );
+        }
+        redis
+    }
+
+    /// A client, which connects when it is asked to.
+    pub fn client(&self) -> Result<redis::Client, redis::RedisError> {
+        match self.url.scheme() {
+            "rediss" => redis::Client::build_with_tls(self.url.as_str(), self.tls.redis()),
+            _ => redis::Client::open(self.url.as_str()),
+        }
     }
 }
 

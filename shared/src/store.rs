@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgPool, PgPoolOptions};
 
 use crate::settings::Database;
 
@@ -49,8 +49,7 @@ pub enum StoreError {
 
 /// A pool. `name` is shown in `pg_stat_activity`.
 pub async fn connect(settings: &Database, name: &str) -> Result<PgPool, StoreError> {
-    let options: PgConnectOptions =
-        settings.url.as_str().parse().map_err(StoreError::Unreachable)?;
+    let options = settings.options().map_err(StoreError::Unreachable)?;
     PgPoolOptions::new()
         .max_connections(settings.max_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -64,6 +63,13 @@ pub async fn connect(settings: &Database, name: &str) -> Result<PgPool, StoreErr
         ]))
         .await
         .map_err(StoreError::Unreachable)
+}
+
+/// Brings the schema to this version. One that is newer stays: an upgrade that is taken back runs the programs of
+/// before on the schema of after, which only expanded.
+pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
+    let mut migrator = Migrator { migrations: MIGRATOR.migrations.clone(), ..Migrator::DEFAULT };
+    migrator.set_ignore_missing(true).run(pool).await
 }
 
 /// Refuses a schema older than this program. A newer one is fine: migrations expand before they

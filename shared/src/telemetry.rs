@@ -20,6 +20,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use crate::endpoint::Access;
 use crate::health::Health;
 use crate::metrics;
 use crate::settings::{Vars, redacted};
@@ -31,7 +32,7 @@ pub struct Telemetry {
     filter: String,
     json: bool,
     /// The collector; without one no traces are sent.
-    otlp_endpoint: Option<String>,
+    otlp_endpoint: Option<url::Url>,
     /// Which traces are sent.
     sampler: Sampler,
     /// Names this process among its kind.
@@ -40,7 +41,12 @@ pub struct Telemetry {
     pub health: Health,
     /// Where metrics are served; `None`: nowhere.
     metrics: Option<SocketAddr>,
+    /// Who may read them.
+    access: Access,
 }
+
+/// Names the collector of traces.
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 impl Telemetry {
     /// `instance_id` names the process.
@@ -51,21 +57,18 @@ impl Telemetry {
                 "LOG_LEVEL={filter:?}: {error}; allowed are error, warn, info, debug, trace, or directives such as info,sqlx=warn"
             ));
         }
-        let json = match vars.text("LOG_FORMAT", "auto").as_str() {
+        let json = match vars.choice("LOG_FORMAT", &["auto", "json", "pretty"]) {
             "auto" => !std::io::stderr().is_terminal(),
-            "json" => true,
-            "pretty" => false,
-            other => {
-                vars.problem(format!("LOG_FORMAT={other:?}: allowed are auto, json, pretty"));
-                true
-            }
+            format => format == "json",
         };
         // Handed to the exporter, which knows the process's environment but not `.env`.
-        let otlp_endpoint = vars.optional("OTEL_EXPORTER_OTLP_ENDPOINT");
+        let otlp_endpoint = vars.optional(ENDPOINT);
+        let otlp_endpoint = otlp_endpoint.map(|_| vars.url(ENDPOINT, None, &["http", "https"]));
         let sampler = read_sampler(vars);
         let metrics = served_at(vars);
+        let access = Access::read(vars, "PROMETHEUS_HOST", metrics);
         let (instance_id, health) = (instance_id.to_owned(), Health::default());
-        Self { filter, json, otlp_endpoint, sampler, instance_id, health, metrics }
+        Self { filter, json, otlp_endpoint, sampler, instance_id, health, metrics, access }
     }
 }
 
@@ -78,17 +81,14 @@ pub fn served_at(vars: &mut Vars) -> Option<SocketAddr> {
 impl fmt::Debug for Telemetry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The URL of the collector may hold a password.
-        let endpoint =
-            self.otlp_endpoint.as_deref().map(|endpoint| match url::Url::parse(endpoint) {
-                Ok(url) => redacted(&url),
-                Err(_) => "…".to_owned(),
-            });
+        let endpoint = self.otlp_endpoint.as_ref().map(redacted);
         f.debug_struct("Telemetry")
             .field("filter", &self.filter)
             .field("json", &self.json)
             .field("otlp_endpoint", &endpoint)
             .field("sampler", &self.sampler)
             .field("metrics", &self.metrics)
+            .field("access", &self.access)
             .finish_non_exhaustive()
     }
 }
@@ -96,22 +96,24 @@ impl fmt::Debug for Telemetry {
 /// `OTEL_TRACES_SAMPLER` and its argument. The library would read them too, but not from `.env`, and it
 /// takes what it does not know for "all".
 fn read_sampler(vars: &mut Vars) -> Sampler {
+    const NAMES: [&str; 6] = [
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+        "always_on",
+        "always_off",
+        "traceidratio",
+    ];
     let ratio = vars.number("OTEL_TRACES_SAMPLER_ARG", 1.0, 0.0..=1.0);
-    let name = vars.text("OTEL_TRACES_SAMPLER", "parentbased_always_on");
+    let name = vars.choice("OTEL_TRACES_SAMPLER", &NAMES);
     let (is_of_parent, name) = match name.strip_prefix("parentbased_") {
         Some(of_roots) => (true, of_roots),
-        None => (false, name.as_str()),
+        None => (false, name),
     };
     let sampler = match name {
         "always_on" => Sampler::AlwaysOn,
-        "always_off" => Sampler::AlwaysOff,
         "traceidratio" => Sampler::TraceIdRatioBased(ratio),
-        other => {
-            vars.problem(format!(
-                "OTEL_TRACES_SAMPLER={other:?}: allowed are always_on, always_off, traceidratio, and these after parentbased_"
-            ));
-            Sampler::AlwaysOff
-        }
+        _ => Sampler::AlwaysOff,
     };
     if is_of_parent { Sampler::ParentBased(Box::new(sampler)) } else { sampler }
 }
@@ -139,7 +141,7 @@ pub fn init(name: &'static str, settings: &Telemetry) -> anyhow::Result<Guard> {
     global::set_text_map_propagator(TraceContextPropagator::new());
     let provider = settings
         .otlp_endpoint
-        .as_deref()
+        .as_ref()
         .map(|endpoint| trace_provider(name, endpoint, settings))
         .transpose()?;
     let traces = provider.as_ref().map(|provider| {
@@ -151,7 +153,7 @@ pub fn init(name: &'static str, settings: &Telemetry) -> anyhow::Result<Guard> {
     let format = if settings.json { format.json().boxed() } else { format.boxed() };
     tracing_subscriber::registry().with(logged).with(traces).with(format).try_init()?;
     if let Some(address) = settings.metrics {
-        metrics::serve(name, address, settings.health.clone())?;
+        metrics::serve(name, address, &settings.access, &settings.health)?;
     }
     Ok(Guard(provider))
 }
@@ -165,9 +167,13 @@ pub fn init(name: &'static str, settings: &Telemetry) -> anyhow::Result<Guard> {
 struct Logged(EnvFilter);
 
 impl Logged {
-    /// That of the broker's client lives as long as its connection and says nothing.
-    fn is_span_of_connection(metadata: &Metadata<'_>) -> bool {
-        metadata.is_span() && metadata.target().starts_with("lapin::")
+    /// Of the broker's client: its span of a connection lives as long as that and says nothing, and at the
+    /// level `trace` it shows its URL and its log-in, whatever is asked for.
+    fn is_left_out(metadata: &Metadata<'_>) -> bool {
+        const CLIENT: [&str; 3] = ["lapin", "amq_protocol", "tcp_stream"];
+        let is_of_client = || CLIENT.iter().any(|client| metadata.target().starts_with(client));
+        let is_span = metadata.is_span() && metadata.target().starts_with("lapin::");
+        is_span || (*metadata.level() == Level::TRACE && is_of_client())
     }
 
     fn is_span_of_trace(metadata: &Metadata<'_>) -> bool {
@@ -179,7 +185,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Logged {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         // The filter notes what it must follow.
         let interest = Layer::<S>::register_callsite(&self.0, metadata);
-        if Self::is_span_of_connection(metadata) {
+        if Self::is_left_out(metadata) {
             Interest::never()
         } else if Self::is_span_of_trace(metadata) {
             Interest::always()
@@ -189,7 +195,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Logged {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>, context: Context<'_, S>) -> bool {
-        !Self::is_span_of_connection(metadata)
+        !Self::is_left_out(metadata)
             && (Self::is_span_of_trace(metadata) || self.0.enabled(metadata, context))
     }
 
@@ -230,11 +236,13 @@ pub fn note_trace(span: &tracing::Span) {
 
 fn trace_provider(
     name: &'static str,
-    endpoint: &str,
+    endpoint: &url::Url,
     settings: &Telemetry,
 ) -> anyhow::Result<SdkTracerProvider> {
-    let exporter =
-        opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint.as_str())
+        .build()?;
     let resource = Resource::builder()
         .with_service_name(name)
         .with_attribute(KeyValue::new("service.namespace", "p2p"))

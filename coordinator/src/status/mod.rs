@@ -27,7 +27,7 @@ pub mod slots;
 pub mod snapshot;
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,10 +45,11 @@ use axum::routing::get;
 use axum::{Json, Router};
 use maud::Markup;
 use serde::Serialize;
+use shared::endpoint::{self, Access};
 use shared::queue::Topology;
 use shared::settings::{Broker, Database, Vars};
 use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +71,8 @@ const CONNECTIONS: u32 = 4;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest statement, kept by the server.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest life of a connection: a browser that watches makes another.
+const LIFETIME: Duration = Duration::from_hours(1);
 /// Time without an event after which a viewer is sent a comment, so that proxies keep the line.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -79,21 +82,15 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; c
 
 /// Where to serve: `STATUS_HOST`, `STATUS_PORT`; `None`: nowhere.
 pub(crate) fn read_address(vars: &mut Vars) -> Option<SocketAddr> {
-    let port = vars.number("STATUS_PORT", 8080, 0..=u16::MAX);
-    let host = vars.text("STATUS_HOST", "127.0.0.1");
-    let Ok(host) = host.parse::<IpAddr>() else {
-        vars.problem(format!(
-            "STATUS_HOST={host:?}: allowed is an address such as 127.0.0.1 or 0.0.0.0"
-        ));
-        return None;
-    };
-    (port != 0).then_some(SocketAddr::new(host, port))
+    let host = ("STATUS_HOST", "127.0.0.1");
+    endpoint::read_address(vars, host, ("STATUS_PORT", 8080), 0..=u16::MAX)
 }
 
 /// Serves at `address` until `shutdown`. A port that is taken is an error in the log and no more: batches
 /// are worth more than a page about them.
 pub(crate) async fn run(
     address: SocketAddr,
+    access: Access,
     database: Database,
     broker: Broker,
     topology: Topology,
@@ -102,7 +99,7 @@ pub(crate) async fn run(
     let served = async {
         let listener = TcpListener::bind(address).await.context("STATUS_PORT")?;
         tracing::info!(%address, "the status page is served");
-        serve(listener, &database, broker, topology, shutdown).await
+        serve(listener, access, &database, broker, topology, shutdown).await
     };
     if let Err(error) = served.await {
         tracing::error!(
@@ -116,6 +113,7 @@ pub(crate) async fn run(
 /// Serves on a listener until `shutdown`.
 pub async fn serve(
     listener: TcpListener,
+    access: Access,
     database: &Database,
     broker: Broker,
     topology: Topology,
@@ -131,7 +129,7 @@ pub async fn serve(
         shutdown: shutdown.clone(),
     };
     tokio::select! {
-        served = async { axum::serve(listener, routes(site)).await } => Ok(served?),
+        never = endpoint::serve(listener, routes(site, access), LIFETIME) => match never {},
         // Nobody is in the middle of anything that matters.
         () = shutdown.cancelled() => Ok(()),
     }
@@ -139,7 +137,7 @@ pub async fn serve(
 
 /// A pool that connects when it is first asked: the page is there even if the database is not.
 fn connect_lazily(database: &Database) -> anyhow::Result<PgPool> {
-    let options: PgConnectOptions = database.url.as_str().parse().context("DATABASE_URL")?;
+    let options = database.options().context("DATABASE_URL")?;
     let options = options.application_name("coordinator status page").options([
         ("default_transaction_read_only", "on".to_owned()),
         ("statement_timeout", STATEMENT_TIMEOUT.as_millis().to_string()),
@@ -158,7 +156,7 @@ struct Site {
     shutdown: CancellationToken,
 }
 
-fn routes(site: Site) -> Router {
+fn routes(site: Site, access: Access) -> Router {
     Router::new()
         .route("/", get(show_status))
         .route("/market", get(show_market))
@@ -181,7 +179,8 @@ fn routes(site: Site) -> Router {
             "/icon.svg",
             get(|headers: HeaderMap| std::future::ready(asset(&headers, "image/svg+xml", ICON))),
         )
-        .layer(middleware::from_fn(guard))
+        .layer(middleware::from_fn_with_state(access, endpoint::guard))
+        .layer(middleware::from_fn(headers))
         .with_state(site)
 }
 
@@ -190,7 +189,7 @@ const SCRIPT: &str = include_str!("script.js");
 const ICON: &str = include_str!("icon.svg");
 
 /// What every answer says to the browser.
-async fn guard(request: Request, next: Next) -> Response {
+async fn headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     for (name, value) in [

@@ -17,7 +17,6 @@
 
 use chrono::NaiveDate;
 use shared::settings::Database;
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
 use tokio::time::Instant;
 
@@ -57,7 +56,7 @@ pub struct Round {
 
 /// A connection of the owner for one round.
 pub async fn connect(owner: &Database) -> Result<PgConnection, sqlx::Error> {
-    let options: PgConnectOptions = owner.url.as_str().parse()?;
+    let options = owner.options()?;
     let limits = [
         ("lock_timeout", LOCK_LIMIT.to_owned()),
         ("statement_timeout", STATEMENT_LIMIT.to_owned()),

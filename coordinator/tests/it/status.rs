@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use coordinator::status;
 use serde_json::Value;
+use shared::endpoint::Access;
 use shared::settings::{Database, Vars};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -53,6 +54,10 @@ impl Answer {
 
 impl Page {
     async fn serve(pool: &PgPool) -> Self {
+        Self::serve_to(pool, Access::open()).await
+    }
+
+    async fn serve_to(pool: &PgPool, access: Access) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let settings = settings(pool);
@@ -63,7 +68,8 @@ impl Page {
                 "DATABASE_URL",
                 settings.database.url.as_str(),
             )]));
-            status::serve(listener, &database, settings.broker, settings.topology, token).await
+            status::serve(listener, access, &database, settings.broker, settings.topology, token)
+                .await
         });
         Self { address, _serving: shutdown.drop_guard() }
     }
@@ -381,4 +387,22 @@ async fn a_database_that_is_away_is_told(pool: PgPool) {
     sqlx::query(allow(true)).execute(&admin).await.unwrap();
     let back = until(false).await;
     assert!(back["status"]["read_at"].as_str() > away["status"]["read_at"].as_str(), "{back}");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn who_has_the_token_sees_the_page(pool: PgPool) {
+    let page = Page::serve_to(&pool, Access::by("correct-horse-battery")).await;
+    for path in ["/", "/market", "/events", "/api/status.json", "/api/market.json", "/style.css"] {
+        let answer = page.get(path).await;
+        assert_eq!(answer.status, 401, "{path}");
+        assert!(answer.head.contains("www-authenticate: Basic"), "{path}: {}", answer.head);
+        assert!(!answer.body.contains("<html"), "{path}");
+    }
+    let wrong = page.ask("GET", "/", "authorization: Bearer correct-horse-batterx\r\n").await;
+    assert_eq!(wrong.status, 401);
+    let bearer = "authorization: Bearer correct-horse-battery\r\n";
+    assert_eq!(page.ask("GET", "/", bearer).await.status, 200);
+    // What a browser sends once it was told: any name, and the token.
+    let basic = "authorization: Basic bWU6Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5\r\n";
+    assert_eq!(page.ask("GET", "/api/status.json", basic).await.status, 200);
 }

@@ -229,7 +229,7 @@ impl Limiter {
         exchange: Exchange,
         egress: &str,
     ) -> Result<Self, RedisError> {
-        let client = redis::Client::open(redis.url.as_str())?;
+        let client = redis.client()?;
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(TIMEOUT))
             .set_response_timeout(Some(TIMEOUT))

@@ -6,12 +6,13 @@ use std::time::Duration;
 use futures::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions};
 use lapin::types::FieldTable;
-use lapin::{Acker, BasicProperties, Connection, ConnectionProperties};
+use lapin::{Acker, BasicProperties};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, Queue, QueueError, Topology, answer, trace};
+use super::connect::connect;
+use super::{ANSWER_TIMEOUT, Queue, QueueError, Topology, answer, trace};
 use crate::settings::Broker;
 
 /// Pause before connecting again: between half and the whole of it, so that a fleet does not come
@@ -79,7 +80,7 @@ impl Consumer {
             receiver
         });
         let supervisor = Supervisor {
-            url: broker.url.to_string(),
+            broker: broker.clone(),
             topology: topology.clone(),
             name,
             prefetch,
@@ -107,7 +108,7 @@ impl Consumer {
 }
 
 struct Supervisor {
-    url: String,
+    broker: Broker,
     topology: Topology,
     name: &'static str,
     prefetch: u16,
@@ -141,10 +142,7 @@ impl Supervisor {
 
     /// One connection from its beginning to its end; `Ok` when it was closed on purpose.
     async fn session(&self) -> Result<(), QueueError> {
-        let properties = ConnectionProperties::default()
-            .with_connection_name(format!("{} consumer", self.name).into());
-        let connection =
-            answer(CONNECT_TIMEOUT, Connection::connect(&self.url, properties)).await?;
+        let connection = connect(&self.broker, &format!("{} consumer", self.name)).await?;
         let mut pumps = JoinSet::new();
         for (queue, target) in &self.targets {
             let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;

@@ -10,12 +10,13 @@ use lapin::options::{
 };
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Connection};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::connect::connect;
 use super::publisher::confirmed;
-use super::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, PublishError, Queue, QueueError, Topology, answer};
+use super::{ANSWER_TIMEOUT, PublishError, Queue, QueueError, Topology, answer};
 use crate::settings::Broker;
 
 /// A queue as the broker counts it now.
@@ -87,10 +88,7 @@ impl Inspector {
         topology: &Topology,
         name: &str,
     ) -> Result<Self, QueueError> {
-        let properties = ConnectionProperties::default()
-            .with_connection_name(format!("{name} inspector").into());
-        let connection =
-            answer(CONNECT_TIMEOUT, Connection::connect(broker.url.as_str(), properties)).await?;
+        let connection = connect(broker, &format!("{name} inspector")).await?;
         Ok(Self { connection, topology: topology.clone() })
     }
 

@@ -7,8 +7,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::{Queue, Topology};
+use super::{Permissions, Queue, Topology};
 use crate::settings::{Vars, redacted};
+use crate::tls::Tls;
 
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -45,7 +46,12 @@ impl Management {
         const NAME: &str = "RABBITMQ_MANAGEMENT_URL";
         vars.optional(NAME)?;
         let url = vars.url(NAME, None, &["http", "https"]);
+        let own = Tls::read(vars);
+        let own = own.authorities().unwrap_or_default();
+        // What is no certificate was noted.
+        let own = reqwest::Certificate::from_pem_bundle(own).unwrap_or_default();
         let client = reqwest::Client::builder()
+            .tls_certs_merge(own)
             .timeout(TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -68,6 +74,12 @@ impl Management {
         let path = format!("queues/{}/{}", self.vhost, topology.queue(queue));
         let queue: ManagedQueue = self.get(&path).await?;
         Ok(queue.messages_unacknowledged)
+    }
+
+    /// What a user may do in the virtual host; an error also if the management tells it to administrators only.
+    /// `user` is escaped as in a URL.
+    pub async fn permissions(&self, user: &str) -> Result<Permissions, ManagementError> {
+        self.get(&format!("permissions/{}/{user}", self.vhost)).await
     }
 
     /// Version of the broker.

@@ -4,6 +4,7 @@
 //! [`consumer`] supervises itself (connect, declare, consume until any error, pause, again), and
 //! [`publisher`] says of every message whether the broker has it. Every wait has a limit.
 
+mod connect;
 mod consumer;
 mod inspect;
 mod management;
@@ -17,7 +18,7 @@ pub use consumer::{Consumer, Delivery};
 pub use inspect::{DeadLetter, Declared, Depth, Inspector, Requeued};
 pub use management::{Management, ManagementError};
 pub use publisher::{Message, PublishError, Publisher};
-pub use topology::{Queue, Topology};
+pub use topology::{Permissions, Queue, Role, Topology};
 
 /// Longest wait for a connection and its handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use deadpool_lapin::{Config, Pool, PoolConfig, Runtime, Timeouts};
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeleteOptions,
 };
-use lapin::{BasicProperties, Channel, Confirmation, ConnectionProperties, PublisherConfirm};
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
+use super::connect::{Connections, Object, Pool, PoolError};
 use super::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, Depth, Queue, QueueError, Topology, answer, trace};
 use crate::settings::Broker;
 use tracing::Span;
@@ -35,7 +35,7 @@ pub enum Message {
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     #[error("no connection to the broker")]
-    NoConnection(#[source] deadpool_lapin::PoolError),
+    NoConnection(#[source] PoolError),
     #[error(transparent)]
     Queue(#[from] QueueError),
     #[error("the broker refused the message: its queue is full or can't store it")]
@@ -52,22 +52,10 @@ pub struct Publisher {
 
 impl Publisher {
     /// Connects when first used.
-    ///
-    /// # Panics
-    /// Never: the pool is built with a runtime, which is all that its builder checks.
     #[must_use]
     pub fn new(broker: &Broker, topology: Topology, name: &'static str) -> Self {
-        let mut pool = PoolConfig::new(POOL_SIZE);
-        pool.timeouts = Timeouts {
-            wait: Some(CONNECT_TIMEOUT),
-            create: Some(CONNECT_TIMEOUT),
-            recycle: Some(ANSWER_TIMEOUT),
-        };
-        let config = Config { url: Some(broker.url.to_string()), pool: Some(pool) };
-        let properties = move || {
-            ConnectionProperties::default().with_connection_name(format!("{name} publisher").into())
-        };
-        let pool = config.create_pool(properties, Runtime::Tokio1).expect("a runtime is given");
+        let limits = (CONNECT_TIMEOUT, ANSWER_TIMEOUT);
+        let pool = Connections::pool(broker, &format!("{name} publisher"), POOL_SIZE, limits);
         Self { pool, topology }
     }
 
@@ -190,12 +178,9 @@ impl Publisher {
 }
 
 /// Gives a connection back to the pool; whatever went wrong, the next call begins with a new one.
-fn give_back<T>(
-    connection: deadpool_lapin::Object,
-    result: Result<T, PublishError>,
-) -> Result<T, PublishError> {
+fn give_back<T>(connection: Object, result: Result<T, PublishError>) -> Result<T, PublishError> {
     if result.is_err() {
-        drop(deadpool_lapin::Object::take(connection));
+        drop(Object::take(connection));
     }
     result
 }

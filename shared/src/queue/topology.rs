@@ -10,6 +10,7 @@
 use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
+use serde::Deserialize;
 
 use super::{ANSWER_TIMEOUT, Depth, QueueError, answer};
 
@@ -46,6 +47,36 @@ impl Queue {
     }
 }
 
+/// Who comes to the broker: each as a user of its own, with no more than it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Coordinator,
+    Worker,
+    /// `p2p`: looks at queues, and publishes dead letters again.
+    Operator,
+}
+
+impl Role {
+    pub const ALL: [Self; 3] = [Self::Coordinator, Self::Worker, Self::Operator];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Coordinator => "coordinator",
+            Self::Worker => "worker",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// Permissions of a user in a virtual host, as `RabbitMQ` has them: patterns of names.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Permissions {
+    pub configure: String,
+    pub write: String,
+    pub read: String,
+}
+
 /// Deliveries of one message before it is poison. Every killed worker costs its jobs one, so there
 /// is room for many restarts; a job that kills its worker is found all the same.
 const DELIVERY_LIMIT: i32 = 20;
@@ -69,6 +100,31 @@ impl Topology {
     #[must_use]
     pub fn queue(&self, queue: Queue) -> String {
         format!("{}.{}", self.prefix, queue.as_str())
+    }
+
+    /// What suffices for a role. All three declare all queues, which needs to configure them, to read those with
+    /// dead letters, and to write to the default exchange, over which dead letters, jobs and reports go.
+    #[must_use]
+    pub fn permissions(&self, role: Role) -> Permissions {
+        let prefix: String = self
+            .prefix
+            .chars()
+            .map(|one| if one.is_alphanumeric() { one.to_string() } else { format!("\\{one}") })
+            .collect();
+        let names = |rest: &str| format!("^{prefix}\\.{rest}$");
+        let jobs = "jobs\\.(urgent|normal|low)";
+        Permissions {
+            configure: names(&format!("({jobs}|reports|dead|events)")),
+            write: match role {
+                Role::Coordinator => format!("^(amq\\.default|{prefix}\\.events)$"),
+                Role::Worker | Role::Operator => "^amq\\.default$".to_owned(),
+            },
+            read: match role {
+                Role::Coordinator => names(&format!("({jobs}|reports)")),
+                Role::Worker => names(jobs),
+                Role::Operator => names(&format!("({jobs}|dead)")),
+            },
+        }
     }
 
     /// Topic exchange for events that others may listen to, for example `batch.closed`.
@@ -134,5 +190,17 @@ impl Topology {
             Queue::Dead => set("x-overflow", text("reject-publish")),
         }
         arguments
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_permissions_are_taken_as_they_are() {
+        let permissions = Topology::new("p2p.eu-1").permissions(Role::Worker);
+        assert_eq!(permissions.read, r"^p2p\.eu\-1\.jobs\.(urgent|normal|low)$");
+        assert_eq!(permissions.write, r"^amq\.default$");
     }
 }

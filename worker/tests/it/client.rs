@@ -1,5 +1,6 @@
 //! Every kind of answer is classed, and none can hang or flood the worker.
 
+use std::io::Write;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
@@ -110,6 +111,35 @@ async fn requests_go_through_the_proxy() {
 #[tokio::test]
 async fn an_endless_body_is_cut() {
     assert_eq!(fetch(Script::Endless).await.unwrap_err().failure(), Failure::TooLarge);
+}
+
+/// A few bytes that unpack to far more than is ever read.
+#[tokio::test]
+async fn a_body_that_unpacks_to_too_much_is_cut() {
+    const UNPACKED_MIB: usize = 256;
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let zeros = vec![b' '; 1 << 20];
+    for _ in 0..UNPACKED_MIB {
+        packer.write_all(&zeros).unwrap();
+    }
+    let packed = packer.finish().unwrap();
+    assert!(packed.len() < 1 << 20, "{} bytes are sent", packed.len());
+    let bomb = answer("200 OK", "content-encoding: gzip\r\n", &packed);
+    assert_eq!(fetch(bomb).await.unwrap_err().failure(), Failure::TooLarge);
+}
+
+/// An answer that leads to another host, which would answer well, leads nowhere.
+#[tokio::test]
+async fn no_other_host_is_asked() {
+    let elsewhere = Exchange::start(answer("200 OK", "", b"{}")).await;
+    for status in
+        ["301 Moved Permanently", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"]
+    {
+        let location = format!("location: {}/\r\n", elsewhere.url);
+        let error = fetch(answer(status, &location, b"")).await.unwrap_err();
+        assert_eq!(error.failure(), Failure::Redirect, "{status}: {error}");
+    }
+    assert_eq!(elsewhere.connections(), 0);
 }
 
 #[tokio::test]
