@@ -2,14 +2,14 @@
 # brings the servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos limits e2e month fuzz dictionary monitoring backup-test image env compose chart lint build stack stack-down
+.PHONY: help demo test chaos limits e2e month fuzz dictionary settings security upgrade monitoring backup-test image env compose chart lint build stack stack-down
 
 # Reads SEED, ROUNDS and ONLY, which make hands on. All programs are built first: it starts them.
 CHAOS := cargo build --workspace --locked && cargo run --quiet --locked -p load-tests --bin chaos --
 
 MONTH := cargo run --quiet --locked -p load-tests --bin month --
 
-SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/e2e dev/fuzz dev/monitoring dev/backup-test dev/image dev/env dev/compose dev/chart dev/lib.sh monitoring/alertmanager/configure .ci/run
+SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/e2e dev/fuzz dev/security dev/upgrade dev/monitoring dev/backup-test dev/image dev/env dev/compose dev/chart dev/lib.sh monitoring/alertmanager/configure .ci/run
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
@@ -58,6 +58,18 @@ compose: ## Have the real Compose read docker-compose.yml, and judge what it mad
 
 chart: ## Render the Helm chart with Helm 3 and 4 and judge the objects, hostile values included
 	@dev/chart
+
+settings: ## Make docs/CONFIGURATION.md and .env.example from what the programs read
+	@cargo build -p cli --locked --quiet
+	@target/debug/p2p settings > docs/CONFIGURATION.md
+	@{ target/debug/p2p settings --env; echo; sed -n '/^# --- alerts ---/,$$p' .env.example; } > .env.example.new
+	@mv .env.example.new .env.example
+
+security: ## Dependencies, advisories, SBOM, secrets, SQL made of strings; says what could not be checked
+	@dev/security
+
+upgrade: ## Programs of an earlier version (FROM=, else the last tag) beside these, proven equal
+	@dev/stack run dev/upgrade $(FROM)
 
 lint: ## Formatting, clippy with warnings as errors, shellcheck if it is installed
 	cargo fmt --all --check

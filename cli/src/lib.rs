@@ -13,6 +13,7 @@
 //! - [`raw`]: answers byte for byte, and the figures of their archive.
 //! - [`shapes`]: how answers differ from what is known of them.
 //! - [`replay`]: archived answers parsed again, and the facts corrected; [`quarantine`]: what could not be taken.
+//! - [`settings`]: what can be set, as documentation.
 //! - [`storage`]: what the database holds, and what a reading costs.
 //! - [`book`], [`quote`], [`history`], [`merchant`]: questions about the market, by the functions of the
 //!   warehouse; [`ask`] is what they share.
@@ -42,6 +43,7 @@ pub mod quarantine;
 pub mod quote;
 pub mod raw;
 pub mod replay;
+pub mod settings;
 pub mod shapes;
 pub mod span;
 pub mod storage;

@@ -264,6 +264,14 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// What can be set, as Markdown: `docs/CONFIGURATION.md`.
+    ///
+    /// Exit codes: 0 printed.
+    Settings {
+        /// As the beginning of `.env.example`.
+        #[arg(long)]
+        env: bool,
+    },
     /// What the database holds: partitions, days, rows, sizes, and bytes per reading.
     ///
     /// Tables up to 16 MiB are counted; rows of larger ones are the planner's estimate (`~`). A reading
@@ -621,6 +629,7 @@ async fn main() -> ExitCode {
         Command::Health { ready } => cli::ops::alive::run(ready).await,
         Command::Man { out } => cli::ops::manual::man(&out, Cli::command()),
         Command::Queues(args) => cli::ops::queues::run(args).await,
+        Command::Settings { env } => cli::settings::run(env),
         Command::Status { json } => cli::ops::status::run(json).await,
         Command::Watch => cli::ops::watch::run().await,
         Command::Workers { json } => cli::ops::workers::run(json).await,

@@ -15,7 +15,7 @@ pub async fn run() -> anyhow::Result<ExitCode> {
     let owner = Database::read_owner(&mut vars);
     let owner = vars.finish(owner)?;
     let pool = shared::store::connect(&owner, "p2p migrate").await?;
-    shared::store::MIGRATOR.run(&pool).await.context("the schema can't be migrated")?;
+    shared::store::migrate(&pool).await.context("the schema can't be migrated")?;
     sqlx::query("SELECT pipeline.grant_roles()").execute(&pool).await.context("granting")?;
     sqlx::query("SELECT pipeline.make_partitions(current_date, current_date + $1)")
         .bind(PARTITION_DAYS)
@@ -33,6 +33,16 @@ pub async fn run() -> anyhow::Result<ExitCode> {
             "p2p: the roles p2p_reader and p2p_writer are not there and the owner of the schema may not make them: as a role with CREATEROLE run SELECT pipeline.make_roles(), then p2p migrate again"
         );
     }
-    println!("schema is at version {}", version.unwrap_or_default());
+    let applied: Option<i64> =
+        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
+            .fetch_one(&pool)
+            .await?;
+    let (version, applied) = (version.unwrap_or_default(), applied.unwrap_or_default());
+    println!("schema is at version {applied}");
+    if applied > version {
+        eprintln!(
+            "p2p: the schema is newer than this program, which needs {version}; it was left as it is"
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -65,7 +65,10 @@ impl QueueServer {
 impl Servers {
     /// The database is needed.
     pub fn read() -> Result<Self, BadSettings> {
-        let mut vars = Vars::from_environment();
+        Self::read_from(Vars::from_environment())
+    }
+
+    pub fn read_from(mut vars: Vars) -> Result<Self, BadSettings> {
         let servers = Self {
             database: Database::read(&mut vars),
             queues: vars.optional("AMQP_URL").map(|_| QueueServer::read(&mut vars)),

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::Value;
 use shared::job::Job;
-use shared::queue::{DeadLetter, Inspector, Queue};
+use shared::queue::{DeadLetter, Inspector, Permissions, Queue, Role, Topology};
 use shared::settings::Vars;
 
 use super::QueueServer;
@@ -39,6 +39,15 @@ enum Command {
     /// Messages that no worker could read, or that killed every worker that took them.
     #[command(subcommand)]
     Dead(DeadCommand),
+    /// Commands for RabbitMQ that give coordinator, worker and operator what each needs, and no more.
+    ///
+    /// Makes nothing itself, and asks no server. Make the users first (`rabbitmqctl add_user`). Exit codes: 0
+    /// printed, 64 a setting is not allowed.
+    Permissions {
+        /// Virtual host of this installation alone.
+        #[arg(long, default_value = "p2p")]
+        vhost: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -129,7 +138,29 @@ pub async fn run(args: QueuesArgs) -> anyhow::Result<ExitCode> {
         Some(Command::Dead(DeadCommand::Requeue { number, all: _, json })) => {
             requeue_dead(number, json).await
         }
+        Some(Command::Permissions { vhost }) => print_permissions(&vhost),
     }
+}
+
+fn print_permissions(vhost: &str) -> anyhow::Result<ExitCode> {
+    let mut vars = Vars::from_environment();
+    let prefix = vars.prefix("AMQP_PREFIX", "p2p");
+    let topology = Topology::new(&vars.finish(prefix)?);
+    let vhost = quoted(vhost);
+    let mut text = format!("rabbitmqctl add_vhost {vhost}\n");
+    for role in Role::ALL {
+        let Permissions { configure, write, read } = topology.permissions(role);
+        let [configure, write, read] = [configure, write, read].map(|pattern| quoted(&pattern));
+        let user = format!("p2p-{}", role.as_str());
+        writeln!(text, "rabbitmqctl set_permissions -p {vhost} {user} {configure} {write} {read}")?;
+    }
+    crate::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// As one word of a shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// The broker is needed here, the database is not.

@@ -288,7 +288,7 @@ async fn check_lost(pool: &PgPool, batch: &Batch) -> anyhow::Result<()> {
 /// User and host as this program was told, and the role in the database.
 async fn asked_by(pool: &PgPool) -> anyhow::Result<String> {
     let role: String = sqlx::query_scalar("SELECT current_user::text").fetch_one(pool).await?;
-    let user = Vars::from_environment().text("USER", "somebody");
+    let user = Vars::from_environment().text("USER", crate::settings::UNKNOWN_USER);
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     Ok(format::name(&format!("{user}@{host} ({role})")))
 }

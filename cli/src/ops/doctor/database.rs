@@ -45,6 +45,7 @@ pub(super) async fn check(
         }
     };
     let connected = began.elapsed();
+    check_way(checks, database);
     if let Err(error) = check_server(checks, &pool, &millis(connected)).await {
         checks.away("PostgreSQL", format!("{error:#}"), "see its log");
         return false;
@@ -68,6 +69,18 @@ pub(super) async fn check(
         }
     }
     true
+}
+
+/// Whether somebody between here and the server could read or answer.
+fn check_way(checks: &mut Checks, database: &Database) {
+    let is_exposed = database.options().is_ok_and(|options| shared::tls::is_exposed(&options));
+    let value = if is_exposed {
+        "over the network, and not verified by certificate and name"
+    } else {
+        "on this machine, or verified by certificate and name"
+    };
+    let todo = "leave sslmode out of DATABASE_URL or say verify-full, unless you trust the network";
+    checks.expect(!is_exposed, Level::Warn, "PostgreSQL TLS", value.to_owned(), todo);
 }
 
 async fn check_server(checks: &mut Checks, pool: &PgPool, connected: &str) -> anyhow::Result<()> {

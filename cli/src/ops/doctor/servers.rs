@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
 use redis::aio::MultiplexedConnection;
-use shared::queue::{Declared, Inspector, Queue};
+use shared::queue::{Declared, Inspector, Management, Permissions, Queue};
 use shared::settings::Redis;
 use tokio::time::Instant;
 
@@ -50,11 +50,25 @@ async fn check_broker(checks: &mut Checks, server: &QueueServer) {
         }
     };
     checks.ok("RabbitMQ", format!("connected in {}", millis(began.elapsed())));
+    check_way(checks, "RabbitMQ TLS", &server.broker.url, "amqps://");
     for queue in Queue::ALL {
         check_queue(checks, server, &inspector, queue).await;
     }
     // What was seen stays true if the good-bye fails.
     inspector.close().await.ok();
+}
+
+/// Whether somebody between here and the server could read or answer.
+fn check_way(checks: &mut Checks, what: &str, url: &url::Url, scheme: &str) {
+    let is_here = url.host_str().is_none_or(shared::tls::is_loopback);
+    let is_exposed = !is_here && !scheme.starts_with(url.scheme());
+    let value = match (is_here, is_exposed) {
+        (true, _) => "on this machine",
+        (false, false) => "verified by certificate and name",
+        (false, true) => "over the network, and not encrypted",
+    };
+    let todo = format!("use {scheme}, unless you trust the network");
+    checks.expect(!is_exposed, Level::Warn, what, value.to_owned(), &todo);
 }
 
 async fn check_queue(
@@ -106,13 +120,41 @@ async fn check_management(checks: &mut Checks, server: &QueueServer) {
         );
     };
     match management.version().await {
-        Ok(version) => check_version(checks, what, &version, MIN_RABBITMQ),
+        Ok(version) => {
+            check_version(checks, what, &version, MIN_RABBITMQ);
+            check_user(checks, server, management).await;
+        }
         Err(error) => checks.warn(
             what,
             format!("{:#}", anyhow::Error::from(error)),
             "enable rabbitmq_management and see RABBITMQ_MANAGEMENT_URL; the queues work without it",
         ),
     }
+}
+
+/// What the user of `AMQP_URL` may do, if the management tells: it tells administrators only.
+async fn check_user(checks: &mut Checks, server: &QueueServer, management: &Management) {
+    const WHAT: &str = "RabbitMQ user";
+    let user = match server.broker.url.username() {
+        "" => "guest",
+        user => user,
+    };
+    let Ok(may) = management.permissions(user).await else {
+        return checks.ok(WHAT, format!("{user}; what it may do is told to administrators only"));
+    };
+    let value = match &may {
+        Permissions { configure, write, read }
+            if [configure, write, read].iter().all(|may| *may == ".*") =>
+        {
+            format!(
+                "{user} may do everything in its virtual host; p2p queues permissions tells what suffices"
+            )
+        }
+        Permissions { configure, write, read } => {
+            format!("{user} may configure {configure}, write {write}, read {read}")
+        }
+    };
+    checks.ok(WHAT, value);
 }
 
 async fn check_redis(checks: &mut Checks, redis: &Redis) {
@@ -130,7 +172,7 @@ async fn check_redis(checks: &mut Checks, redis: &Redis) {
 }
 
 async fn look_at_redis(checks: &mut Checks, redis: &Redis) -> anyhow::Result<()> {
-    let client = redis::Client::open(redis.url.as_str()).context("REDIS_URL")?;
+    let client = redis.client().context("REDIS_URL")?;
     let mut connection = client.get_multiplexed_async_connection().await?;
     let mut best = None;
     for _ in 0..SKEW_TRIES {
@@ -138,6 +180,7 @@ async fn look_at_redis(checks: &mut Checks, redis: &Redis) -> anyhow::Result<()>
     }
     let Some(skew) = best else { return Ok(()) };
     let latency = skew.round_trip.to_std().unwrap_or_default();
+    check_way(checks, "Redis TLS", &redis.url, "rediss://");
     let value = format!("answers in {}", millis(latency));
     checks.expect(
         latency <= SLOW,
