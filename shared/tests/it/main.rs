@@ -8,4 +8,6 @@
 mod advertiser;
 mod archive;
 mod lenient;
+mod messages;
+mod migrations;
 mod search;
