@@ -299,9 +299,12 @@ fn markdown() -> anyhow::Result<String> {
                 let allowed = [setting.allowed.as_deref(), one.rule].into_iter().flatten();
                 let allowed = allowed.collect::<Vec<_>>().join("; ");
                 let allowed = if allowed.is_empty() { "any text" } else { &allowed };
-                let read = Program::ALL.map(|program| match programs.contains(&program) {
-                    true => format!(" {} |", program.letter()),
-                    false => " |".to_owned(),
+                let read = Program::ALL.map(|program| {
+                    if programs.contains(&program) {
+                        format!(" {} |", program.letter())
+                    } else {
+                        " |".to_owned()
+                    }
                 });
                 let read = read.concat();
                 let (name, unit, meaning) = (one.name, one.unit, one.meaning);

@@ -39,7 +39,7 @@ enum Command {
     /// Messages that no worker could read, or that killed every worker that took them.
     #[command(subcommand)]
     Dead(DeadCommand),
-    /// Commands for RabbitMQ that give coordinator, worker and operator what each needs, and no more.
+    /// Commands for the broker that give coordinator, worker and operator what each needs, and no more.
     ///
     /// Makes nothing itself, and asks no server. Make the users first (`rabbitmqctl add_user`). Exit codes: 0
     /// printed, 64 a setting is not allowed.

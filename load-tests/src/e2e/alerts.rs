@@ -1,6 +1,6 @@
 //! Causes, and the messages that come of them: within a minute after something broke, Slack (and for critical
-//! alerts PagerDuty) has it. Prometheus and Alertmanager are real, with the project's configuration; Slack and
-//! PagerDuty are an inbox of this program.
+//! alerts `PagerDuty`) has it. Prometheus and Alertmanager are real, with the project's configuration; Slack and
+//! `PagerDuty` are an inbox of this program.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ const MARKET: &str = "--fiats 6 --ads 3000 --delisted 0 --churn-per-minute 0 --c
 const SCHEDULE: &str = "1440";
 /// A cause that keeps a batch open ends with it.
 const DEADLINE_SECONDS: &str = "40";
-/// Longer than what makes APILatencyHigh.
+/// Longer than what makes `APILatencyHigh`.
 const TIMEOUT_SECONDS: &str = "7";
 /// From a cause to its message. What a batch tells when it closes counts from its close.
 const MESSAGE_LIMIT: Duration = Duration::from_mins(1);
@@ -423,7 +423,7 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
-    /// Slack has it, and PagerDuty if it is critical and only then.
+    /// Slack has it, and `PagerDuty` if it is critical and only then.
     async fn must_be_told(
         &self,
         alert: &str,

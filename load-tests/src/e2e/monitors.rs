@@ -146,7 +146,7 @@ pub(crate) struct Alertmanager {
 }
 
 impl Alertmanager {
-    /// With the configuration that operators get, but that PagerDuty is the inbox too.
+    /// With the configuration that operators get, but that `PagerDuty` is the inbox too.
     pub(crate) async fn start(home: &Path, inbox: &Inbox) -> Result<Self> {
         let home = home.join("alertmanager");
         let configured = Command::new(directory().join(CONFIGURE))
@@ -210,7 +210,7 @@ pub(crate) struct Message {
 
 type Messages = Arc<Mutex<Vec<Message>>>;
 
-/// Plays Slack and PagerDuty.
+/// Plays Slack and `PagerDuty`.
 pub(crate) struct Inbox {
     address: String,
     messages: Messages,

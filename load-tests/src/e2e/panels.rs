@@ -216,7 +216,7 @@ async fn ask_database(reader: &PgPool, sql: &str, is_series: bool) -> Result<()>
     Ok(())
 }
 
-/// What Grafana makes of its macros for PostgreSQL.
+/// What Grafana makes of its macros for `PostgreSQL`.
 fn with_macros(sql: &str) -> Result<String> {
     let from = format!("(now() - interval '{MINUTES} minutes')");
     let mut sql = sql.replace("$__timeFrom()", &from).replace("$__timeTo()", "now()");

@@ -287,7 +287,8 @@ async fn publish_poison(fleet: &Fleet) -> Result<()> {
     let connection = lapin::Connection::connect(&fleet.servers.amqp_url, properties).await?;
     let channel = connection.create_channel().await?;
     let queue = format!("{}.jobs.normal", fleet.name).into();
-    let (options, properties) = (Default::default(), lapin::BasicProperties::default());
+    let (options, properties) =
+        (lapin::options::BasicPublishOptions::default(), lapin::BasicProperties::default());
     channel.basic_publish("".into(), queue, options, b"no job", properties).await?;
     Ok(connection.close(200, "done".into()).await?)
 }

@@ -69,7 +69,6 @@ impl Served {
             (is_same && has_labels).then(|| value.parse::<f64>())
         });
         let values = values.collect::<Result<Vec<_>, _>>()?;
-        #[expect(clippy::float_arithmetic, reason = "as the metrics have it")]
         Ok((!values.is_empty()).then(|| values.iter().sum()))
     }
 

@@ -4,6 +4,9 @@
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
+use lapin::options::{BasicGetOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, ConnectionProperties};
 use load_tests::fleet::{Fleet, Process};
 use shared::queue::{Role, Topology};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -250,11 +253,11 @@ async fn a_batch_needs_no_more_than_it_is_given_and_tells_no_password() -> Resul
     for role in Role::ALL {
         make_user(&fleet, role, &user(role.as_str())).await?;
     }
-    let limited = format!(
+    let user_of_redis = format!(
         "ACL SETUSER {} on >geheim-redis ~{{p2p:*}}:* +@all -@admin -@dangerous +info",
         fleet.name
     );
-    redis(&fleet, &limited).await?;
+    redis(&fleet, &user_of_redis).await?;
     let database = with(&fleet.database_url, "p2p_writer", "geheim-database")?;
     let limiter = with(&fleet.servers.redis_url, &fleet.name, "geheim-redis")?;
     let amqp = |role: &str| -> Result<Url> {
@@ -280,19 +283,19 @@ async fn a_batch_needs_no_more_than_it_is_given_and_tells_no_password() -> Resul
     fleet.must_equal_truth().await?;
 
     // What a worker has no business with is refused to it.
-    use lapin::options::{BasicGetOptions, QueueDeclareOptions};
-    let connection = lapin::Connection::connect(
-        amqp("worker")?.as_str(),
-        lapin::ConnectionProperties::default(),
-    )
-    .await?;
+    let connection =
+        lapin::Connection::connect(amqp("worker")?.as_str(), ConnectionProperties::default())
+            .await?;
     let channel = connection.create_channel().await?;
     let reports = format!("{}.reports", fleet.name);
     let refused = channel.basic_get(reports.as_str().into(), BasicGetOptions::default()).await;
     ensure!(refused.is_err(), "a worker may read reports");
     let channel = connection.create_channel().await?;
-    let other =
-        channel.queue_declare("other".into(), QueueDeclareOptions::default(), Default::default());
+    let other = channel.queue_declare(
+        "other".into(),
+        QueueDeclareOptions::default(),
+        FieldTable::default(),
+    );
     ensure!(other.await.is_err(), "a worker may make queues");
     let channel = connection.create_channel().await?;
     let events = format!("{}.events", fleet.name);
@@ -300,13 +303,13 @@ async fn a_batch_needs_no_more_than_it_is_given_and_tells_no_password() -> Resul
         .basic_publish(
             events.as_str().into(),
             "batch.closed".into(),
-            Default::default(),
+            BasicPublishOptions::default(),
             b"no",
-            Default::default(),
+            BasicProperties::default(),
         )
         .await;
     // The broker refuses by closing the channel.
-    let asked = channel.basic_qos(1, Default::default()).await;
+    let asked = channel.basic_qos(1, BasicQosOptions::default()).await;
     ensure!(sent.is_err() || asked.is_err(), "a worker may publish events");
     drop(connection);
 

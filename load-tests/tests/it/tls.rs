@@ -61,10 +61,16 @@ async fn connect(pairs: &[(&str, &str)]) -> Result<[Result<(), String>; 3]> {
     let rabbitmq =
         async { Inspector::connect(&broker, &Topology::new("p2p"), "test").await?.close().await };
     let limiter = async { Limiter::new(&redis, Exchange::Binance, "tls")?.show().await.map(drop) };
-    fn told<E: Into<anyhow::Error>>(result: Result<(), E>) -> Result<(), String> {
-        result.map_err(|error| format!("{:#}", error.into()))
-    }
     Ok([told(postgres.await), told(rabbitmq.await), told(limiter.await)])
+}
+
+fn told<E: Into<anyhow::Error>>(result: Result<(), E>) -> Result<(), String> {
+    result.map_err(|error| format!("{:#}", error.into()))
+}
+
+async fn tried(pairs: Vec<(String, String)>) -> Result<[Result<(), String>; 3]> {
+    let pairs: Vec<_> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    connect(&pairs).await
 }
 
 const URLS: [&str; 3] = ["DATABASE_URL", "AMQP_URL", "REDIS_URL"];
@@ -79,11 +85,6 @@ async fn only_the_right_server_is_spoken_to() -> Result<()> {
         urls.chain(ca.map(|ca| ("TLS_CA_FILE".to_owned(), ca.to_owned()))).collect()
     };
     let (right, other) = (stack.get("TLS_CA_FILE")?, stack.get("OTHER_CA_FILE")?);
-    async fn tried(pairs: Vec<(String, String)>) -> Result<[Result<(), String>; 3]> {
-        let pairs: Vec<_> =
-            pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        connect(&pairs).await
-    }
 
     assert_eq!(tried(named(&urls, Some(right))).await?, [Ok(()), Ok(()), Ok(())]);
 

@@ -218,7 +218,7 @@ fn the_log_leads_to_traces(log: &str, jobs: &[&Span]) -> Result<()> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 async fn nothing_is_sent_without_a_sample(

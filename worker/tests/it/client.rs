@@ -117,12 +117,12 @@ async fn an_endless_body_is_cut() {
 #[tokio::test]
 async fn a_body_that_unpacks_to_too_much_is_cut() {
     const UNPACKED_MIB: usize = 256;
-    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     let zeros = vec![b' '; 1 << 20];
     for _ in 0..UNPACKED_MIB {
-        packer.write_all(&zeros).unwrap();
+        encoder.write_all(&zeros).unwrap();
     }
-    let packed = packer.finish().unwrap();
+    let packed = encoder.finish().unwrap();
     assert!(packed.len() < 1 << 20, "{} bytes are sent", packed.len());
     let bomb = answer("200 OK", "content-encoding: gzip\r\n", &packed);
     assert_eq!(fetch(bomb).await.unwrap_err().failure(), Failure::TooLarge);
