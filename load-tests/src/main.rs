@@ -7,7 +7,7 @@ use load_tests::{serve, verify};
 
 /// A simulated P2P exchange that remembers everything it showed.
 #[derive(Parser)]
-#[command(version = shared::build::version())]
+#[command(name = "exchange-sim", version = shared::build::version())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
