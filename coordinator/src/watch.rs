@@ -374,15 +374,15 @@ mod tests {
         });
     }
 
-    fn closed(age_seconds: i64) -> Option<watch::LastClosed> {
+    fn closed(age_seconds: i64) -> watch::LastClosed {
         let outcome = "complete".to_owned();
-        Some(watch::LastClosed {
+        watch::LastClosed {
             batch_id: 1,
             outcome,
             reason: None,
             closed_at: DateTime::UNIX_EPOCH,
             age_seconds,
-        })
+        }
     }
 
     #[tokio::test]
@@ -391,12 +391,12 @@ mod tests {
         let short = Some(Duration::from_mins(1));
         let long = Some(Duration::from_mins(21));
         for (last, leading, interval, is_late, is_ready) in [
-            (closed(60), long, interval, false, true),
-            (closed(1300), long, interval, true, false),
-            (closed(1300), short, interval, true, true),
-            (closed(1300), None, interval, true, true),
+            (Some(closed(60)), long, interval, false, true),
+            (Some(closed(1300)), long, interval, true, false),
+            (Some(closed(1300)), short, interval, true, true),
+            (Some(closed(1300)), None, interval, true, true),
             (None, long, interval, true, false),
-            (closed(99_999), long, None, false, true),
+            (Some(closed(99_999)), long, None, false, true),
         ] {
             let health = Health::default();
             let check = last_batch(last, leading, interval);
