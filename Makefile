@@ -2,7 +2,7 @@
 # brings the servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos limits e2e month fuzz dictionary settings security upgrade monitoring backup-test image env compose chart lint build stack stack-down
+.PHONY: help demo test chaos limits scale e2e month fuzz dictionary settings security upgrade monitoring backup-test image env compose chart lint build stack stack-down
 
 # Reads SEED, ROUNDS and ONLY, which make hands on. All programs are built first: it starts them.
 CHAOS := cargo build --workspace --locked && cargo run --quiet --locked -p load-tests --bin chaos --
@@ -26,6 +26,10 @@ chaos: ## Faults at every step of a batch (SEED=7 ROUNDS=3 ONLY=redis), about 40
 limits: ## Proof that the fleet finds an exchange's limit, uses it, and is not refused: about four minutes
 	@cargo build --workspace --locked --quiet
 	@dev/stack run target/debug/limits
+
+scale: ## A thousand workers on one limiter and one queue, and what that costs Redis and RabbitMQ: about two minutes
+	@cargo build --workspace --locked --quiet
+	@dev/stack run target/debug/scale
 
 e2e: ## Status page in a real Chromium, dashboards and alerts in a real Prometheus (PARTS="alerts --every-alert")
 	@dev/stack run dev/e2e $(PARTS)
