@@ -137,7 +137,7 @@ const ROWS: &[Row] = &[
     Row::Setting(Described::new("STATUS_HOST", "where the status page is served")),
     Row::Setting(Described::new("STATUS_PORT", "at which port; 0: nowhere")),
     Row::Setting(Described::new("OPS_TOKEN", "token for `/metrics`, the reasons of `/healthz` and `/readyz`, and the status page: `Authorization: Bearer`, or as password with any name, which a browser asks for. Needed where one of the two addresses is not a loopback one; `none`: whoever reaches the ports may read").rule("16 characters or more, or `none`").default("none").example("none").secret()),
-    Row::Setting(Described::new("OTEL_EXPORTER_OTLP_ENDPOINT", "OpenTelemetry collector (gRPC) for traces").rule("a URL").default("none").example("http://127.0.0.1:4317").secret()),
+    Row::Setting(Described::new("OTEL_EXPORTER_OTLP_ENDPOINT", "OpenTelemetry collector (gRPC, without TLS) for traces").default("none").example("http://127.0.0.1:4317").secret()),
     Row::Setting(Described::new("OTEL_TRACES_SAMPLER", "which traces are sent; after `parentbased_` only of roots")),
     Row::Setting(Described::new("OTEL_TRACES_SAMPLER_ARG", "share of the traces for `traceidratio`").unit("share of 1")),
 ];
@@ -265,7 +265,7 @@ const TAIL: &str = "
 | none, server elsewhere | as `verify-full` |
 | `verify-full`, `require` | encrypted; certificate, chain and host name verified |
 | `verify-ca` | the same without the host name |
-| `prefer`, `allow` | encrypted if the server can; not verified |
+| `prefer` | encrypted if the server can; not verified |
 | `disable` | not encrypted: for a network that you trust |
 
 `sslrootcert`, `sslcert` and `sslkey` in the URL go before `TLS_CA_FILE` and its kin. The client library also

@@ -41,6 +41,8 @@ const LAST_ANSWER: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Fewest characters of a token: what `openssl rand -hex 8` gives.
 const MIN_TOKEN_CHARS: usize = 16;
+/// Most of them: it has to fit into the head of a request.
+const MAX_TOKEN_CHARS: usize = 1024;
 /// Value of `OPS_TOKEN` that says: whoever reaches the port may read.
 const OPEN: &str = "none";
 
@@ -61,6 +63,12 @@ pub fn read_address(
 #[derive(Clone, Default)]
 pub struct Access(Option<Arc<str>>);
 
+/// What a header can carry, and nobody guesses.
+fn is_token(text: &str) -> bool {
+    (MIN_TOKEN_CHARS..=MAX_TOKEN_CHARS).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 impl Access {
     /// Everybody who reaches the port.
     #[must_use]
@@ -79,12 +87,13 @@ impl Access {
     pub fn read(vars: &mut Vars, host: &str, address: Option<SocketAddr>) -> Self {
         const NAME: &str = "OPS_TOKEN";
         let is_exposed = address.filter(|address| !address.ip().is_loopback());
-        match vars.optional(NAME) {
+        // A file of a secret may end with a line break.
+        match vars.optional(NAME).map(|token| token.trim().to_owned()) {
             Some(token) if token == OPEN => Self::open(),
-            Some(token) if token.len() >= MIN_TOKEN_CHARS => Self::by(&token),
+            Some(token) if is_token(&token) => Self::by(&token),
             Some(_) => {
                 vars.problem(format!(
-                    "{NAME}: allowed are {MIN_TOKEN_CHARS} characters or more, or {OPEN}"
+                    "{NAME}: allowed are {MIN_TOKEN_CHARS} to {MAX_TOKEN_CHARS} characters of ASCII without blanks, or {OPEN}"
                 ));
                 Self::open()
             }

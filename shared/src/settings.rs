@@ -81,12 +81,12 @@ impl Vars {
                 for entry in entries {
                     match entry {
                         Ok((name, value)) => drop(values.insert(name, value)),
-                        Err(error) => problems.push(format!(".env: {error}")),
+                        Err(error) => problems.push(unread_entry(&error)),
                     }
                 }
             }
             Err(error) if error.not_found() => {}
-            Err(error) => problems.push(format!(".env: {error}")),
+            Err(error) => problems.push(unread_entry(&error)),
         }
         // Not `vars()`: it panics where a value is not UTF-8.
         values.extend(std::env::vars_os().filter_map(|(name, value)| {
@@ -384,12 +384,35 @@ impl fmt::Debug for Redis {
     }
 }
 
-/// A URL without its password and query, fit for logs.
+/// What is wrong with `.env`. Of a line that can't be read the name is told at most, for the rest may be a
+/// secret.
+fn unread_entry(error: &dotenvy::Error) -> String {
+    let dotenvy::Error::LineParse(line, _) = error else {
+        return format!(".env: {error}");
+    };
+    let name = line.split_once('=').map_or("", |(name, _)| name.trim());
+    let is_name =
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let which = if is_name { name } else { "a line" };
+    format!(
+        ".env: {which} can't be read: allowed is NAME=VALUE, the value in quotes if it has blanks"
+    )
+}
+
+/// A URL without its password, query and fragment, fit for logs. A user without a password may be a key.
 #[must_use]
 pub fn redacted(url: &url::Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
-    if url.password().is_some() && url.set_password(Some("***")).is_err() {
+    url.set_fragment(None);
+    let is_hidden = if url.password().is_some() {
+        url.set_password(Some("***"))
+    } else if url.username().is_empty() {
+        Ok(())
+    } else {
+        url.set_username("***")
+    };
+    if is_hidden.is_err() {
         return format!("{}://…", url.scheme());
     }
     url.to_string()
@@ -398,6 +421,30 @@ pub fn redacted(url: &url::Url) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_the_file_is_never_shown() {
+        let told = |line: &str| {
+            let error = dotenvy::from_read_iter(line.as_bytes()).find_map(Result::err).unwrap();
+            unread_entry(&error)
+        };
+        assert!(told("OPS_TOKEN=my geheim token").contains("OPS_TOKEN can't be read"));
+        for line in ["REDIS_URL=\"redis://:geheim@h", "geheim without a sign", "a geheim=x y"] {
+            assert!(!told(line).contains("geheim"), "{}", told(line));
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_secret_of_a_url_is_not_shown() {
+        for (url, shown) in [
+            ("http://u:geheim@h/p?geheim#geheim", "http://u:***@h/p"),
+            ("socks5h://geheim@h:1", "socks5h://***@h:1"),
+            ("redis://:geheim@h/0", "redis://:***@h/0"),
+            ("postgres://h/d", "postgres://h/d"),
+        ] {
+            assert_eq!(redacted(&url::Url::parse(url).unwrap()), shown);
+        }
+    }
 
     #[test]
     fn all_problems_are_told_together_with_name_value_and_range() {

@@ -61,9 +61,9 @@ impl Telemetry {
             "auto" => !std::io::stderr().is_terminal(),
             format => format == "json",
         };
-        // Handed to the exporter, which knows the process's environment but not `.env`.
+        // Handed to the exporter, which knows the process's environment but not `.env`, and no TLS.
         let otlp_endpoint = vars.optional(ENDPOINT);
-        let otlp_endpoint = otlp_endpoint.map(|_| vars.url(ENDPOINT, None, &["http", "https"]));
+        let otlp_endpoint = otlp_endpoint.map(|_| vars.url(ENDPOINT, None, &["http"]));
         let sampler = read_sampler(vars);
         let metrics = served_at(vars);
         let access = Access::read(vars, "PROMETHEUS_HOST", metrics);

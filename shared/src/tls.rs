@@ -5,6 +5,8 @@
 //! answer depends on where the server is ([`postgres`]).
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -109,7 +111,8 @@ impl fmt::Debug for Tls {
 
 /// How to reach `PostgreSQL`: an error names what is wrong, and no value.
 ///
-/// - `sslmode` says it: `disable`, `allow`, `prefer` and `verify-ca` are what they are; `require` is
+/// - `sslmode` says it: `disable`, `prefer` and `verify-ca` are what they are; `allow` is refused, for the
+///   client library never encrypts with it; `require` is
 ///   verified like `verify-full`, for a connection to whoever answers protects nothing.
 /// - It says nothing, and the server is on this machine: encrypted if the server can, as ever.
 /// - It says nothing, and the server is elsewhere: `verify-full`.
@@ -125,20 +128,26 @@ pub(crate) fn postgres(url: &url::Url, tls: &Tls) -> Result<PgConnectOptions, St
     let mode = options.get_ssl_mode();
     let is_told = is_told || !matches!(mode, PgSslMode::Prefer);
     let is_here = options.get_socket().is_some() || is_loopback(options.get_host());
+    if matches!(mode, PgSslMode::Allow) {
+        return Err(
+            "has sslmode=allow: allowed are disable, prefer, require, verify-ca, verify-full"
+                .to_owned(),
+        );
+    }
     let mode = match mode {
         PgSslMode::Require => PgSslMode::VerifyFull,
         _ if !is_told && !is_here => PgSslMode::VerifyFull,
         mode => mode,
     };
     options = options.ssl_mode(mode);
-    let has = |names: [&str; 2]| url.query_pairs().any(|(name, _)| names.contains(&&*name));
+    let has = |names: &[&str]| url.query_pairs().any(|(name, _)| names.contains(&&*name));
     if let Some(pem) = &tls.authorities
-        && !has(["sslrootcert", "ssl-root-cert"])
+        && !has(&["sslrootcert", "ssl-root-cert", "ssl-ca"])
     {
         options = options.ssl_root_cert_from_pem(pem.to_vec());
     }
     if let Some(identity) = &tls.identity
-        && !has(["sslcert", "ssl-cert"])
+        && !has(&["sslcert", "ssl-cert"])
     {
         options = options
             .ssl_client_cert_from_pem(&identity.certificate)
@@ -203,11 +212,7 @@ fn read_pem(
     is_good: impl Fn(&[u8]) -> bool,
 ) -> Option<Vec<u8>> {
     let path = vars.optional(name)?;
-    let read = std::fs::metadata(&path).and_then(|file| match file.len() {
-        0..=MAX_PEM_BYTES => std::fs::read(&path),
-        _ => Err(std::io::ErrorKind::FileTooLarge.into()),
-    });
-    match read {
+    match read_bounded(&path) {
         Ok(pem) if is_good(&pem) => Some(pem),
         Ok(_) => {
             vars.problem(format!("{name}={path:?}: allowed is a file with {wanted} in PEM"));
@@ -218,6 +223,20 @@ fn read_pem(
             None
         }
     }
+}
+
+/// A device, of which nobody knows how much it gives, is no file.
+fn read_bounded(path: &str) -> std::io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("not a file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_PEM_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_PEM_BYTES {
+        return Err(std::io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -253,6 +272,8 @@ mod tests {
         }
         assert!(matches!(mode("postgres://u@db/d?sslmode=disable"), PgSslMode::Disable));
         assert!(matches!(mode("postgres://u@db/d?sslmode=prefer"), PgSslMode::Prefer));
+        let allow = url::Url::parse("postgres://u@db/d?sslmode=allow").unwrap();
+        assert!(postgres(&allow, &Tls::default()).unwrap_err().contains("sslmode=allow"));
         assert!(matches!(mode("postgres://u@db/d?ssl-mode=verify-ca"), PgSslMode::VerifyCa));
     }
 

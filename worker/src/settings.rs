@@ -102,8 +102,7 @@ impl Settings {
             max_workers,
             request_timeout: vars.seconds("REQUEST_TIMEOUT_SECONDS", 30, 1..=300),
             max_retries: vars.number("MAX_RETRIES", 3, 0..=20),
-            user_agent: vars
-                .text("USER_AGENT", concat!("p2p-market-data/", env!("CARGO_PKG_VERSION"))),
+            user_agent: read_user_agent(&mut vars),
         };
         vars.finish(settings)
     }
@@ -123,6 +122,28 @@ impl Settings {
     }
 }
 
+/// What a header can carry.
+fn read_user_agent(vars: &mut Vars) -> String {
+    const NAME: &str = "USER_AGENT";
+    let text = vars.text(NAME, concat!("p2p-market-data/", env!("CARGO_PKG_VERSION")));
+    if !text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+        vars.problem(format!("{NAME}={text:?}: allowed are printable characters of ASCII"));
+    }
+    text
+}
+
+/// The host of an exchange: what else a URL can hold would stand in every request, and in logs.
+fn read_host(vars: &mut Vars, name: &str, default: &str) -> url::Url {
+    let url = vars.url(name, Some(default), &["https", "http"]);
+    let has_user = !url.username().is_empty() || url.password().is_some();
+    if has_user || url.query().is_some() || url.fragment().is_some() {
+        vars.problem(format!(
+            "{name}: allowed is a URL without user, password, query and fragment"
+        ));
+    }
+    url
+}
+
 impl Proxy {
     fn read(vars: &mut Vars) -> Option<Self> {
         const NAME: &str = "EGRESS_PROXY_URL";
@@ -137,10 +158,10 @@ impl Proxy {
 
 impl Binance {
     fn read(vars: &mut Vars) -> Self {
-        let base = vars.url("BINANCE_BASE_URL", Some(DEFAULT_BASE), &["https", "http"]);
+        let base = read_host(vars, "BINANCE_BASE_URL", DEFAULT_BASE);
         // Whoever names another exchange, a simulated one perhaps, names it for all requests.
         let witness = if base.as_str() == DEFAULT_BASE { DEFAULT_WITNESS } else { base.as_str() };
-        let witness = vars.url("BINANCE_WITNESS_BASE_URL", Some(witness), &["https", "http"]);
+        let witness = read_host(vars, "BINANCE_WITNESS_BASE_URL", witness);
         let mut endpoint = |name, default| endpoint(vars, &base, name, default);
         Self {
             search: endpoint("BINANCE_SEARCH_ENDPOINT", "/bapi/c2c/v2/friendly/c2c/adv/search"),
@@ -252,6 +273,19 @@ mod tests {
             error.contains("BINANCE_SEARCH_ENDPOINT") && error.contains("BINANCE_PAIRS_ENDPOINT"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_url_of_the_exchange_holds_no_secret() {
+        for name in ["BINANCE_BASE_URL", "BINANCE_WITNESS_BASE_URL"] {
+            for url in
+                ["http://u:geheim@h", "http://geheim@h", "http://h/?geheim", "http://h/#geheim"]
+            {
+                let error = read([(name, url)]).unwrap_err();
+                assert!(error.contains(name) && !error.contains("geheim"), "{error}");
+            }
+        }
+        assert!(read([("USER_AGENT", "a\r\nb")]).unwrap_err().contains("USER_AGENT"));
     }
 
     /// A simulated exchange, or one behind another address, is never passed by.

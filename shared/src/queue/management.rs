@@ -46,6 +46,8 @@ impl Management {
         const NAME: &str = "RABBITMQ_MANAGEMENT_URL";
         vars.optional(NAME)?;
         let url = vars.url(NAME, None, &["http", "https"]);
+        // Without one no client can be made.
+        crate::service::install_tls_provider();
         let own = Tls::read(vars);
         let own = own.authorities().unwrap_or_default();
         // What is no certificate was noted.
