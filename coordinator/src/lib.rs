@@ -135,6 +135,8 @@ pub async fn run(
         publisher: publisher.clone(),
         topology: settings.topology.clone(),
         management: settings.management.clone(),
+        standing: standing.clone(),
+        fiats: settings.fiats.clone(),
         pulse: health.watch("watch", watch::SILENCE_LIMIT),
     };
     let watching = shutdown.child_token();

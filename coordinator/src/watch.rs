@@ -38,6 +38,8 @@ const QUEUE_MESSAGES: &str = "p2p_queue_messages";
 const QUEUE_CONSUMERS: &str = "p2p_queue_consumers";
 const DEAD_LETTERS: &str = "p2p_dead_letters";
 const SLOTS: &str = "p2p_slots_total";
+const LAST_SKIPPED: &str = "p2p_last_slot_skipped_timestamp_seconds";
+const LEADING_SINCE: &str = "p2p_leading_since_timestamp_seconds";
 const OPEN_JOBS: &str = "p2p_batch_open_jobs";
 const JOBS: &str = "p2p_batch_jobs";
 const BATCH_AGE: &str = "p2p_batch_age_seconds";
@@ -75,6 +77,16 @@ fn describe() {
         "Slots of the schedule since the first one, by outcome; of skipped ones the reason"
     );
     describe_gauge!(
+        LAST_SKIPPED,
+        Unit::Seconds,
+        "When it was last recorded that a slot was skipped, since 1970, by reason; of the last day"
+    );
+    describe_gauge!(
+        LEADING_SINCE,
+        Unit::Seconds,
+        "Since when this coordinator leads, since 1970; absent: it does not"
+    );
+    describe_gauge!(
         OPEN_JOBS,
         Unit::Count,
         "Jobs of the running batch that have not ended; 0 when none runs"
@@ -105,6 +117,9 @@ pub struct Watch {
     pub publisher: Publisher,
     pub topology: Topology,
     pub management: Option<Management>,
+    pub standing: Standing,
+    /// The only fiats that are read; empty: all.
+    pub fiats: Vec<String>,
     pub pulse: Pulse,
 }
 
@@ -136,14 +151,20 @@ impl Watch {
 
     async fn look(&self, memory: &mut Memory) {
         let mut size = memory.size.filter(|(at, _)| at.elapsed() < SIZE_INTERVAL);
-        let (database, slots, broker) = tokio::join!(
+        // Apart from the figures: that one of them is slow, or a table locked, is no database that is away.
+        let (is_up, database, slots, broker) = tokio::join!(
+            within(LOOK_LIMIT, watch::ping(&self.pool)),
             within(LOOK_LIMIT, self.look_at_database(&mut size)),
             within(LOOK_LIMIT, watch::ended_slots(&self.pool, self.exchange, memory.slots_until)),
             tokio::time::timeout(LOOK_LIMIT, self.look_at_broker()),
         );
         memory.size = size;
         let mut figures = Figures::default();
-        figures.set(DATABASE_UP, [], u8::from(database.is_ok()));
+        figures.set(DATABASE_UP, [], u8::from(is_up.is_ok()));
+        if let Some(since) = self.standing.leads_since() {
+            let since = Utc::now() - since.elapsed();
+            figures.set(LEADING_SINCE, [], since.timestamp());
+        }
         match database {
             Ok(database) => figures.extend(database),
             Err(error) => tracing::warn!(%error, "the database can't be looked at"),
@@ -184,11 +205,14 @@ impl Watch {
         if let Some(last) = watch::last_closed(pool, exchange).await? {
             figures.set(LAST_CLOSED, [], last.closed_at.timestamp());
         }
-        let (newest_book, oldest_market) = watch::book_ages(pool).await?;
+        let (newest_book, oldest_market) = watch::book_ages(pool, &self.fiats).await?;
         for (name, age) in [(NEWEST_BOOK, newest_book), (OLDEST_MARKET, oldest_market)] {
             if let Some(age) = age {
                 figures.set_exact(name, age);
             }
+        }
+        for (reason, at) in watch::last_skipped(pool, exchange).await? {
+            figures.set(LAST_SKIPPED, [("reason", reason)], at.timestamp());
         }
         figures.set(QUARANTINE, [], watch::quarantined(pool).await?);
         let bytes = match *size {

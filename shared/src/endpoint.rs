@@ -240,10 +240,14 @@ mod tests {
         assert_eq!(read("0123456789abcdef", "127.0.0.1:80").unwrap(), "by token");
         assert_eq!(read("0123456789abcdef", "0.0.0.0:80").unwrap(), "by token");
         assert_eq!(read("none", "0.0.0.0:80").unwrap(), "open");
+        assert_eq!(read("0123456789abcdef\n", "0.0.0.0:80").unwrap(), "by token", "of a file");
+        for bad in ["geheim 0123456789abcdef", "geheim\u{e9}0123456789abcdef"] {
+            assert!(!read(bad, "127.0.0.1:80").unwrap_err().contains("geheim"));
+        }
         let error = read("", "10.0.0.1:80").unwrap_err();
         assert!(error.contains("STATUS_HOST=10.0.0.1") && error.contains("OPS_TOKEN"), "{error}");
         let error = read("geheim", "127.0.0.1:80").unwrap_err();
-        assert!(error.contains("16 characters") && !error.contains("geheim"), "{error}");
+        assert!(error.contains("16 to") && !error.contains("geheim"), "{error}");
     }
 
     async fn served(lifetime: Duration) -> SocketAddr {

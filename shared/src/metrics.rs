@@ -25,8 +25,10 @@ use crate::health::{Answer, Health};
 use crate::settings::Vars;
 
 /// Bounds in seconds of all that is timed: from a round trip to Redis to a batch.
-const SECONDS: [f64; 14] =
-    [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 240.0, 600.0];
+const SECONDS: [f64; 17] = [
+    0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 240.0, 360.0,
+    480.0, 600.0,
+];
 /// Time between two tidyings of what histograms collected.
 const UPKEEP: Duration = Duration::from_secs(10);
 const BUILD_INFO: &str = "p2p_build_info";

@@ -93,12 +93,15 @@ fn judge_facts(found: &mut Found, facts: &Facts) {
     let interval = facts.leader.as_ref().and_then(|leader| leader.interval_seconds);
     let interval = i64::from(interval.unwrap_or(DEFAULT_INTERVAL_SECONDS));
     if let (Some(next), Some(last)) = (facts.next_slot, facts.last_slot) {
-        let current = next - TimeDelta::seconds(interval);
-        if last < current && now - current > SLOT_GRACE {
+        let interval = TimeDelta::seconds(interval);
+        let current = next - interval;
+        // The current one may be taken yet.
+        let due = if now - current > SLOT_GRACE { current } else { current - interval };
+        if last < due {
             found.fail(
                 format!(
                     "no batch took the slot of {}; the last slot with one is {}",
-                    format::instant(current),
+                    format::instant(due),
                     format::instant(last)
                 ),
                 "look at the log of the coordinator, then p2p gaps",

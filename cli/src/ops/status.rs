@@ -69,8 +69,10 @@ pub(super) async fn read(servers: &Servers) -> Status {
     };
     let (facts, queues) = tokio::join!(facts, broker::read(servers));
     let facts = Reading::from(facts);
-    let egresses = facts.read().map(Facts::egresses).unwrap_or_default();
-    let limits = limits::read(servers, &egresses).await;
+    let limits = match facts.read() {
+        Some(facts) => limits::read(servers, &facts.egresses()).await,
+        None => Reading::away("the egresses are not known without the database"),
+    };
     Status {
         facts,
         queues,

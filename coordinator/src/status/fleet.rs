@@ -43,6 +43,10 @@ pub struct Egress {
     /// When the open breaker lets a request try; `None`: it is not open.
     pub breaker_open_until: Option<DateTime<Utc>>,
     pub breaker_openings: i32,
+    /// Redis does not answer it: the lowest rate is shared.
+    pub is_redis_away: bool,
+    /// In a row.
+    pub refusals: i32,
     /// Requests that it sent in the last minute.
     pub requests_last_minute: i64,
 }
@@ -95,7 +99,8 @@ pub(super) async fn list_egresses(db: &mut PgConnection) -> Result<Vec<Egress>, 
          SELECT DISTINCT ON (w.egress_id) w.egress_id, w.requests_per_minute,
                 count(*) OVER (PARTITION BY w.egress_id) AS workers,
                 CASE WHEN w.breaker_open_until > now() THEN w.breaker_open_until END AS breaker_open_until,
-                w.breaker_openings, coalesce(s.requests, 0)::bigint AS requests_last_minute
+                w.breaker_openings, coalesce(w.is_redis_away, false) AS is_redis_away,
+                coalesce(w.refusals, 0) AS refusals, coalesce(s.requests, 0)::bigint AS requests_last_minute
            FROM pipeline.workers w LEFT JOIN sent s USING (egress_id)
           WHERE w.exchange_id = $1 AND w.seen_at > now() - interval '1 minute'
           ORDER BY w.egress_id, w.seen_at DESC",
@@ -170,6 +175,8 @@ pub(super) fn render_egresses(egresses: &[Egress]) -> Markup {
                                 } @else {
                                     (Mark::Good) " closed"
                                 }
+                                @if egress.is_redis_away { br; (Mark::Warn) " Redis is away" }
+                                @if egress.refusals > 0 { br; "refused " (count(egress.refusals)) " times" }
                             }
                             td.number { (count(egress.requests_last_minute)) }
                             td.number { (count(egress.requests_per_minute)) }

@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 use serde::Serialize;
 
+use super::fleet::Egress;
 use super::format::{clock, count, counted, span};
 use super::panel::Mark;
 use super::queues::Queues;
@@ -13,6 +14,8 @@ use super::snapshot::Snapshot;
 const SLOT_GRACE_SECONDS: i64 = 120;
 /// Time that a close may take after the deadline.
 const CLOSE_GRACE_SECONDS: i64 = 60;
+/// Refusals in a row that are told, as the alert has it.
+const REFUSALS: i32 = 10;
 /// Intervals after which the last closed batch is late: one until the next begins, one in which it runs.
 const LATE_INTERVALS: i64 = 2;
 
@@ -145,7 +148,27 @@ fn judge_fleet(found: &mut Found, snapshot: &Snapshot) {
         found.broken(
             "No worker was seen within a minute: nothing is read.".to_owned(),
             "Start workers (worker run); if some run, their log says what they wait for.",
-            "batch-execution-failed",
+            "no-worker",
+        );
+    }
+    let named = |is_meant: fn(&Egress) -> bool| -> Vec<&str> {
+        let meant = snapshot.egresses.iter().filter(|egress| is_meant(egress));
+        meant.map(|egress| egress.egress_id.as_str()).collect()
+    };
+    let away = named(|egress| egress.is_redis_away);
+    if !away.is_empty() {
+        found.attention(
+            format!("Redis does not answer the workers of {}.", away.join(", ")),
+            "They share the lowest rate meanwhile: see that Redis runs and that REDIS_URL names it.",
+            "redis-down",
+        );
+    }
+    let refused = named(|egress| egress.refusals >= REFUSALS);
+    if !refused.is_empty() {
+        found.broken(
+            format!("The exchange refuses {} again and again.", refused.join(", ")),
+            "The rate is cut and all pause by themselves; p2p limiter show says how long.",
+            "consecutive-429s",
         );
     }
     let open = snapshot.egresses.iter().filter(|egress| egress.breaker_open_until.is_some());
@@ -154,11 +177,11 @@ fn judge_fleet(found: &mut Found, snapshot: &Snapshot) {
         return;
     }
     let what = format!("The circuit breaker of {} is open.", open.join(", "));
-    let todo = "The exchange does not answer there: see proxy and network, and p2p limiter show.";
+    let todo = "The exchange does not answer there: see proxy and network, and p2p limiter show; p2p limiter resume tries at once.";
     if open.len() == snapshot.egresses.len() {
-        found.broken(what, todo, "high-error-rate");
+        found.broken(what, todo, "breaker-open");
     } else {
-        found.attention(what, todo, "high-error-rate");
+        found.attention(what, todo, "breaker-open");
     }
 }
 
@@ -328,6 +351,27 @@ mod tests {
             first(&snapshot),
             "Broken. No worker was seen within a minute: nothing is read. And 1 more finding."
         );
+    }
+
+    #[test]
+    fn an_egress_that_fares_badly_is_told() {
+        let mut snapshot = healthy();
+        snapshot.egresses = vec![Egress {
+            egress_id: "e".to_owned(),
+            requests_per_minute: 100,
+            workers: 1,
+            breaker_open_until: None,
+            breaker_openings: 0,
+            is_redis_away: false,
+            refusals: REFUSALS - 1,
+            requests_last_minute: 5,
+        }];
+        assert!(judge(&snapshot).is_empty());
+        snapshot.egresses[0].refusals = REFUSALS;
+        assert!(first(&snapshot).contains("refuses e again"), "{}", first(&snapshot));
+        snapshot.egresses[0].refusals = 0;
+        snapshot.egresses[0].is_redis_away = true;
+        assert!(first(&snapshot).contains("Redis does not answer"), "{}", first(&snapshot));
     }
 
     #[test]

@@ -72,15 +72,40 @@ pub async fn active_workers(pool: &PgPool, exchange: Exchange) -> sqlx::Result<V
 }
 
 /// Age in seconds of the newest complete book, and of the oldest last good book of a market that is
-/// listed and had ads; `None`: there is none.
-pub async fn book_ages(pool: &PgPool) -> sqlx::Result<(Option<f64>, Option<f64>)> {
+/// listed and had ads; `None`: there is none. Markets of other fiats than `only` (empty: all) are not read
+/// any more, and may grow old.
+pub async fn book_ages(pool: &PgPool, only: &[String]) -> sqlx::Result<(Option<f64>, Option<f64>)> {
     sqlx::query_as(
         "SELECT extract(epoch FROM now() - max(l.read_at) FILTER (WHERE l.verdict = 'complete'))::float8,
                 extract(epoch FROM now() - min(l.read_at) FILTER (WHERE c.is_listed AND c.last_total > 0))::float8
-           FROM warehouse.latest_books l LEFT JOIN pipeline.catalog c USING (market_id)",
+           FROM warehouse.latest_books l LEFT JOIN pipeline.catalog c USING (market_id)
+           JOIN warehouse.dim_markets m USING (market_id)
+           JOIN warehouse.dim_fiat_currencies f ON f.fiat_id = m.fiat_id
+          WHERE $1 = '{}' OR f.currency_code = ANY ($1)",
     )
+    .bind(only)
     .fetch_one(pool)
     .await
+}
+
+/// When it was last recorded that a slot was skipped, by reason, within the last day.
+pub async fn last_skipped(
+    pool: &PgPool,
+    exchange: Exchange,
+) -> sqlx::Result<Vec<(String, DateTime<Utc>)>> {
+    sqlx::query_as(
+        "SELECT reason, max(recorded_at) FROM pipeline.slots
+          WHERE exchange_id = $1 AND state = 'skipped' AND slot_at > now() - interval '1 day'
+          GROUP BY reason",
+    )
+    .bind(exchange.id())
+    .fetch_all(pool)
+    .await
+}
+
+/// Whether the database answers.
+pub async fn ping(pool: &PgPool) -> sqlx::Result<()> {
+    sqlx::query("SELECT 1").execute(pool).await.map(drop)
 }
 
 /// Entries in quarantine that are open.

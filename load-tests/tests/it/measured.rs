@@ -84,7 +84,7 @@ async fn each_metric_moves_with_the_ledger() -> Result<()> {
     the_worker_is_measured(&fleet, &worker).await?;
 
     standby.must_become("p2p_leader", &[], 1).await?;
-    let closed = "SELECT extract(epoch FROM closed_at)::bigint FROM pipeline.batches";
+    let closed = "SELECT floor(extract(epoch FROM closed_at))::bigint FROM pipeline.batches";
     let closed = fleet.number(closed).await?;
     standby.must_become("p2p_last_batch_closed_timestamp_seconds", &[], closed).await?;
     let jobs = by_ledger(&fleet, "state", "count(*)", "pipeline.jobs").await?;
@@ -109,6 +109,10 @@ async fn each_metric_moves_with_the_ledger() -> Result<()> {
         standby.must_become("p2p_slots_total", &skipped, slots).await?;
     }
     standby.must_become("p2p_slots_total", &[("outcome", "complete")], 0).await?;
+    let is_known = |at: Option<f64>| at.is_some_and(|at| at > 1e9);
+    let late = [("reason", "late")];
+    standby.wait_for("p2p_last_slot_skipped_timestamp_seconds", &late, is_known).await?;
+    standby.wait_for("p2p_leading_since_timestamp_seconds", &[], is_known).await?;
     for up in ["p2p_database_up", "p2p_broker_up"] {
         standby.must_become(up, &[], 1).await?;
     }

@@ -49,7 +49,7 @@ pub async fn keep_alive(
 
 async fn sign(pool: &PgPool, settings: &Settings, limiter: &Limiter) -> Result<(), StoreError> {
     // While Redis is away the fleet shares the minimum rate.
-    let (rate, open_us, openings, since_opened_us) = match limiter.status().await {
+    let (rate, open_us, openings, since_opened_us, refusals) = match limiter.status().await {
         Ok(now) => {
             let pause = Duration::from_micros(now.pause);
             let is_long = !now.is_held && pause > PAUSE_BEFORE_ALERT;
@@ -57,27 +57,28 @@ async fn sign(pool: &PgPool, settings: &Settings, limiter: &Limiter) -> Result<(
                 let refusals = now.refusals;
                 tracing::error!(refusals, ?pause, "the exchange refuses again and again");
             }
-            (now.rate, now.open, now.openings, now.since_opened)
+            (now.rate, now.open, now.openings, now.since_opened, Some(now.refusals))
         }
         Err(error) => {
             tracing::debug!(%error, "the limiter can't be asked");
-            (f64::from(settings.rate_limit.min_per_minute), 0, 0, None)
+            (f64::from(settings.rate_limit.min_per_minute), 0, 0, None, None)
         }
     };
     sqlx::query(
         "WITH forgotten AS (DELETE FROM pipeline.workers WHERE seen_at < now() - interval '1 day')
          INSERT INTO pipeline.workers
                 (worker_id, exchange_id, egress_id, requests_per_minute, breaker_open_until,
-                 breaker_openings, breaker_opened_at, started_at, seen_at)
+                 breaker_openings, breaker_opened_at, started_at, seen_at, is_redis_away, refusals)
          VALUES ($1, $2, $3, greatest(round($4::float8), 1)::int,
                  CASE WHEN $5 > 0 THEN now() + $5 * interval '1 microsecond' END, $6,
-                 now() - $7 * interval '1 microsecond', now(), now())
+                 now() - $7 * interval '1 microsecond', now(), now(), $8::integer IS NULL, $8)
              ON CONFLICT (worker_id) DO UPDATE
             SET exchange_id = EXCLUDED.exchange_id, egress_id = EXCLUDED.egress_id,
                 requests_per_minute = EXCLUDED.requests_per_minute,
                 breaker_open_until = EXCLUDED.breaker_open_until,
                 breaker_openings = EXCLUDED.breaker_openings,
-                breaker_opened_at = EXCLUDED.breaker_opened_at, seen_at = EXCLUDED.seen_at",
+                breaker_opened_at = EXCLUDED.breaker_opened_at, seen_at = EXCLUDED.seen_at,
+                is_redis_away = EXCLUDED.is_redis_away, refusals = EXCLUDED.refusals",
     )
     .bind(&settings.worker_id)
     .bind(Exchange::Binance.id())
@@ -86,6 +87,7 @@ async fn sign(pool: &PgPool, settings: &Settings, limiter: &Limiter) -> Result<(
     .bind(open_us.cast_signed())
     .bind(openings.cast_signed())
     .bind(since_opened_us.map(u64::cast_signed))
+    .bind(refusals.map(u32::cast_signed))
     .execute(pool)
     .await?;
     Ok(())

@@ -139,6 +139,20 @@ async fn check_roles(checks: &mut Checks, pool: &PgPool) -> anyhow::Result<()> {
     };
     let todo = "as a role with CREATEROLE run SELECT pipeline.make_roles(), then p2p migrate";
     checks.expect(missing.is_empty(), Level::Warn, "roles", value, todo);
+    // A role that was there before the schema has them only if whoever migrated might set them.
+    let unbounded: Vec<String> = sqlx::query_scalar(
+        "SELECT bound FROM unnest(ARRAY['default_transaction_read_only', 'statement_timeout', 'search_path']) bound
+          WHERE EXISTS (SELECT FROM pg_roles WHERE rolname = 'p2p_reader')
+            AND NOT EXISTS (SELECT FROM pg_roles, unnest(rolconfig) setting
+                             WHERE rolname = 'p2p_reader' AND setting LIKE bound || '=%')",
+    )
+    .fetch_all(pool)
+    .await?;
+    if !unbounded.is_empty() {
+        let value = format!("not set for it: {}", unbounded.join(", "));
+        let todo = "as a role that may alter p2p_reader run SELECT pipeline.make_roles()";
+        checks.warn("bounds of p2p_reader", value, todo);
+    }
     Ok(())
 }
 
