@@ -32,7 +32,7 @@ WORKER_DRAIN, COORDINATOR_DRAIN = 45, 85
 NOT_SETTABLE = {
     "DATABASE_URL", "OWNER_DATABASE_URL", "AMQP_URL", "RABBITMQ_MANAGEMENT_URL", "REDIS_URL",
     "EGRESS_PROXY_URL", "EGRESS_ID", "COORDINATOR_ID", "WORKER_ID", "STATUS_HOST", "STATUS_PORT",
-    "OPS_TOKEN", "TLS_CA_FILE", "TLS_CLIENT_CERT_FILE", "TLS_CLIENT_KEY_FILE",
+    "PROMETHEUS_HOST", "OPS_TOKEN", "TLS_CA_FILE", "TLS_CLIENT_CERT_FILE", "TLS_CLIENT_KEY_FILE",
 }  # fmt: skip
 
 failures = []
@@ -164,6 +164,8 @@ def check_together(where, made):
         if any(port["name"] == "metrics" for port in container.get("ports", [])):
             paths = [container[f"{probe}Probe"]["httpGet"]["path"] for probe in ("liveness", "readiness")]
             check(paths == ["/healthz", "/readyz"], f"{where}: {title(one)} is probed at {paths}")
+            served = variables(one, made).get("PROMETHEUS_HOST")
+            check(served in ("0.0.0.0", "::"), f"{where}: {title(one)} serves probes at {served}")
         check_grace(where, one, made)
 
     scaled = {}
@@ -195,8 +197,21 @@ def check_together(where, made):
             if selects(one["spec"]["selector"]["matchLabels"], labels_of(s))
         }
         check(found == {"coordinator", "worker"}, f"{where}: {title(one)} makes the jobs {sorted(found)}")
+        for endpoint in one["spec"]["endpoints"]:
+            interval, timeout = (int(endpoint[key].removesuffix("s")) for key in ("interval", "scrapeTimeout"))
+            check(timeout <= interval, f"{where}: {title(one)} waits {timeout} s for what it asks every {interval} s")
     if by_kind.get("NetworkPolicy"):
         check_policies(where, by_kind["NetworkPolicy"], pods)
+
+
+def variables(one, made):
+    """What the environment of a deployment's container has, secrets aside, as Kubernetes puts it together."""
+    container = one["spec"]["template"]["spec"]["containers"][0]
+    configs = {o["metadata"]["name"]: o["data"] for o in made if o["kind"] == "ConfigMap"}
+    found = {}
+    for source in container.get("envFrom", []):
+        found |= configs[source["configMapRef"]["name"]]
+    return found | {v["name"]: v["value"] for v in container.get("env", []) if "value" in v}
 
 
 def check_grace(where, one, made):
