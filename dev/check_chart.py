@@ -323,6 +323,22 @@ def check_settings():
     check(not secrets & ours, f"settings are readable by all, and may hold {sorted(secrets & ours)}")
 
 
+def check_images(where, made, values):
+    """Each runs its own image before the common one; migrations, which the newest program needs, the common one."""
+    given = yaml.safe_load(values.read_text())
+    common = given.get("image", {})
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    for one in made:
+        if one["kind"] not in ("Deployment", "Job"):
+            continue
+        part = {"coordinator": "coordinator", "worker": "workers"}.get(labels_of(one)["app.kubernetes.io/component"])
+        own = given.get(part, {}).get("image") or common
+        tail = f"@{own['digest']}" if own.get("digest") else f":{own.get('tag') or version}"
+        wanted = common.get("repository", "p2p-market-data") + tail
+        image = one["spec"]["template"]["spec"]["containers"][0]["image"]
+        check(image == wanted, f"{where}: {title(one)} runs {image}, not {wanted}")
+
+
 def check_hostile(where, made, values):
     """Each value arrives as it is."""
     given = yaml.safe_load(values.read_text())
@@ -379,6 +395,7 @@ def main(helms):
                 check_schema(where, one)
             check_together(where, made)
             check_copies(where, made)
+            check_images(where, made, values)
             if values.stem == "hostile":
                 check_hostile(where, made, values)
             in_order = sorted(made, key=title)

@@ -20,11 +20,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
+{{/* dict "root" $ "own" what goes before the common tag and digest */}}
 {{- define "p2p.image" -}}
-{{- if .Values.image.digest -}}
-{{ printf "%s@%s" .Values.image.repository .Values.image.digest | quote }}
+{{- $common := .root.Values.image -}}
+{{- $own := .own | default dict -}}
+{{- $chosen := empty (or $own.tag $own.digest) | ternary $common $own -}}
+{{- if $chosen.digest -}}
+{{ printf "%s@%s" $common.repository $chosen.digest | quote }}
 {{- else -}}
-{{ printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) | quote }}
+{{ printf "%s:%s" $common.repository ($chosen.tag | default .root.Chart.AppVersion) | quote }}
 {{- end -}}
 {{- end -}}
 
@@ -64,9 +68,10 @@ volumes:
 {{- end }}
 {{- end -}}
 
+{{/* dict "root" $ "own" .Values.workers.image */}}
 {{- define "p2p.containerDefaults" -}}
 image: {{ include "p2p.image" . }}
-imagePullPolicy: {{ .Values.image.pullPolicy }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 securityContext:
   allowPrivilegeEscalation: false
   privileged: false
@@ -74,7 +79,7 @@ securityContext:
   runAsNonRoot: true
   capabilities:
     drop: [ALL]
-{{- if .Values.tls.existingSecret }}
+{{- if .root.Values.tls.existingSecret }}
 volumeMounts:
   - name: tls
     mountPath: /etc/p2p/tls
