@@ -204,14 +204,23 @@ def check_together(where, made):
         check_policies(where, by_kind["NetworkPolicy"], pods)
 
 
+def expanded(text, known):
+    """As Kubernetes does with `value`: $(NAME) of a variable before it is what that holds, $$ is $."""
+    found = lambda match: "$" if match[0] == "$$" else known.get(match[1], match[0])
+    return re.sub(r"\$\$|\$\(([^)]*)\)", found, text)
+
+
 def variables(one, made):
-    """What the environment of a deployment's container has, secrets aside, as Kubernetes puts it together."""
+    """The environment of a deployment's container as Kubernetes puts it together."""
     container = one["spec"]["template"]["spec"]["containers"][0]
     configs = {o["metadata"]["name"]: o["data"] for o in made if o["kind"] == "ConfigMap"}
     found = {}
     for source in container.get("envFrom", []):
         found |= configs[source["configMapRef"]["name"]]
-    return found | {v["name"]: v["value"] for v in container.get("env", []) if "value" in v}
+    for variable in container.get("env", []):
+        secret = "value" not in variable
+        found[variable["name"]] = "a secret" if secret else expanded(variable["value"], found)
+    return found
 
 
 def check_grace(where, one, made):
@@ -352,7 +361,7 @@ def check_hostile(where, made, values):
     for name, value in given["podAnnotations"].items():
         check(annotations.get(name) == value, f"{where}: the annotation {name} arrived as {annotations.get(name)!r}")
     check("injected" not in annotations, f"{where}: an annotation was injected")
-    own = {v["name"]: v.get("value") for v in template["spec"]["containers"][0]["env"]}
+    own = variables(worker, made)
     for name, value in given["workers"]["groups"]["default"]["settings"].items():
         check(own.get(name) == as_text(value), f"{where}: {name} of the group arrived as {own.get(name)!r}")
     scaler = next(one for one in made if one["kind"] == "ScaledObject")
