@@ -179,6 +179,8 @@ def check_together(where, made):
     for name, one in deployments.items():
         check((name in scaled) != ("replicas" in one["spec"]), f"{where}: {title(one)}: replicas and a scaler, or neither")
     authentications = {one["metadata"]["name"] for one in by_kind.get("TriggerAuthentication", [])}
+    for one in by_kind.get("TriggerAuthentication", []):
+        check_authentication(where, one, made, workloads)
     for one in by_kind.get("ScaledObject", []):
         check_trigger(where, one, authentications, made)
 
@@ -251,6 +253,20 @@ def check_trigger(where, one, authentications, made):
         found = [q for q in ("urgent", "normal", "low") if pattern.search(f"{prefix}.jobs.{q}")]
         check(found == ["urgent", "normal"], f"{who} counts the queues {found}")
         check(not pattern.search(f"{prefix}.reports") and not pattern.search(f"x{prefix}.jobs.normal"), f"{who} counts more")
+
+
+def check_authentication(where, one, made, workloads):
+    """KEDA trusts whom the programs trust, and shows the same certificate."""
+    configs = {o["metadata"]["name"]: o["data"] for o in made if o["kind"] == "ConfigMap"}
+    given = {ref["parameter"]: ref["key"] for ref in one["spec"]["secretTargetRef"]}
+    for ref in one["spec"].get("configMapTargetRef", []):
+        given[ref["parameter"]] = configs.get(ref["name"], {}).get(ref["key"])
+    trusted = variables(next(o for o in workloads if o["kind"] == "Deployment"), made)
+    files = {"ca": "TLS_CA_FILE", "cert": "TLS_CLIENT_CERT_FILE", "key": "TLS_CLIENT_KEY_FILE"}
+    wanted = {parameter: trusted[name].rpartition("/")[2] for parameter, name in files.items() if name in trusted}
+    if wanted:
+        wanted["tls"] = "enable"
+    check(given == {"host": "RABBITMQ_MANAGEMENT_URL", **wanted}, f"{where}: {title(one)} gives {given}")
 
 
 def check_policies(where, policies, pods):
