@@ -295,17 +295,70 @@ def check_policies(where, policies, pods):
 # --- one copy of rules and dashboards -------------------------------------------------------------
 
 
+NAMESPACE = 'namespace="prod"'
+METRIC = re.compile(r"\b(p2p[_:][a-z0-9_:]*|up)\b(?!:)")
+
+
+def without_namespace(spec):
+    """The rules of a namespace as those of all."""
+    spec = json.loads(json.dumps(spec))
+    for rule in (rule for group in spec["groups"] for rule in group["rules"]):
+        rule["expr"] = rule["expr"].replace("{" + NAMESPACE + "}", "").replace(NAMESPACE + ",", "")
+        rule["labels"].pop("namespace", None)
+        if not rule["labels"]:
+            del rule["labels"]
+    return spec
+
+
+def check_namespace(where, one):
+    """No rule asks for metrics of another namespace; and all tests of the rules hold beside one where all is well."""
+    for rule in (rule for group in one["spec"]["groups"] for rule in group["rules"]):
+        name = rule.get("alert") or rule["record"]
+        for metric in METRIC.finditer(rule["expr"]):
+            after = rule["expr"][metric.end() :]
+            check(after.startswith("{" + NAMESPACE), f"{where}: {name} asks for {metric[0]} of all namespaces")
+        check(rule["labels"].get("namespace") == "prod", f"{where}: {name} does not say of which namespace it is")
+    elsewhere = [
+        {"series": 'p2p_leader{job="coordinator",instance="x",namespace="other"}', "values": "1x1000"},
+        {"series": 'up{job="coordinator",instance="x",namespace="other"}', "values": "1x1000"},
+        {"series": 'up{job="worker",instance="y",namespace="other"}', "values": "1x1000"},
+        {"series": 'p2p_database_up{job="coordinator",instance="x",namespace="other"}', "values": "1x1000"},
+    ]
+    named = lambda series: series.replace("{", "{" + NAMESPACE + ",", 1) if "{" in series else series + "{" + NAMESPACE + "}"
+    with tempfile.TemporaryDirectory() as folder:
+        (pathlib.Path(folder) / "rules.yml").write_text(yaml.safe_dump(one["spec"]))
+        for file in sorted((MONITORING / "prometheus" / "tests").glob("*.yml")):
+            tests = {**yaml.safe_load(file.read_text()), "rule_files": ["rules.yml"]}
+            for test in tests["tests"]:
+                test["input_series"] = [{**s, "series": named(s["series"])} for s in test.get("input_series", [])] + elsewhere
+                for alert in (a for t in test.get("alert_rule_test", []) for a in t.get("exp_alerts", [])):
+                    alert["exp_labels"]["namespace"] = "prod"
+                for sample in (s for t in test.get("promql_expr_test", []) for s in t.get("exp_samples", [])):
+                    if "labels" in sample:
+                        sample["labels"] = named(sample["labels"])
+            copy = pathlib.Path(folder) / file.name
+            copy.write_text(yaml.safe_dump(tests))
+            done = run("promtool", "test", "rules", str(copy))
+            check(done.returncode == 0, f"{where}: {title(one)}: {file.name}: {(done.stdout + done.stderr)[:2000]}")
+
+
 def check_copies(where, made):
     for one in made:
         if one["kind"] == "PrometheusRule":
             name = one["metadata"]["name"].split("-")[-1]
             file = MONITORING / "prometheus" / "rules" / f"{name}.yml"
-            check(file.exists() and one["spec"] == yaml.safe_load(file.read_text()), f"{where}: {title(one)} is not {file}")
+            check(file.exists() and without_namespace(one["spec"]) == yaml.safe_load(file.read_text()), f"{where}: {title(one)} is not {file}")
             with tempfile.NamedTemporaryFile("w", suffix=".yml") as rules:
                 yaml.safe_dump(one["spec"], rules)
                 rules.flush()
                 done = run("promtool", "check", "rules", rules.name)
                 check(done.returncode == 0, f"{where}: {title(one)}: {done.stdout}{done.stderr}")
+            check_namespace(where, one)
+        if one["kind"] == "ConfigMap" and "datasource" in one["metadata"]["name"]:
+            for name, text in one["data"].items():
+                file = MONITORING / "grafana" / "provisioning" / "datasources" / name
+                own = text.replace("isDefault: false", "isDefault: true")
+                check(file.exists() and own == file.read_text() != text, f"{where}: {title(one)} is not {file}")
         if one["kind"] == "ConfigMap" and "dashboard" in one["metadata"]["name"]:
             for name, text in one["data"].items():
                 file = MONITORING / "grafana" / "dashboards" / name
@@ -319,6 +372,7 @@ def check_copies(where, made):
         check(rules and kinds.count("PrometheusRule") == rules, f"{where}: not all rules: {rules}")
         found = sum("dashboard" in one["metadata"]["name"] for one in made)
         check(boards and found == boards, f"{where}: {found} dashboards of {boards}")
+        check(any("datasource" in one["metadata"]["name"] for one in made), f"{where}: no data source")
 
 
 # --- settings -------------------------------------------------------------------------------------
