@@ -35,6 +35,14 @@ NOT_SETTABLE = {
     "PROMETHEUS_HOST", "OPS_TOKEN", "TLS_CA_FILE", "TLS_CLIENT_CERT_FILE", "TLS_CLIENT_KEY_FILE",
 }  # fmt: skip
 
+# What Helm waits for hooks unless told otherwise.
+HELM_TIMEOUT = 300
+# Addresses that workers without a proxy have no business with.
+PRIVATE = {
+    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
+    "::/127", "64:ff9b::/96", "64:ff9b:1::/48", "fc00::/7", "fe80::/10",
+}  # fmt: skip
+
 failures = []
 checks = 0
 
@@ -143,6 +151,9 @@ def check_together(where, made):
 
     for one in workloads:
         check_pod(where, one)
+        if one["kind"] == "Job":
+            deadline = one["spec"]["activeDeadlineSeconds"]
+            check(deadline < HELM_TIMEOUT, f"{where}: Helm does not wait for the {deadline} s of {title(one)}")
         is_hook = "helm.sh/hook" in one["metadata"].get("annotations", {})
         for container in one["spec"]["template"]["spec"]["containers"]:
             for source in container.get("envFrom", []):
@@ -289,7 +300,7 @@ def check_policies(where, policies, pods):
             for rule in spec["egress"]:
                 if any(port["port"] == 443 for port in rule["ports"]):
                     excepts = {cidr for to in rule.get("to", []) for cidr in to.get("ipBlock", {}).get("except", [])}
-                    check("169.254.0.0/16" in excepts and "10.0.0.0/8" in excepts, f"{where}: {title(policy)} reaches private addresses")
+                    check(not PRIVATE - excepts, f"{where}: {title(policy)} reaches private addresses: {sorted(PRIVATE - excepts)}")
 
 
 # --- one copy of rules and dashboards -------------------------------------------------------------
