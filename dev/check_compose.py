@@ -94,6 +94,11 @@ def main(resolved):
             wanted = "service_completed_successfully" if other in ONCE else "service_healthy"
             check(condition["condition"] == wanted, f"{name} does not wait for {other}")
 
+    # As long as its drain takes: docs/adr/0021.
+    grace = re.search(r"WORKER_STOP_GRACE:-(\d+)s", str(file["services"]["worker"]["stop_grace_period"]))
+    timeout = re.search(r"#REQUEST_TIMEOUT_SECONDS=(\d+)", (ROOT / ".env.example").read_text())
+    check(grace and int(grace[1]) >= int(timeout[1]) + 45, "a worker is killed while it drains")
+
     coordinator = config["services"]["coordinator"]
     replicas = coordinator["deploy"]["replicas"]
     check(replicas == 2, f"{replicas} coordinators")
