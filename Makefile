@@ -9,7 +9,7 @@ CHAOS := cargo build --workspace --locked && cargo run --quiet --locked -p load-
 
 MONTH := cargo run --quiet --locked -p load-tests --bin month --
 
-SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/e2e dev/fuzz dev/security dev/upgrade dev/monitoring dev/backup-test dev/image dev/env dev/compose dev/chart dev/lib.sh monitoring/alertmanager/configure .ci/run
+SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/e2e dev/fuzz dev/security dev/upgrade dev/monitoring dev/backup-test dev/image dev/env dev/broker-users dev/compose dev/chart dev/lib.sh monitoring/alertmanager/configure .ci/run
 
 help: ## This list
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done

@@ -32,7 +32,15 @@ WORKER_DRAIN, COORDINATOR_DRAIN = 45, 85
 NOT_SETTABLE = {
     "DATABASE_URL", "OWNER_DATABASE_URL", "AMQP_URL", "RABBITMQ_MANAGEMENT_URL", "REDIS_URL",
     "EGRESS_PROXY_URL", "EGRESS_ID", "COORDINATOR_ID", "WORKER_ID", "STATUS_HOST", "STATUS_PORT",
-    "OPS_TOKEN", "TLS_CA_FILE", "TLS_CLIENT_CERT_FILE", "TLS_CLIENT_KEY_FILE",
+    "PROMETHEUS_HOST", "OPS_TOKEN", "TLS_CA_FILE", "TLS_CLIENT_CERT_FILE", "TLS_CLIENT_KEY_FILE",
+}  # fmt: skip
+
+# What Helm waits for hooks unless told otherwise.
+HELM_TIMEOUT = 300
+# Addresses that workers without a proxy have no business with.
+PRIVATE = {
+    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
+    "::/127", "64:ff9b::/96", "64:ff9b:1::/48", "fc00::/7", "fe80::/10",
 }  # fmt: skip
 
 failures = []
@@ -143,6 +151,9 @@ def check_together(where, made):
 
     for one in workloads:
         check_pod(where, one)
+        if one["kind"] == "Job":
+            deadline = one["spec"]["activeDeadlineSeconds"]
+            check(deadline < HELM_TIMEOUT, f"{where}: Helm does not wait for the {deadline} s of {title(one)}")
         is_hook = "helm.sh/hook" in one["metadata"].get("annotations", {})
         for container in one["spec"]["template"]["spec"]["containers"]:
             for source in container.get("envFrom", []):
@@ -164,6 +175,8 @@ def check_together(where, made):
         if any(port["name"] == "metrics" for port in container.get("ports", [])):
             paths = [container[f"{probe}Probe"]["httpGet"]["path"] for probe in ("liveness", "readiness")]
             check(paths == ["/healthz", "/readyz"], f"{where}: {title(one)} is probed at {paths}")
+            served = variables(one, made).get("PROMETHEUS_HOST")
+            check(served in ("0.0.0.0", "::"), f"{where}: {title(one)} serves probes at {served}")
         check_grace(where, one, made)
 
     scaled = {}
@@ -177,6 +190,8 @@ def check_together(where, made):
     for name, one in deployments.items():
         check((name in scaled) != ("replicas" in one["spec"]), f"{where}: {title(one)}: replicas and a scaler, or neither")
     authentications = {one["metadata"]["name"] for one in by_kind.get("TriggerAuthentication", [])}
+    for one in by_kind.get("TriggerAuthentication", []):
+        check_authentication(where, one, made, workloads)
     for one in by_kind.get("ScaledObject", []):
         check_trigger(where, one, authentications, made)
 
@@ -195,8 +210,30 @@ def check_together(where, made):
             if selects(one["spec"]["selector"]["matchLabels"], labels_of(s))
         }
         check(found == {"coordinator", "worker"}, f"{where}: {title(one)} makes the jobs {sorted(found)}")
+        for endpoint in one["spec"]["endpoints"]:
+            interval, timeout = (int(endpoint[key].removesuffix("s")) for key in ("interval", "scrapeTimeout"))
+            check(timeout <= interval, f"{where}: {title(one)} waits {timeout} s for what it asks every {interval} s")
     if by_kind.get("NetworkPolicy"):
         check_policies(where, by_kind["NetworkPolicy"], pods)
+
+
+def expanded(text, known):
+    """As Kubernetes does with `value`: $(NAME) of a variable before it is what that holds, $$ is $."""
+    found = lambda match: "$" if match[0] == "$$" else known.get(match[1], match[0])
+    return re.sub(r"\$\$|\$\(([^)]*)\)", found, text)
+
+
+def variables(one, made):
+    """The environment of a deployment's container as Kubernetes puts it together."""
+    container = one["spec"]["template"]["spec"]["containers"][0]
+    configs = {o["metadata"]["name"]: o["data"] for o in made if o["kind"] == "ConfigMap"}
+    found = {}
+    for source in container.get("envFrom", []):
+        found |= configs[source["configMapRef"]["name"]]
+    for variable in container.get("env", []):
+        is_given = "value" in variable
+        found[variable["name"]] = expanded(variable["value"], found) if is_given else "of a secret"
+    return found
 
 
 def check_grace(where, one, made):
@@ -229,6 +266,20 @@ def check_trigger(where, one, authentications, made):
         check(not pattern.search(f"{prefix}.reports") and not pattern.search(f"x{prefix}.jobs.normal"), f"{who} counts more")
 
 
+def check_authentication(where, one, made, workloads):
+    """KEDA trusts whom the programs trust, and shows the same certificate."""
+    configs = {o["metadata"]["name"]: o["data"] for o in made if o["kind"] == "ConfigMap"}
+    given = {ref["parameter"]: ref["key"] for ref in one["spec"]["secretTargetRef"]}
+    for ref in one["spec"].get("configMapTargetRef", []):
+        given[ref["parameter"]] = configs.get(ref["name"], {}).get(ref["key"])
+    trusted = variables(next(o for o in workloads if o["kind"] == "Deployment"), made)
+    files = {"ca": "TLS_CA_FILE", "cert": "TLS_CLIENT_CERT_FILE", "key": "TLS_CLIENT_KEY_FILE"}
+    wanted = {parameter: trusted[name].rpartition("/")[2] for parameter, name in files.items() if name in trusted}
+    if wanted:
+        wanted["tls"] = "enable"
+    check(given == {"host": "RABBITMQ_MANAGEMENT_URL", **wanted}, f"{where}: {title(one)} gives {given}")
+
+
 def check_policies(where, policies, pods):
     for who, labels in pods.items():
         own = [p for p in policies if selects(p["spec"]["podSelector"]["matchLabels"], labels)]
@@ -249,10 +300,57 @@ def check_policies(where, policies, pods):
             for rule in spec["egress"]:
                 if any(port["port"] == 443 for port in rule["ports"]):
                     excepts = {cidr for to in rule.get("to", []) for cidr in to.get("ipBlock", {}).get("except", [])}
-                    check("169.254.0.0/16" in excepts and "10.0.0.0/8" in excepts, f"{where}: {title(policy)} reaches private addresses")
+                    check(not PRIVATE - excepts, f"{where}: {title(policy)} reaches private addresses: {sorted(PRIVATE - excepts)}")
 
 
 # --- one copy of rules and dashboards -------------------------------------------------------------
+
+
+NAMESPACE = 'namespace="prod"'
+METRIC = re.compile(r"\b(p2p[_:][a-z0-9_:]*|up)\b(?!:)")
+
+
+def without_namespace(spec):
+    """The rules of a namespace as those of all."""
+    spec = json.loads(json.dumps(spec))
+    for rule in (rule for group in spec["groups"] for rule in group["rules"]):
+        rule["expr"] = rule["expr"].replace("{" + NAMESPACE + "}", "").replace(NAMESPACE + ",", "")
+        rule["labels"].pop("namespace", None)
+        if not rule["labels"]:
+            del rule["labels"]
+    return spec
+
+
+def check_namespace(where, one):
+    """No rule asks for metrics of another namespace; and all tests of the rules hold beside one where all is well."""
+    for rule in (rule for group in one["spec"]["groups"] for rule in group["rules"]):
+        name = rule.get("alert") or rule["record"]
+        for metric in METRIC.finditer(rule["expr"]):
+            after = rule["expr"][metric.end() :]
+            check(after.startswith("{" + NAMESPACE), f"{where}: {name} asks for {metric[0]} of all namespaces")
+        check(rule["labels"].get("namespace") == "prod", f"{where}: {name} does not say of which namespace it is")
+    elsewhere = [
+        {"series": 'p2p_leader{job="coordinator",instance="x",namespace="other"}', "values": "1x1000"},
+        {"series": 'up{job="coordinator",instance="x",namespace="other"}', "values": "1x1000"},
+        {"series": 'up{job="worker",instance="y",namespace="other"}', "values": "1x1000"},
+        {"series": 'p2p_database_up{job="coordinator",instance="x",namespace="other"}', "values": "1x1000"},
+    ]
+    named = lambda series: series.replace("{", "{" + NAMESPACE + ",", 1) if "{" in series else series + "{" + NAMESPACE + "}"
+    with tempfile.TemporaryDirectory() as folder:
+        (pathlib.Path(folder) / "rules.yml").write_text(yaml.safe_dump(one["spec"]))
+        for file in sorted((MONITORING / "prometheus" / "tests").glob("*.yml")):
+            tests = {**yaml.safe_load(file.read_text()), "rule_files": ["rules.yml"]}
+            for test in tests["tests"]:
+                test["input_series"] = [{**s, "series": named(s["series"])} for s in test.get("input_series", [])] + elsewhere
+                for alert in (a for t in test.get("alert_rule_test", []) for a in t.get("exp_alerts", [])):
+                    alert["exp_labels"]["namespace"] = "prod"
+                for sample in (s for t in test.get("promql_expr_test", []) for s in t.get("exp_samples", [])):
+                    if "labels" in sample:
+                        sample["labels"] = named(sample["labels"])
+            copy = pathlib.Path(folder) / file.name
+            copy.write_text(yaml.safe_dump(tests))
+            done = run("promtool", "test", "rules", str(copy))
+            check(done.returncode == 0, f"{where}: {title(one)}: {file.name}: {(done.stdout + done.stderr)[:2000]}")
 
 
 def check_copies(where, made):
@@ -260,12 +358,18 @@ def check_copies(where, made):
         if one["kind"] == "PrometheusRule":
             name = one["metadata"]["name"].split("-")[-1]
             file = MONITORING / "prometheus" / "rules" / f"{name}.yml"
-            check(file.exists() and one["spec"] == yaml.safe_load(file.read_text()), f"{where}: {title(one)} is not {file}")
+            check(file.exists() and without_namespace(one["spec"]) == yaml.safe_load(file.read_text()), f"{where}: {title(one)} is not {file}")
             with tempfile.NamedTemporaryFile("w", suffix=".yml") as rules:
                 yaml.safe_dump(one["spec"], rules)
                 rules.flush()
                 done = run("promtool", "check", "rules", rules.name)
                 check(done.returncode == 0, f"{where}: {title(one)}: {done.stdout}{done.stderr}")
+            check_namespace(where, one)
+        if one["kind"] == "ConfigMap" and "datasource" in one["metadata"]["name"]:
+            for name, text in one["data"].items():
+                file = MONITORING / "grafana" / "provisioning" / "datasources" / name
+                own = text.replace("isDefault: false", "isDefault: true")
+                check(file.exists() and own == file.read_text() != text, f"{where}: {title(one)} is not {file}")
         if one["kind"] == "ConfigMap" and "dashboard" in one["metadata"]["name"]:
             for name, text in one["data"].items():
                 file = MONITORING / "grafana" / "dashboards" / name
@@ -279,6 +383,7 @@ def check_copies(where, made):
         check(rules and kinds.count("PrometheusRule") == rules, f"{where}: not all rules: {rules}")
         found = sum("dashboard" in one["metadata"]["name"] for one in made)
         check(boards and found == boards, f"{where}: {found} dashboards of {boards}")
+        check(any("datasource" in one["metadata"]["name"] for one in made), f"{where}: no data source")
 
 
 # --- settings -------------------------------------------------------------------------------------
@@ -308,6 +413,22 @@ def check_settings():
     check(not secrets & ours, f"settings are readable by all, and may hold {sorted(secrets & ours)}")
 
 
+def check_images(where, made, values):
+    """Each runs its own image before the common one; migrations, which the newest program needs, the common one."""
+    given = yaml.safe_load(values.read_text())
+    common = given.get("image", {})
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    for one in made:
+        if one["kind"] not in ("Deployment", "Job"):
+            continue
+        part = {"coordinator": "coordinator", "worker": "workers"}.get(labels_of(one)["app.kubernetes.io/component"])
+        own = given.get(part, {}).get("image") or common
+        tail = f"@{own['digest']}" if own.get("digest") else f":{own.get('tag') or version}"
+        wanted = common.get("repository", "p2p-market-data") + tail
+        image = one["spec"]["template"]["spec"]["containers"][0]["image"]
+        check(image == wanted, f"{where}: {title(one)} runs {image}, not {wanted}")
+
+
 def check_hostile(where, made, values):
     """Each value arrives as it is."""
     given = yaml.safe_load(values.read_text())
@@ -321,7 +442,7 @@ def check_hostile(where, made, values):
     for name, value in given["podAnnotations"].items():
         check(annotations.get(name) == value, f"{where}: the annotation {name} arrived as {annotations.get(name)!r}")
     check("injected" not in annotations, f"{where}: an annotation was injected")
-    own = {v["name"]: v.get("value") for v in template["spec"]["containers"][0]["env"]}
+    own = variables(worker, made)
     for name, value in given["workers"]["groups"]["default"]["settings"].items():
         check(own.get(name) == as_text(value), f"{where}: {name} of the group arrived as {own.get(name)!r}")
     scaler = next(one for one in made if one["kind"] == "ScaledObject")
@@ -364,6 +485,7 @@ def main(helms):
                 check_schema(where, one)
             check_together(where, made)
             check_copies(where, made)
+            check_images(where, made, values)
             if values.stem == "hostile":
                 check_hostile(where, made, values)
             in_order = sorted(made, key=title)

@@ -6,6 +6,7 @@
 import json
 import pathlib
 import re
+import subprocess
 import sys
 
 import yaml
@@ -18,7 +19,7 @@ FIXED = {
     "OPS_TOKEN", "TLS_CA_FILE", "TLS_CLIENT_CERT_FILE", "TLS_CLIENT_KEY_FILE",
 }  # fmt: skip
 # Programs that run once.
-ONCE = {"migrate", "roles"}
+ONCE = {"migrate", "roles", "broker-users"}
 ROLES = {"coordinator": "C", "worker": "W"}
 
 failures = []
@@ -48,6 +49,22 @@ def documented():
     return settings, ours
 
 
+def check_rights():
+    """What the broker's users may do: `p2p queues permissions` says what they need."""
+    done = subprocess.run([ROOT / "dev" / "broker-users", "print"], capture_output=True, text=True, timeout=10, env={"PATH": "/usr/bin:/bin", "AMQP_PREFIX": "p2p.prod"})
+    rights = {user: rest for user, *rest in (line.split() for line in done.stdout.splitlines())}
+    jobs = [f"p2p.prod.jobs.{one}" for one in ("urgent", "normal", "low")]
+    names = [*jobs, *(f"p2p.prod.{one}" for one in ("reports", "dead", "events")), "amq.default"]
+    own, other = names[:-1], ["p2pXprod.reports", "p2p.prod.reports.other", "other"]
+    wanted = {
+        "p2p-coordinator": [own, ["p2p.prod.events", "amq.default"], [*jobs, "p2p.prod.reports"]],
+        "p2p-worker": [own, ["amq.default"], jobs],
+        "p2p-monitor": [[], [], []],
+    }
+    found = {user: [[n for n in names + other if re.search(pattern, n)] for pattern in patterns] for user, patterns in rights.items()}
+    check(found == wanted, f"dev/broker-users gives {found}")
+
+
 def main(resolved):
     text = (ROOT / "docker-compose.yml").read_text()
     file, config = yaml.safe_load(text), json.loads(pathlib.Path(resolved).read_text())
@@ -61,6 +78,20 @@ def main(resolved):
     check("REDIS_URL" not in file["services"]["coordinator"]["environment"], "coordinator knows Redis")
     worker = config["services"]["worker"]["environment"]
     check("OWNER_DATABASE_URL" not in worker and "p2p_writer:" in worker["DATABASE_URL"], "worker logs in as the owner")
+
+    # Programs are administrators of nothing.
+    services = config["services"]
+    administrator = services["rabbitmq"]["environment"]["RABBITMQ_DEFAULT_PASS"]
+    knowing = {name for name, service in services.items() if administrator in json.dumps(service)}
+    check(knowing == {"rabbitmq", "broker-users"}, f"the administrator of the broker is known to {sorted(knowing)}")
+    for role in ROLES:
+        url = services[role]["environment"]["AMQP_URL"]
+        check(url.startswith(f"amqp://p2p-{role}:"), f"{role} is not p2p-{role} at the broker")
+    check("//p2p-monitor:" in services["coordinator"]["environment"]["RABBITMQ_MANAGEMENT_URL"], "coordinator does not only look at the broker")
+    check("//p2p:" in worker["REDIS_URL"], "worker is not p2p in Redis")
+    redis = " ".join(services["redis"]["command"])
+    check("--user default off" in redis and "-@admin -@dangerous" in redis and "~{p2p:*}:*" in redis, f"Redis: {redis}")
+    check_rights()
 
     # What the file asks of .env is told in .env.example, and the other way round.
     asked = set(re.findall(r"\$\{([A-Z_][A-Z0-9_]*)", text)) - {"P2P_COMMIT", "P2P_IMAGE"}
@@ -93,6 +124,11 @@ def main(resolved):
         for other, condition in service.get("depends_on", {}).items():
             wanted = "service_completed_successfully" if other in ONCE else "service_healthy"
             check(condition["condition"] == wanted, f"{name} does not wait for {other}")
+
+    # As long as its drain takes: docs/adr/0021.
+    grace = re.search(r"WORKER_STOP_GRACE:-(\d+)s", str(file["services"]["worker"]["stop_grace_period"]))
+    timeout = re.search(r"#REQUEST_TIMEOUT_SECONDS=(\d+)", (ROOT / ".env.example").read_text())
+    check(grace and int(grace[1]) >= int(timeout[1]) + 45, "a worker is killed while it drains")
 
     coordinator = config["services"]["coordinator"]
     replicas = coordinator["deploy"]["replicas"]

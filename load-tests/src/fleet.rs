@@ -16,6 +16,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+use url::Url;
 
 /// Longest wait for anything that is waited for. Generous: it bounds a hang, not a speed.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -145,7 +146,9 @@ impl Fleet {
         let create = format!("CREATE DATABASE {name}{within}");
         sqlx::query(AssertSqlSafe(create)).execute(&admin).await.context("create a database")?;
         let options = options.database(&name);
-        let database_url = options.to_url_lossy().to_string();
+        let mut database_url = Url::parse(&servers.database_url).context("DATABASE_URL")?;
+        database_url.set_path(&name);
+        let database_url = database_url.to_string();
         let pool = pools.connect_with(options).await?;
         let (truth, request_log) =
             (directory.join("truth.jsonl"), directory.join("requests.jsonl"));

@@ -20,11 +20,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
+{{/* dict "root" $ "own" what goes before the common tag and digest */}}
 {{- define "p2p.image" -}}
-{{- if .Values.image.digest -}}
-{{ printf "%s@%s" .Values.image.repository .Values.image.digest | quote }}
+{{- $common := .root.Values.image -}}
+{{- $own := .own | default dict -}}
+{{- $chosen := empty (or $own.tag $own.digest) | ternary $common $own -}}
+{{- if $chosen.digest -}}
+{{ printf "%s@%s" $common.repository $chosen.digest | quote }}
 {{- else -}}
-{{ printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) | quote }}
+{{ printf "%s:%s" $common.repository ($chosen.tag | default .root.Chart.AppVersion) | quote }}
 {{- end -}}
 {{- end -}}
 
@@ -64,9 +68,10 @@ volumes:
 {{- end }}
 {{- end -}}
 
+{{/* dict "root" $ "own" .Values.workers.image */}}
 {{- define "p2p.containerDefaults" -}}
 image: {{ include "p2p.image" . }}
-imagePullPolicy: {{ .Values.image.pullPolicy }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 securityContext:
   allowPrivilegeEscalation: false
   privileged: false
@@ -74,7 +79,7 @@ securityContext:
   runAsNonRoot: true
   capabilities:
     drop: [ALL]
-{{- if .Values.tls.existingSecret }}
+{{- if .root.Values.tls.existingSecret }}
 volumeMounts:
   - name: tls
     mountPath: /etc/p2p/tls
@@ -200,5 +205,44 @@ topologySpreadConstraints:
 {{- end -}}
 
 {{- define "p2p.checksum" -}}
-{{- toJson (list .root.Values.settings .root.Values.extraEnv .more) | sha256sum -}}
+{{- toJson (list .root.Values.settings .root.Values.extraEnv .root.Values.bindHost .more) | sha256sum -}}
+{{- end -}}
+
+{{/* What the programs refuse of settings that are allowed each alone: pods with them would never start. What is not
+given has the programs' default. */}}
+{{- define "p2p.validate" -}}
+{{- $settings := .Values.settings -}}
+{{- $interval := dig "EXTRACTION_INTERVAL_MINUTES" 10 $settings | int -}}
+{{- if mod 1440 $interval -}}
+{{- fail (printf "settings.EXTRACTION_INTERVAL_MINUTES=%d: allowed are divisors of a day's 1440 minutes" $interval) -}}
+{{- end -}}
+{{- range $name, $default := dict "BATCH_DEADLINE_SECONDS" 480 "MISFIRE_GRACE_SECONDS" 120 -}}
+{{- $seconds := dig $name $default $settings | int -}}
+{{- if ge $seconds (mul 60 $interval | int) -}}
+{{- fail (printf "settings.%s=%d: allowed is less than EXTRACTION_INTERVAL_MINUTES=%d" $name $seconds $interval) -}}
+{{- end -}}
+{{- end -}}
+{{- $facts := dig "RETENTION_FACTS_DAYS" 35 $settings | int -}}
+{{- range $name, $default := dict "RETENTION_RAW_DAYS" (min $facts 7) "RETENTION_QUARANTINE_DAYS" (min $facts 35) -}}
+{{- $days := dig $name $default $settings | int -}}
+{{- if gt $days $facts -}}
+{{- fail (printf "settings.%s=%d: allowed is no more than RETENTION_FACTS_DAYS=%d" $name $days $facts) -}}
+{{- end -}}
+{{- end -}}
+{{- $marts := dig "RETENTION_MARTS_DAYS" (max $facts 1095) $settings | int -}}
+{{- if lt $marts $facts -}}
+{{- fail (printf "settings.RETENTION_MARTS_DAYS=%d: allowed is no less than RETENTION_FACTS_DAYS=%d" $marts $facts) -}}
+{{- end -}}
+{{- range $group, $values := .Values.workers.groups -}}
+{{- $own := merge dict ($values.settings | default dict) $settings -}}
+{{- $least := dig "MIN_RATE_LIMIT" 10 $own | int -}}
+{{- $first := dig "INITIAL_RATE_LIMIT" 100 $own | int -}}
+{{- $most := dig "MAX_RATE_LIMIT" 200 $own | int -}}
+{{- if or (lt $first $least) (gt $first $most) -}}
+{{- fail (printf "workers.groups.%s: INITIAL_RATE_LIMIT=%d: allowed are MIN_RATE_LIMIT=%d to MAX_RATE_LIMIT=%d" $group $first $least $most) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (include "p2p.hasMetrics" .) (eq (int .Values.status.port) (include "p2p.metricsPort" . | int)) -}}
+{{- fail (printf "status.port=%d: allowed is another than settings.PROMETHEUS_PORT" (int .Values.status.port)) -}}
+{{- end -}}
 {{- end -}}
