@@ -131,12 +131,13 @@ fn jain(got: &[u64]) -> u64 {
 async fn redis_cpu_us(client: &redis::Client) -> Result<u64> {
     let mut connection = client.get_multiplexed_async_connection().await?;
     let info: String = redis::cmd("INFO").arg("cpu").query_async(&mut connection).await?;
-    let seconds = |name: &str| -> Result<f64> {
+    let used = |name: &str| -> Result<Duration> {
         let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        Ok(line.with_context(|| format!("Redis tells no {name}"))?.trim().parse()?)
+        let line = line.with_context(|| format!("Redis tells no {name}"))?;
+        Ok(Duration::try_from_secs_f64(line.trim().parse()?)?)
     };
-    let used = seconds("used_cpu_user")? + seconds("used_cpu_sys")?;
-    Ok(u64::try_from(Duration::from_secs_f64(used).as_micros())?)
+    let used = used("used_cpu_user")? + used("used_cpu_sys")?;
+    Ok(u64::try_from(used.as_micros())?)
 }
 
 impl Figures {

@@ -77,7 +77,7 @@ pub(crate) async fn drain(
     }
     let (before, from) = (node().await?, Instant::now());
     let cpu_before = cpu_us(&before.os_pid)?;
-    let published = tokio::spawn({
+    let sending = tokio::spawn({
         let publisher = publisher.clone();
         let messages: Vec<Message> = (0..messages)
             .map(|_| Message::To(Queue::NormalJobs, vec![b'x'; MESSAGE_BYTES]))
@@ -89,7 +89,7 @@ pub(crate) async fn drain(
         next.with_context(|| format!("{left} messages do not come"))?;
     }
     let took = from.elapsed();
-    published.await??;
+    sending.await??;
     let node = node().await?;
     let broker_us = cpu_us(&node.os_pid)? - cpu_before;
     for consumer in consumers {
