@@ -231,8 +231,8 @@ def variables(one, made):
     for source in container.get("envFrom", []):
         found |= configs[source["configMapRef"]["name"]]
     for variable in container.get("env", []):
-        secret = "value" not in variable
-        found[variable["name"]] = "a secret" if secret else expanded(variable["value"], found)
+        is_given = "value" in variable
+        found[variable["name"]] = expanded(variable["value"], found) if is_given else "of a secret"
     return found
 
 
