@@ -311,6 +311,18 @@ impl Fleet {
         Ok(connection.close(200, "done".into()).await?)
     }
 
+    /// Publishes a message that is no job, as a job.
+    pub async fn publish_poison(&self) -> Result<()> {
+        let properties = lapin::ConnectionProperties::default();
+        let connection = lapin::Connection::connect(&self.servers.amqp_url, properties).await?;
+        let channel = connection.create_channel().await?;
+        let queue = format!("{}.jobs.normal", self.name).into();
+        let (options, properties) =
+            (lapin::options::BasicPublishOptions::default(), lapin::BasicProperties::default());
+        channel.basic_publish("".into(), queue, options, b"no job", properties).await?;
+        Ok(connection.close(200, "done".into()).await?)
+    }
+
     async fn remove_queues(&self) -> Result<()> {
         let properties = lapin::ConnectionProperties::default();
         let connection = lapin::Connection::connect(&self.servers.amqp_url, properties).await?;

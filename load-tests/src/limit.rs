@@ -94,6 +94,14 @@ impl RateLimit {
     }
 }
 
+/// Jain index of shares, in thousandths: 1000 if all of n are equal, 1000 / n if one has all.
+#[must_use]
+pub fn jain_per_mille(shares: &[u64]) -> u64 {
+    let sum: u64 = shares.iter().sum();
+    let squares: u64 = shares.iter().map(|share| share * share).sum();
+    sum * sum * 1000 / (squares * shares.len() as u64).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

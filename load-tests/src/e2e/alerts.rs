@@ -320,7 +320,7 @@ impl<'a> Scene<'a> {
                 batch(fleet).await?;
                 return Ok(Instant::now());
             }
-            Cause::Poison => publish_poison(fleet).await?,
+            Cause::Poison => fleet.publish_poison().await?,
             Cause::Unconsumed => {
                 self.broker_of_worker.cut();
                 begin_batch(fleet).await?;
@@ -482,16 +482,4 @@ impl<'a> Scene<'a> {
             tokio::time::sleep(PULSE).await;
         }
     }
-}
-
-/// A message that is no job.
-async fn publish_poison(fleet: &Fleet) -> Result<()> {
-    let properties = lapin::ConnectionProperties::default();
-    let connection = lapin::Connection::connect(&fleet.servers.amqp_url, properties).await?;
-    let channel = connection.create_channel().await?;
-    let queue = format!("{}.jobs.normal", fleet.name).into();
-    let (options, properties) =
-        (lapin::options::BasicPublishOptions::default(), lapin::BasicProperties::default());
-    channel.basic_publish("".into(), queue, options, b"no job", properties).await?;
-    Ok(connection.close(200, "done".into()).await?)
 }

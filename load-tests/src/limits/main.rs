@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use load_tests::limit::jain_per_mille;
 use shared::settings::Vars;
 
 use self::exchange::Exchange;
@@ -162,13 +163,6 @@ async fn settle(scenario: Scenario, redis: &str) -> Result<Settled> {
         waits,
         round_trips_per_10: round_trips * 10 / sent.iter().sum::<u64>().max(1),
     })
-}
-
-/// Jain index: 1 if all are equal, 1 of n if one has all.
-fn jain_per_mille(shares: &[u64]) -> u64 {
-    let sum: u64 = shares.iter().sum();
-    let squares: u64 = shares.iter().map(|share| share * share).sum();
-    sum * sum * 1000 / (squares * shares.len() as u64).max(1)
 }
 
 impl Settled {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use chrono::{TimeDelta, Utc};
 use load_tests::fleet::Servers;
+use load_tests::limit::jain_per_mille;
 use shared::settings::Vars;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -92,7 +93,7 @@ pub(crate) async fn watch(
     while tasks.join_next().await.is_some() {}
     let got: Vec<u64> = after.iter().zip(&before).map(|(after, before)| after - before).collect();
     let fairness = (0..egresses).map(|egress| {
-        jain(&got.iter().skip(egress).step_by(egresses).copied().collect::<Vec<_>>())
+        jain_per_mille(&got.iter().skip(egress).step_by(egresses).copied().collect::<Vec<_>>())
     });
     Ok(Figures {
         egresses,
@@ -102,7 +103,7 @@ pub(crate) async fn watch(
         most_in_a_second: most,
         round_trips: trips_after - trips_before,
         redis_us,
-        fairness: fairness.min().unwrap_or(1000),
+        fairness: fairness.min().unwrap_or_default(),
     })
 }
 
@@ -117,14 +118,6 @@ impl Worker {
             sending.finish(Outcome::Ok).await;
         }
     }
-}
-
-/// (sum)² / (n · sum of squares), in thousandths: 1000 if all got the same.
-fn jain(got: &[u64]) -> u64 {
-    let sum: u64 = got.iter().sum();
-    let squares: u64 = got.iter().map(|one| one * one).sum();
-    let workers = u64::try_from(got.len()).unwrap_or(u64::MAX);
-    (sum * sum * 1000).checked_div(workers * squares).unwrap_or(1000)
 }
 
 /// CPU time that Redis used since it started, in microseconds.

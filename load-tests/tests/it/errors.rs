@@ -300,14 +300,7 @@ async fn poison_is_counted() -> Result<()> {
     let fleet = Fleet::start("--fiats 1 --ads 20").await?;
     let mut measured = Measured::start(&fleet, &[])?;
     assert_eq!(fleet.batch(&[]).await?, 0);
-    let properties = lapin::ConnectionProperties::default();
-    let connection = lapin::Connection::connect(&fleet.servers.amqp_url, properties).await?;
-    let channel = connection.create_channel().await?;
-    let queue = format!("{}.jobs.normal", fleet.name).into();
-    let options = lapin::options::BasicPublishOptions::default();
-    channel
-        .basic_publish("".into(), queue, options, b"no job", lapin::BasicProperties::default())
-        .await?;
+    fleet.publish_poison().await?;
     measured.wait_for_error("poison").await?;
     measured.terminate().await?;
     drop(measured);

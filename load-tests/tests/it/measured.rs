@@ -120,7 +120,7 @@ async fn each_metric_moves_with_the_ledger() -> Result<()> {
         .wait_for("p2p_database_size_bytes", &[], |size| size.is_some_and(|size| size > 1e6))
         .await?;
     standby.must_become("p2p_dead_letters", &[], 0).await?;
-    publish_poison(&fleet).await?;
+    fleet.publish_poison().await?;
     standby.must_become("p2p_dead_letters", &[], 1).await?;
     let ready = standby.wait_until_ready(200, "").await?;
     assert_eq!(ready["checks"]["last_batch"]["outcome"], "partial");
@@ -284,17 +284,6 @@ async fn passwords_are_shown_nowhere() -> Result<()> {
 fn management_url() -> Result<String> {
     #[expect(clippy::disallowed_methods, reason = "the servers of a test run are told this way")]
     std::env::var("RABBITMQ_MANAGEMENT_URL").context("run this by `make test` or dev/stack run")
-}
-
-async fn publish_poison(fleet: &Fleet) -> Result<()> {
-    let properties = lapin::ConnectionProperties::default();
-    let connection = lapin::Connection::connect(&fleet.servers.amqp_url, properties).await?;
-    let channel = connection.create_channel().await?;
-    let queue = format!("{}.jobs.normal", fleet.name).into();
-    let (options, properties) =
-        (lapin::options::BasicPublishOptions::default(), lapin::BasicProperties::default());
-    channel.basic_publish("".into(), queue, options, b"no job", properties).await?;
-    Ok(connection.close(200, "done".into()).await?)
 }
 
 /// A process that is stopped answers no probe: whoever probes takes that for dead.
