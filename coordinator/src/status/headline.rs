@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 use serde::Serialize;
+use shared::limiter::REFUSALS_BEFORE_ALERT;
 
 use super::fleet::Egress;
 use super::format::{clock, count, counted, span};
@@ -14,8 +15,6 @@ use super::snapshot::Snapshot;
 const SLOT_GRACE_SECONDS: i64 = 120;
 /// Time that a close may take after the deadline.
 const CLOSE_GRACE_SECONDS: i64 = 60;
-/// Refusals in a row that are told, as the alert has it.
-const REFUSALS: i32 = 10;
 /// Intervals after which the last closed batch is late: one until the next begins, one in which it runs.
 const LATE_INTERVALS: i64 = 2;
 
@@ -163,7 +162,7 @@ fn judge_fleet(found: &mut Found, snapshot: &Snapshot) {
             "redis-down",
         );
     }
-    let refused = named(|egress| egress.refusals >= REFUSALS);
+    let refused = named(|egress| egress.refusals >= REFUSALS_BEFORE_ALERT.cast_signed());
     if !refused.is_empty() {
         found.broken(
             format!("The exchange refuses {} again and again.", refused.join(", ")),
@@ -363,11 +362,11 @@ mod tests {
             breaker_open_until: None,
             breaker_openings: 0,
             is_redis_away: false,
-            refusals: REFUSALS - 1,
+            refusals: REFUSALS_BEFORE_ALERT.cast_signed() - 1,
             requests_last_minute: 5,
         }];
         assert!(judge(&snapshot).is_empty());
-        snapshot.egresses[0].refusals = REFUSALS;
+        snapshot.egresses[0].refusals = REFUSALS_BEFORE_ALERT.cast_signed();
         assert!(first(&snapshot).contains("refuses e again"), "{}", first(&snapshot));
         snapshot.egresses[0].refusals = 0;
         snapshot.egresses[0].is_redis_away = true;

@@ -15,6 +15,9 @@ use crate::settings;
 /// Redis on a local network answers in well under a millisecond.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Refusals of an egress in a row that somebody should know of.
+pub const REFUSALS_BEFORE_ALERT: u32 = 10;
+
 /// The egress of workers that name none.
 pub const DEFAULT_EGRESS: &str = "default";
 

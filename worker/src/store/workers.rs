@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shared::exchange::Exchange;
+use shared::limiter::REFUSALS_BEFORE_ALERT;
 use shared::store::{ANSWER_LIMIT, within};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -15,9 +16,7 @@ use crate::settings::Settings;
 /// Time between two signs of life. The planner counts on a worker for a minute after the last.
 const SIGN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Refusals in a row that somebody should know of.
-const REFUSALS_BEFORE_ALERT: u32 = 10;
-/// So is a pause of this length: until the tenth refusal it may take hours.
+/// A pause of this length is worth an alert: until the tenth refusal it may take hours.
 const PAUSE_BEFORE_ALERT: Duration = Duration::from_mins(2);
 
 /// Gives signs of life until `shutdown`, then takes leave. With each it learns of the archive.
