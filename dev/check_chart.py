@@ -19,6 +19,8 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
+from checks import check, result
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CHART = ROOT / "k8s" / "p2p"
 MONITORING = ROOT / "monitoring"
@@ -42,17 +44,6 @@ PRIVATE = {
     "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
     "::/127", "64:ff9b::/96", "64:ff9b:1::/48", "fc00::/7", "fe80::/10",
 }  # fmt: skip
-
-failures = []
-checks = 0
-
-
-def check(holds, what):
-    global checks
-    checks += 1
-    if not holds:
-        failures.append(what)
-        print(f"not so: {what}", file=sys.stderr)
 
 
 def run(*command):
@@ -510,8 +501,7 @@ def main(helms):
                 ours = render(helm, CHART, CHART / "ci" / "full.yaml")[1]
                 check(render(helm, archive, CHART / "ci" / "full.yaml")[1] == ours, f"helm {version}: the package makes something else")
         check_refused(helm, f"helm {version}")
-    print(f"{checks - len(failures)} passed, {len(failures)} failed")
-    return 1 if failures else 0
+    return result()
 
 
 if __name__ == "__main__":

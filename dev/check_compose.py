@@ -11,6 +11,8 @@ import sys
 
 import yaml
 
+from checks import check, result
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Those that compose gives by itself.
 FIXED = {
@@ -21,17 +23,6 @@ FIXED = {
 # Programs that run once.
 ONCE = {"migrate", "roles", "broker-users"}
 ROLES = {"coordinator": "C", "worker": "W"}
-
-failures = []
-checks = 0
-
-
-def check(holds, what):
-    global checks
-    checks += 1
-    if not holds:
-        failures.append(what)
-        print(f"not so: {what}", file=sys.stderr)
 
 
 def documented():
@@ -150,8 +141,7 @@ def main(resolved):
     asked = set(re.findall(r"(?:url|user|database|sslmode|password): \$([A-Z0-9_]+)", provisioning))
     given = set(config["services"]["grafana"]["environment"])
     check(asked and asked <= given, f"grafana lacks {sorted(asked - given)}")
-    print(f"{checks - len(failures)} passed, {len(failures)} failed")
-    return 1 if failures else 0
+    return result()
 
 
 if __name__ == "__main__":
