@@ -641,9 +641,10 @@ impl BatchRunner<'_> {
         self.measure().await;
         tell_quality(&closed.quality);
         self.tell_of_witness(&closed.witness);
+        let steps_ms = closed.steps.to_string();
         let (outcome, reason, sums) = (closed.outcome, closed.reason, closed.sums);
         let why = reason.as_deref().unwrap_or_default();
-        tracing::info!(outcome = outcome.as_str(), reason = why, ?sums, "batch closed");
+        tracing::info!(outcome = outcome.as_str(), reason = why, ?sums, steps_ms, "batch closed");
         if sums.refused > REFUSED_ADS_BEFORE_ALERT {
             tracing::error!(ads = sums.refused, "many ads of the batch are in quarantine");
         }

@@ -15,7 +15,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
 use url::Url;
 
 /// Longest wait for anything that is waited for. Generous: it bounds a hang, not a speed.
@@ -53,6 +53,11 @@ impl Process {
     pub fn spawn(mut command: Command) -> Result<Self> {
         let child = command.kill_on_drop(true).spawn();
         Ok(Self(child.with_context(|| format!("start {command:?}"))?))
+    }
+
+    /// Its standard error, if it was piped and nobody took it before.
+    pub fn take_stderr(&mut self) -> Option<ChildStderr> {
+        self.0.stderr.take()
     }
 
     /// `None`: it has ended and was waited for.
@@ -99,7 +104,7 @@ pub struct Fleet {
     truth: PathBuf,
     directory: PathBuf,
     admin: PgPool,
-    _exchange: Process,
+    exchange: Process,
 }
 
 /// A program of the workspace: beside this one, or above it if this is a test.
@@ -176,11 +181,17 @@ impl Fleet {
             truth,
             directory: directory.to_owned(),
             admin,
-            _exchange: exchange,
+            exchange,
         };
         let migrated = fleet.command("p2p", &["migrate"])?.output().await?;
         ensure!(migrated.status.success(), "{migrated:?}");
         Ok(fleet)
+    }
+
+    /// The simulated exchange.
+    #[must_use]
+    pub fn exchange(&self) -> &Process {
+        &self.exchange
     }
 
     /// A program with the settings of this fleet.

@@ -2,6 +2,9 @@
 //!
 //! Everything is made from this batch only, so its cost grows with the batch and never with history.
 
+use std::fmt;
+use std::time::{Duration, Instant};
+
 use anyhow::Context;
 use shared::domain::{BatchId, MAX_ADS_PER_PAGE, MAX_JOBS_PER_BATCH, offer_version_id};
 use shared::job::{EXPIRED_BREAKER_OPEN, EXPIRED_CANCELLED, EXPIRED_DEADLINE, Failure};
@@ -80,6 +83,39 @@ pub struct Closed {
     pub quality: Quality,
     /// Its markets held against the witness.
     pub witness: Vec<MarketCheck>,
+    /// What took how long.
+    pub steps: Steps,
+}
+
+/// How long each step of a close took, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Steps {
+    since: Instant,
+    taken: Vec<(&'static str, Duration)>,
+}
+
+impl Steps {
+    fn begin() -> Self {
+        Self { since: Instant::now(), taken: Vec::new() }
+    }
+
+    /// The step that began with the end of the one before is over.
+    fn end(&mut self, step: &'static str) {
+        let now = Instant::now();
+        self.taken.push((step, now - self.since));
+        self.since = now;
+    }
+}
+
+/// As the log has them: milliseconds by name.
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (step, took)) in self.taken.iter().enumerate() {
+            let space = if index > 0 { " " } else { "" };
+            write!(f, "{space}{step}={}", took.as_millis())?;
+        }
+        Ok(())
+    }
 }
 
 /// A batch in sums.
@@ -159,6 +195,7 @@ pub async fn close(
     cut: Cut,
     thresholds: &Thresholds,
 ) -> anyhow::Result<Option<Closed>> {
+    let mut steps = Steps::begin();
     let mut tx = store.begin().await?;
     let state: String =
         sqlx::query_scalar("SELECT state FROM pipeline.batches WHERE batch_id = $1 FOR UPDATE")
@@ -170,13 +207,21 @@ pub async fn close(
         return Ok(None);
     }
     expire_open_jobs(&mut tx, batch, cut).await?;
+    steps.end("expire");
     certify(&mut tx, batch).await?;
+    steps.end("certify");
     let witness = hear_witness(&mut tx, batch).await?;
+    steps.end("witness");
     marts::make(&mut tx, Batches::one(batch)).await?;
+    steps.end("marts");
     let quality = quality::check(&mut tx, batch, thresholds, Pass::Close).await?;
+    steps.end("quality");
     move_latest(&mut tx, batch).await?;
+    steps.end("latest");
     update_catalog(&mut tx, batch).await?;
+    steps.end("catalog");
     let sums = sum_up(&mut tx, batch).await?;
+    steps.end("sums");
     let (outcome, lost) = sums.outcome();
     let is_cancelled = cut == Cut::Cancelled;
     let asked = requests::answer_cancel(&mut tx, batch, is_cancelled, closed_by).await?;
@@ -219,7 +264,8 @@ pub async fn close(
         .execute(&mut *tx)
         .await?;
     tx.commit().await?;
-    Ok(Some(Closed { outcome, reason, sums, quality, witness }))
+    steps.end("commit");
+    Ok(Some(Closed { outcome, reason, sums, quality, witness, steps }))
 }
 
 /// What can't be compared costs the comparison, never the close.

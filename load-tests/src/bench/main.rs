@@ -1,0 +1,242 @@
+//! `bench`: how many ads a second the real programs carry from a simulated exchange without limit into the
+//! database, at what cost, and what limits them.
+//!
+//! CPU time of all processes is counted, of the servers too; the exchange stands apart, for it is not ours.
+//! Floors are measured in the same run: figures of two runs on a shared machine say little.
+
+#![expect(clippy::float_arithmetic, reason = "durations and shares; no money is counted here")]
+
+mod figures;
+mod floors;
+mod meter;
+mod peers;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+use load_tests::fleet::Servers;
+use sqlx::{Connection, PgConnection};
+use tokio::process::Command;
+
+use self::figures::{Column, Figures, Report};
+use self::run::{Load, Running};
+
+/// Measure the real programs on real servers.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+    /// Print the report as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Batches from end to end: the first, in which all ads are new, and those after it.
+    Throughput(Throughput),
+    /// The same, beside what people would build instead.
+    Peers(Peers),
+}
+
+#[derive(clap::Args)]
+struct Peers {
+    #[command(flatten)]
+    load: Load,
+    #[command(flatten)]
+    place: peers::Place,
+    /// Measurements of each.
+    #[arg(long, default_value_t = 3)]
+    runs: i32,
+}
+
+#[derive(clap::Args)]
+struct Throughput {
+    #[command(flatten)]
+    load: Load,
+    /// Times that a database is begun anew.
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Batches after the first of each.
+    #[arg(long, default_value_t = 5)]
+    batches: usize,
+    /// Leave the floors out.
+    #[arg(long)]
+    no_floors: bool,
+    /// A directory with other programs of the workspace, such as those before a change, measured in turn
+    /// with these.
+    #[arg(long)]
+    beside: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    shared::service::install_tls_provider();
+    let cli = Cli::parse();
+    let report = match &cli.what {
+        What::Throughput(options) => throughput(options).await,
+        What::Peers(options) => beside_peers(options).await,
+    };
+    let text =
+        report.and_then(|report| if cli.json { report.json() } else { Ok(report.text()) });
+    match text {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What was measured of one set of programs.
+#[derive(Default)]
+struct Measured {
+    first: Vec<Figures>,
+    steady: Vec<Figures>,
+    floors: Vec<Figures>,
+}
+
+async fn throughput(options: &Throughput) -> Result<Report> {
+    let (mut own, mut beside) = (Measured::default(), Measured::default());
+    for run in 1..=options.runs {
+        eprintln!("run {run} of {}", options.runs);
+        if let Some(directory) = &options.beside {
+            run_beside(options, directory, &mut beside).await?;
+        }
+        run_once(options, &mut own).await?;
+    }
+    let mut columns = Vec::new();
+    if options.beside.is_some() {
+        columns.push(Column::new("first, before", &beside.first));
+        columns.push(Column::new("first", &own.first));
+        columns.push(ratio("first, ratio", &beside.first, &own.first));
+        columns.push(Column::new("steady, before", &beside.steady));
+        columns.push(Column::new("steady", &own.steady));
+        columns.push(ratio("steady, ratio", &beside.steady, &own.steady));
+    } else {
+        columns.push(Column::new("first", &own.first));
+        columns.push(Column::new("steady", &own.steady));
+    }
+    if !own.floors.is_empty() {
+        columns.push(Column::new("floors", &own.floors));
+    }
+    Ok(Report { machine: machine().await?, columns })
+}
+
+/// How the medians of `now` compare to those of `before`.
+fn ratio(name: &str, before: &[Figures], now: &[Figures]) -> Column {
+    let (before, now) = (Column::new("", before), Column::new("", now));
+    let of = |(name, value): (&String, &f64)| {
+        let before = before.figures.get(name).filter(|before| **before > 0.0)?;
+        Some((name.clone(), value / before))
+    };
+    let figures = now.figures.iter().filter_map(of).collect();
+    Column { name: name.to_owned(), of: now.of, figures }
+}
+
+async fn run_once(options: &Throughput, measured: &mut Measured) -> Result<()> {
+    let mut running = Running::start(&options.load).await?;
+    let first = running.batch().await?;
+    eprintln!("  first batch: {:.0} ads/s", first.figures["ads_per_s, opened to last end"]);
+    measured.first.push(first.figures);
+    let mut last = first.id;
+    for _ in 0..options.batches {
+        running.let_time_pass().await?;
+        let batch = running.batch().await?;
+        eprintln!("  batch: {:.0} ads/s", batch.figures["ads_per_s, opened to last end"]);
+        measured.steady.push(batch.figures);
+        last = batch.id;
+    }
+    if !options.no_floors {
+        measured.floors.push(floors::measure(&running.fleet, &running.meter, last).await?);
+    }
+    running.remove().await
+}
+
+/// Ours, then the peers, in turn, on one exchange and one database.
+async fn beside_peers(options: &Peers) -> Result<Report> {
+    let (load, place) = (&options.load, &options.place);
+    let mut running = Running::start(load).await?;
+    let (mut ours, mut celery, mut asyncio) = (Vec::new(), Vec::new(), Vec::new());
+    let first = running.batch().await?;
+    let pages = peers::prepare(&running.fleet, place, first.id).await?;
+    for round in 0..options.runs {
+        eprintln!("round {} of {}", round + 1, options.runs);
+        running.let_time_pass().await?;
+        ours.push(running.batch().await?.figures);
+        let (fleet, meter) = (&running.fleet, &running.meter);
+        // The first of Celery's finds its processes cold.
+        let batches = round * 3 + 1..round * 3 + 3;
+        asyncio.push(peers::asyncio(fleet, meter, place, &pages, batches.start - 1).await?);
+        celery.extend(peers::celery(fleet, meter, place, &pages, batches).await?.into_iter().skip(1));
+    }
+    running.remove().await?;
+    let columns = vec![
+        Column::new("ours, first", &[first.figures]),
+        Column::new("ours, steady", &ours),
+        Column::new("Celery", &celery),
+        Column::new("asyncio", &asyncio),
+        ratio("ours : Celery", &celery, &ours),
+        ratio("ours : asyncio", &asyncio, &ours),
+    ];
+    Ok(Report { machine: machine().await?, columns })
+}
+
+/// One run of other programs, by their own `bench`.
+async fn run_beside(
+    options: &Throughput,
+    directory: &std::path::Path,
+    measured: &mut Measured,
+) -> Result<()> {
+    let load = &options.load;
+    let mut command = Command::new(directory.join("bench"));
+    command.args(["throughput", "--json", "--no-floors", "--runs", "1"]);
+    command.args(["--batches", &options.batches.to_string()]);
+    command.args(["--ads", &load.ads.to_string(), "--fiats", &load.fiats.to_string()]);
+    command.args(["--workers", &load.workers.to_string(), "--in-hand", &load.in_hand.to_string()]);
+    for (name, value) in &load.set {
+        command.args(["--set", &format!("{name}={value}")]);
+    }
+    let output = command.stderr(std::process::Stdio::inherit()).output();
+    let output = output.await.with_context(|| format!("{}/bench", directory.display()))?;
+    ensure!(output.status.success(), "{}/bench ended with {}", directory.display(), output.status);
+    let report: Report = serde_json::from_slice(&output.stdout)?;
+    for column in report.columns {
+        match column.name.as_str() {
+            "first" => measured.first.push(column.figures),
+            "steady" => measured.steady.push(column.figures),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What it runs on.
+async fn machine() -> Result<Vec<String>> {
+    let servers = Servers::from_environment()?;
+    let mut connection = PgConnection::connect(&servers.database_url).await?;
+    let postgres: String = sqlx::query_scalar(
+        "SELECT 'PostgreSQL ' || current_setting('server_version') || ', shared_buffers '
+                || current_setting('shared_buffers') || ', synchronous_commit '
+                || current_setting('synchronous_commit') || ', fsync ' || current_setting('fsync')",
+    )
+    .fetch_one(&mut connection)
+    .await?;
+    let cpus = std::thread::available_parallelism()?;
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    let model = std::fs::read_to_string("/proc/cpuinfo")?;
+    let model = model.lines().find_map(|line| line.strip_prefix("model name"));
+    let model = model.map_or("unknown", |line| line.trim_start_matches([' ', '\t', ':']));
+    Ok(vec![
+        format!("{cpus} cores, {model}; load {}", load.trim()),
+        postgres,
+        format!("bench {}", env!("CARGO_PKG_VERSION")),
+    ])
+}

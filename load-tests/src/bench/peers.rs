@@ -1,0 +1,166 @@
+//! What people would build instead, on the same exchange, servers and pages.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use load_tests::fleet::{Fleet, Process};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::figures::Figures;
+use crate::meter::{self, Meter};
+
+/// Time for Celery's processes to start; they are idle afterwards.
+const WARM_UP: Duration = Duration::from_secs(5);
+
+/// Where the peers are.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Place {
+    /// Directory of the peers.
+    #[arg(long, default_value = "load-tests/peers")]
+    pub(crate) directory: PathBuf,
+    /// Virtual environment with what they need.
+    #[arg(long, default_value = "target/peers")]
+    pub(crate) venv: PathBuf,
+    /// Processes of Celery's pool.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) celery_processes: usize,
+}
+
+/// What a peer says at its end.
+#[derive(Deserialize)]
+struct Done {
+    ads: f64,
+    pages: f64,
+    seconds: f64,
+}
+
+/// The pages that a batch read, as a file for the peers; and their tables.
+pub(crate) async fn prepare(fleet: &Fleet, place: &Place, batch: i32) -> Result<PathBuf> {
+    let schema = place.directory.join("schema.sql");
+    let schema = std::fs::read_to_string(&schema)
+        .with_context(|| format!("{}", schema.display()))?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(schema)).execute(&fleet.pool).await?;
+    let pages: Vec<(String, String, String, i16)> = sqlx::query_as(
+        "SELECT f.currency_code, c.symbol, m.trade_type, j.page
+           FROM pipeline.jobs j
+           JOIN warehouse.dim_markets m USING (market_id)
+           JOIN warehouse.dim_fiat_currencies f ON f.fiat_id = m.fiat_id
+           JOIN warehouse.dim_cryptocurrencies c ON c.crypto_id = m.crypto_id
+          WHERE j.batch_id = $1 AND j.kind = 'search' AND j.state IN ('done', 'empty')
+          GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4",
+    )
+    .bind(batch)
+    .fetch_all(&fleet.pool)
+    .await?;
+    let path = std::env::temp_dir().join(&fleet.name).join("pages.json");
+    std::fs::write(&path, json!({ "batch": batch, "pages": pages }).to_string())?;
+    Ok(path)
+}
+
+/// The same pages as another batch.
+fn task(path: &Path, batch: i32) -> Result<PathBuf> {
+    let mut task: serde_json::Value = serde_json::from_slice(&std::fs::read(path)?)?;
+    task["batch"] = json!(batch);
+    let path = path.with_file_name(format!("pages-{batch}.json"));
+    std::fs::write(&path, task.to_string())?;
+    Ok(path)
+}
+
+fn python(fleet: &Fleet, place: &Place) -> Result<Command> {
+    let python = place.venv.join("bin/python");
+    ensure!(python.exists(), "{} is missing: `make peers` installs it", python.display());
+    let mut command = Command::new(python);
+    command
+        .env("PYTHONPATH", &place.directory)
+        .env("DATABASE_URL", &fleet.database_url)
+        .env("REDIS_URL", &fleet.servers.redis_url)
+        .env("AMQP_URL", &fleet.servers.amqp_url)
+        .env("BINANCE_BASE_URL", &fleet.exchange_url)
+        .env("PEER_QUEUE", format!("{}.celery", fleet.name))
+        .stdin(Stdio::null());
+    Ok(command)
+}
+
+/// One process of asyncio, from its start to its end.
+pub(crate) async fn asyncio(
+    fleet: &Fleet,
+    meter: &Meter,
+    place: &Place,
+    pages: &Path,
+    batch: i32,
+) -> Result<Figures> {
+    let mut command = python(fleet, place)?;
+    command.arg(place.directory.join("asyncio_peer.py")).arg(task(pages, batch)?);
+    measure(command, meter).await
+}
+
+/// Celery's pool, which runs before and after; gives a measurement for each of `batches`.
+pub(crate) async fn celery(
+    fleet: &Fleet,
+    meter: &Meter,
+    place: &Place,
+    pages: &Path,
+    batches: std::ops::Range<i32>,
+) -> Result<Vec<Figures>> {
+    let mut command = python(fleet, place)?;
+    let processes = place.celery_processes.to_string();
+    command
+        .args(["-m", "celery", "-A", "celery_peer.tasks", "worker", "-P", "prefork"])
+        .args(["-c", &processes, "--without-gossip", "--without-mingle", "--without-heartbeat"])
+        .args(["-l", "ERROR"])
+        .stdout(Stdio::null());
+    // A process of its own group would outlive its owner less surely; Celery ends its children itself.
+    let mut worker = Process::spawn(command)?;
+    tokio::time::sleep(WARM_UP).await;
+    let mut meter = meter.clone();
+    meter.add("peer", worker.id().context("Celery has ended")?);
+    let mut all = Vec::new();
+    for batch in batches {
+        let mut command = python(fleet, place)?;
+        command.args(["-m", "celery_peer.drive"]).arg(task(pages, batch)?);
+        all.push(measure(command, &meter).await?);
+    }
+    worker.terminate().await?;
+    Ok(all)
+}
+
+/// Runs a program that says at its end what it did, and counts its CPU and that of all servers.
+async fn measure(mut command: Command, meter: &Meter) -> Result<Figures> {
+    let (from, own) = (meter.read()?, meter::own()?);
+    let output = command.stderr(Stdio::inherit()).output().await?;
+    ensure!(output.status.success(), "a peer ended with {}", output.status);
+    // The CPU of the program is that of this process' children that have ended.
+    let cpu = meter::used(&from, &meter.read()?);
+    let program = meter::own()? - own;
+    let done: Done = serde_json::from_slice(&output.stdout).context("what a peer says")?;
+    let mut figures = Figures::new();
+    let mut put = |name: &str, value: f64| {
+        figures.insert(name.to_owned(), value);
+    };
+    put("ads", done.ads);
+    put("pages", done.pages);
+    put("ads per page", done.ads / done.pages);
+    put("ads_per_s, opened to last end", done.ads / done.seconds);
+    put("pages_per_s, opened to last end", done.pages / done.seconds);
+    let mut ours = 0.0;
+    let mut peer = program;
+    for (process, seconds) in cpu {
+        match process {
+            "worker" | "coordinator" => {}
+            "peer" => peer += seconds,
+            _ => {
+                put(&format!("cpu_s_per_1000_ads {process}"), seconds / done.ads * 1000.0);
+                if process != "exchange" {
+                    ours += seconds;
+                }
+            }
+        }
+    }
+    put("cpu_s_per_1000_ads worker", peer / done.ads * 1000.0);
+    put("cpu_s_per_1000_ads, all but exchange", (ours + peer) / done.ads * 1000.0);
+    Ok(figures)
+}

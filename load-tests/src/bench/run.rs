@@ -1,0 +1,259 @@
+//! Batches through the real programs, with CPU by process and times from the ledger.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use load_tests::fleet::{Fleet, Process, Servers};
+use serde_json::json;
+use sqlx::AssertSqlSafe;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::sync::mpsc;
+
+use crate::figures::Figures;
+use crate::meter::{self, Meter};
+
+/// Simulated time between two batches: the interval of the schedule.
+const INTERVAL_MS: u64 = 600_000;
+/// Longest wait for a batch.
+const PATIENCE: Duration = Duration::from_mins(10);
+const PULSE: Duration = Duration::from_millis(50);
+/// A limit that limits nothing: a request each 60 µs, and a thousand at once.
+const NO_LIMIT: [(&str, &str); 4] = [
+    ("INITIAL_RATE_LIMIT", "1000000"),
+    ("MAX_RATE_LIMIT", "1000000"),
+    ("RATE_LIMIT_BURST", "1000"),
+    ("MAX_IN_FLIGHT", "1000"),
+];
+
+/// What is pushed through.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Load {
+    /// Ads on the simulated exchange.
+    #[arg(long, default_value_t = 30_000)]
+    pub(crate) ads: u64,
+    /// Its fiats, with as many as 14 assets on both sides each: the fewer, the fuller are the pages.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) fiats: u64,
+    /// Worker processes.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) workers: usize,
+    /// Jobs in flight in each of them (`MAX_WORKERS`).
+    #[arg(long, default_value_t = 50)]
+    pub(crate) in_hand: usize,
+    /// More settings of the programs, as `NAME=VALUE`.
+    #[arg(long, value_parser = pair)]
+    pub(crate) set: Vec<(String, String)>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("allowed is NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// A fleet that runs, and what it is measured by.
+pub(crate) struct Running {
+    pub(crate) fleet: Fleet,
+    pub(crate) coordinator: Process,
+    pub(crate) workers: Vec<Process>,
+    pub(crate) meter: Meter,
+    /// Durations of the last close's steps, as the coordinator tells them.
+    steps: mpsc::UnboundedReceiver<BTreeMap<String, f64>>,
+}
+
+/// A batch that was closed.
+pub(crate) struct Batch {
+    pub(crate) id: i32,
+    pub(crate) figures: Figures,
+}
+
+impl Running {
+    pub(crate) async fn start(load: &Load) -> Result<Self> {
+        let servers = Servers::from_environment()?;
+        let mut meter = Meter::of_servers(&servers)?;
+        let name = Fleet::new_name();
+        let directory = std::env::temp_dir().join(&name);
+        // The clock stands still while a batch runs, so that every run reads the same.
+        let market = format!("--ads {} --fiats {} --manual-clock", load.ads, load.fiats);
+        let fleet = Fleet::start_as(name, servers, &directory, None, &market).await?;
+        meter.add("exchange", fleet.exchange().id().context("the exchange has ended")?);
+        let in_hand = load.in_hand.to_string();
+        let mut workers = Vec::new();
+        for number in 0..load.workers {
+            let mut command = fleet.command("worker", &["run"])?;
+            command
+                .env("WORKER_ID", format!("w{number}"))
+                .env("MAX_WORKERS", &in_hand)
+                .envs(NO_LIMIT)
+                .envs(load.set.iter().map(|(name, value)| (name, value)));
+            let worker = Process::spawn(command)?;
+            meter.add("worker", worker.id().context("the worker has ended")?);
+            workers.push(worker);
+        }
+        let mut command = fleet.command("coordinator", &["run"])?;
+        command
+            .envs(NO_LIMIT)
+            .env("EXTRACTION_INTERVAL_MINUTES", "1440")
+            .env("BATCH_DEADLINE_SECONDS", "480")
+            .env("LOG_LEVEL", "info")
+            .env("LOG_FORMAT", "json")
+            .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
+            .envs(load.set.iter().map(|(name, value)| (name, value)))
+            .stderr(std::process::Stdio::piped());
+        let mut coordinator = Process::spawn(command)?;
+        meter.add("coordinator", coordinator.id().context("the coordinator has ended")?);
+        let log = coordinator.take_stderr().context("the log of the coordinator")?;
+        let (told, steps) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(log).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                if line.contains("ERROR") {
+                    eprintln!("coordinator: {line}");
+                }
+                if let Some(steps) = steps_of(&line) {
+                    told.send(steps).ok();
+                }
+            }
+        });
+        Ok(Self { fleet, coordinator, workers, meter, steps })
+    }
+
+    /// Asks for a batch, waits until it is closed, and tells what it took.
+    pub(crate) async fn batch(&mut self) -> Result<Batch> {
+        let pool = &self.fleet.pool;
+        let asked: i64 = sqlx::query_scalar(
+            "INSERT INTO pipeline.requests (exchange_id, kind, why, asked_by)
+             VALUES (1, 'rerun', 'to be measured', 'bench') RETURNING request_id",
+        )
+        .fetch_one(pool)
+        .await?;
+        let before = self.meter.read()?;
+        let wal_before = wal_bytes(&self.fleet).await?;
+        let until = Instant::now() + PATIENCE;
+        let id = loop {
+            let made: Option<(Option<i32>, bool, Option<String>)> = sqlx::query_as(
+                "SELECT r.made_batch_id, coalesce(b.state = 'closed', false), r.answer
+                   FROM pipeline.requests r LEFT JOIN pipeline.batches b ON b.batch_id = r.made_batch_id
+                  WHERE r.request_id = $1",
+            )
+            .bind(asked)
+            .fetch_optional(pool)
+            .await?;
+            match made {
+                Some((Some(batch), true, _)) => break batch,
+                Some((_, _, Some(why))) => bail!("the batch was refused: {why}"),
+                _ if Instant::now() > until => bail!("no batch was closed within {PATIENCE:?}"),
+                _ => tokio::time::sleep(PULSE).await,
+            }
+            if let Some(status) = self.coordinator.try_wait()? {
+                bail!("the coordinator ended with {status}");
+            }
+        };
+        // What is acknowledged after the last report belongs to the batch.
+        tokio::time::sleep(PULSE * 4).await;
+        let cpu = meter::used(&before, &self.meter.read()?);
+        let wal = wal_bytes(&self.fleet).await? - wal_before;
+        let mut figures = self.ledger(id).await?;
+        let ads = figures["ads"];
+        ensure!(ads > 0.0, "batch {id} has no ads");
+        let mut ours = 0.0;
+        for (process, seconds) in cpu {
+            let per_1000 = seconds / ads * 1000.0;
+            figures.insert(format!("cpu_s_per_1000_ads {process}"), per_1000);
+            if process != "exchange" {
+                ours += per_1000;
+            }
+        }
+        figures.insert("cpu_s_per_1000_ads, all but exchange".to_owned(), ours);
+        figures.insert("wal_bytes_per_ad".to_owned(), wal / ads);
+        figures.insert("rss_mb coordinator".to_owned(), self.coordinator_mb()?);
+        figures.insert("rss_mb worker".to_owned(), self.worker_mb()?);
+        while let Ok(steps) = self.steps.try_recv() {
+            for (step, ms) in steps {
+                figures.insert(format!("close_ms {step}"), ms);
+            }
+        }
+        Ok(Batch { id, figures })
+    }
+
+    /// Lets ten simulated minutes pass: ads change, come and go.
+    pub(crate) async fn let_time_pass(&self) -> Result<()> {
+        self.fleet.admin(&format!("advance?ms={INTERVAL_MS}"), &json!({})).await
+    }
+
+    pub(crate) fn coordinator_mb(&self) -> Result<f64> {
+        meter::resident_mb(self.coordinator.id().context("the coordinator has ended")?)
+    }
+
+    /// Of the largest worker.
+    pub(crate) fn worker_mb(&self) -> Result<f64> {
+        let mut most: f64 = 0.0;
+        for worker in &self.workers {
+            most = most.max(meter::resident_mb(worker.id().context("a worker has ended")?)?);
+        }
+        Ok(most)
+    }
+
+    /// Times and counts of a closed batch, from the ledger.
+    async fn ledger(&self, id: i32) -> Result<Figures> {
+        let row: (f64, f64, f64, f64, i64, i64, i64) = sqlx::query_as(
+            "SELECT extract(epoch FROM j.last_end - b.opened_at)::float8,
+                    extract(epoch FROM b.planned_at - b.opened_at)::float8,
+                    extract(epoch FROM b.closed_at - b.opened_at)::float8,
+                    extract(epoch FROM b.closed_at - j.last_end)::float8,
+                    b.ads, j.pages, j.versions
+               FROM pipeline.batches b,
+                    LATERAL (SELECT max(ended_at) AS last_end,
+                                    count(*) FILTER (WHERE kind = 'search' AND state IN ('done', 'empty')) AS pages,
+                                    (SELECT count(*) FROM warehouse.offer_versions v
+                                      WHERE v.day = b.day AND v.first_seen_at BETWEEN b.opened_at AND b.closed_at) AS versions
+                               FROM pipeline.jobs WHERE day = b.day AND batch_id = b.batch_id) j
+              WHERE b.batch_id = $1",
+        )
+        .bind(id)
+        .fetch_one(&self.fleet.pool)
+        .await?;
+        let (read, plan, closed, close, ads, pages, versions) = row;
+        #[expect(clippy::cast_precision_loss, reason = "counts of ads and pages are small")]
+        let [ads, pages, versions] = [ads, pages, versions].map(|count| count as f64);
+        let figures = [
+            ("ads", ads),
+            ("pages", pages),
+            ("ads per page", ads / pages),
+            ("share of ads stored anew", versions / ads),
+            ("ads_per_s, opened to last end", ads / read),
+            ("pages_per_s, opened to last end", pages / read),
+            ("ads_per_s, opened to closed", ads / closed),
+            ("ads_per_s, planned to last end", ads / (read - plan)),
+            ("plan_ms", plan * 1000.0),
+            ("close_ms, last end to closed", close * 1000.0),
+        ];
+        Ok(figures.map(|(name, value)| (name.to_owned(), value)).into())
+    }
+
+    pub(crate) async fn remove(mut self) -> Result<()> {
+        self.coordinator.terminate().await?;
+        for mut worker in self.workers {
+            worker.terminate().await?;
+        }
+        self.fleet.remove().await
+    }
+}
+
+/// Bytes of WAL since the server was made.
+pub(crate) async fn wal_bytes(fleet: &Fleet) -> Result<f64> {
+    let sql = "SELECT (pg_current_wal_insert_lsn() - '0/0')::float8";
+    Ok(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&fleet.pool).await?)
+}
+
+/// The steps in the line that says that a batch closed.
+fn steps_of(line: &str) -> Option<BTreeMap<String, f64>> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    let fields = line.get("fields").unwrap_or(&line);
+    let steps = fields.get("steps_ms")?.as_str()?;
+    let one = |step: &str| {
+        let (name, ms) = step.split_once('=')?;
+        Some((name.to_owned(), ms.parse().ok()?))
+    };
+    steps.split(' ').map(one).collect()
+}
