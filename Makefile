@@ -2,12 +2,16 @@
 # brings the servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos limits scale e2e month fuzz dictionary settings security upgrade monitoring backup-test image env compose chart lint build stack stack-down
+.PHONY: help demo test chaos limits scale e2e month bench peers soak curves fuzz dictionary settings security upgrade monitoring backup-test image env compose chart lint build stack stack-down
 
 # Reads SEED, ROUNDS and ONLY, which make hands on. All programs are built first: it starts them.
 CHAOS := cargo build --workspace --locked && cargo run --quiet --locked -p load-tests --bin chaos --
 
 MONTH := cargo run --quiet --locked -p load-tests --bin month --
+
+# Speed is that of release builds. Reads RUNS, and BEFORE: a directory with other programs to measure in turn.
+RELEASE := cargo build --release --locked -p worker -p coordinator -p cli -p load-tests
+BENCH := target/release/bench
 
 SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/e2e dev/fuzz dev/security dev/upgrade dev/monitoring dev/backup-test dev/image dev/env dev/broker-users dev/compose dev/chart dev/lib.sh monitoring/alertmanager/configure .ci/run
 
@@ -36,6 +40,24 @@ e2e: ## Status page in a real Chromium, dashboards and alerts in a real Promethe
 
 month: ## 30 days of the whole market in a database, and every documented question timed (DAYS=30)
 	@dev/stack run sh -c '$(MONTH) --days $(or $(DAYS),30)'
+
+bench: ## Ads a second from end to end, CPU by process, floors and storage (RUNS=3, BEFORE=directory of other programs)
+	@$(RELEASE)
+	@dev/stack run sh -c '$(BENCH) throughput --runs $(or $(RUNS),3) $(if $(BEFORE),--beside $(BEFORE)) && $(BENCH) storage'
+
+peers: ## The same beside Celery and asyncio, which are installed into target/peers from PyPI (RUNS=3)
+	@$(RELEASE)
+	@test -x target/peers/bin/python || python3 -m venv target/peers
+	@target/peers/bin/pip install --quiet --requirement load-tests/peers/requirements.txt
+	@dev/stack run $(BENCH) peers --runs $(or $(RUNS),3)
+
+soak: ## 50 batches by the same processes, their memory looked at (BATCHES=50); ends with an error if it grows
+	@$(RELEASE)
+	@dev/stack run $(BENCH) soak --batches $(or $(BATCHES),50)
+
+curves: ## Throughput, close, plan and questions as they grow, drawn into docs/: about half an hour
+	@$(RELEASE)
+	@dev/stack run $(BENCH) curves
 
 fuzz: ## Fuzz targets of the parser (SECONDS=60, in all); ends with an error if one finds something
 	@dev/fuzz $(or $(SECONDS),60)

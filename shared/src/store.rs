@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use sqlx::Connection;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
@@ -15,6 +16,10 @@ pub static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
 
 /// How long to wait for a connection before an operation fails and is tried again by its caller.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection that was used within this time is not asked whether it still lives before it is used again:
+/// that would double the way to the server of every short statement.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// A transaction in which nothing is said for so long is ended by the server: whoever holds it is
 /// paused or cut off, and its locks must not stop others.
@@ -53,6 +58,15 @@ pub async fn connect(settings: &Database, name: &str) -> Result<PgPool, StoreErr
     PgPoolOptions::new()
         .max_connections(settings.max_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .before_acquire(|connection, used| {
+            Box::pin(async move {
+                if used.idle_for > TRUSTED_FOR {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_with(options.application_name(name).options([
             // Compiling costs a second where our largest statement runs for a third of one.
             ("jit", "off".to_owned()),

@@ -26,7 +26,7 @@ use crate::client::{Client, FetchError};
 use crate::metrics;
 use crate::rate_limit::{Class, Limiter, NoPermit, Permit};
 use crate::settings::Settings;
-use crate::store::jobs::{self, JobRow};
+use crate::store::jobs::{JobRow, LookUps};
 
 /// What became of a delivery.
 #[derive(Debug)]
@@ -197,7 +197,7 @@ const MAX_REREADS: u32 = 1;
 const MAX_LONE_REFUSALS: u32 = 5;
 
 pub struct Handler {
-    pool: PgPool,
+    look_ups: LookUps,
     limiter: Limiter,
     client: Client,
     max_retries: u32,
@@ -268,7 +268,8 @@ impl Handler {
     ) -> Self {
         let max_retries = settings.max_retries;
         let (answers, alerts) = (AtomicU64::new(0), Alerts::default());
-        Self { pool, limiter, client, max_retries, shutdown, answers, alerts }
+        let look_ups = LookUps::new(pool);
+        Self { look_ups, limiter, client, max_retries, shutdown, answers, alerts }
     }
 
     /// Does one job. Never an error: whatever goes wrong is how the job ended.
@@ -368,7 +369,7 @@ impl Handler {
     async fn look_up(&self, job: &Job) -> Option<Result<JobRow, &'static str>> {
         let mut backoff = backoff(usize::MAX);
         loop {
-            match within(ANSWER_LIMIT, jobs::find(&self.pool, job)).await {
+            match within(ANSWER_LIMIT, self.look_ups.find(job)).await {
                 Ok(Some(row)) => return Some(Ok(row)),
                 Ok(None) => return Some(Err("the ledger does not know the job")),
                 Err(error) => {

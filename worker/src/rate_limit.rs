@@ -5,9 +5,10 @@
 //! away a worker keeps to its share of the *minimum* rate, by the number of workers it last knew; if
 //! it never knew, it waits. There is never no limit.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,9 +17,9 @@ use chrono::{DateTime, Utc};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota};
 use shared::exchange::Exchange;
-use shared::limiter::{Answer, Grant, Limiter as SharedLimiter};
+use shared::limiter::{Answer, Grant, Limiter as SharedLimiter, MOST_MORE};
 pub use shared::limiter::{Breaker, Class, Outcome, Status};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +45,9 @@ const MAX_PAUSE: Duration = Duration::from_hours(24);
 const MAX_AWAY: Duration = Duration::from_mins(10);
 /// Pause after a refusal that does not say how long, while Redis is away.
 const LOCAL_PAUSE: Duration = Duration::from_secs(10);
+/// Permits whose slots come within this time are asked for together. At the rates that exchanges allow that is
+/// never more than one.
+const SOON: Duration = Duration::from_millis(10);
 /// Longest sleep without another look at Redis.
 const LOOK: Duration = Duration::from_secs(1);
 /// What was told no longer than this before Redis went away still holds: who waits asks every second.
@@ -66,11 +70,33 @@ struct Inner {
     settings: shared::limiter::Settings,
     worker_id: String,
     /// One request of this worker and class at a time asks Redis: those behind it wait in order,
-    /// without polling.
-    turns: [Arc<tokio::sync::Mutex<()>>; 3],
+    /// without polling. Where permits come fast it asks for some of them too.
+    turns: [Arc<tokio::sync::Mutex<Spares>>; 3],
+    /// Requests that wait for their turn.
+    waiting: [AtomicUsize; 3],
+    /// Outcomes to be told, with who waits for that.
+    untold: Mutex<Vec<Untold>>,
+    /// One request at a time tells outcomes: its own, and those that came while another told.
+    telling: tokio::sync::Mutex<()>,
     known: Mutex<Known>,
     round_trips: AtomicU64,
     metrics: LimiterMetrics,
+}
+
+/// Permits that came with another, the earliest first: for those that waited behind it.
+type Spares = VecDeque<Spare>;
+
+#[derive(Debug)]
+struct Spare {
+    number: u64,
+    /// When it may be used.
+    at: Instant,
+}
+
+struct Untold {
+    number: u64,
+    outcome: Outcome,
+    done: oneshot::Sender<bool>,
 }
 
 /// What is known without Redis.
@@ -102,7 +128,7 @@ pub struct Turn {
     limiter: Limiter,
     class: Class,
     since: Instant,
-    place: OwnedMutexGuard<()>,
+    place: OwnedMutexGuard<Spares>,
 }
 
 /// A request on its way, whose outcome is to be told.
@@ -125,7 +151,8 @@ impl Turn {
         deadline: DateTime<Utc>,
         shutdown: &CancellationToken,
     ) -> Result<Permit, NoPermit> {
-        let permit = until(deadline, shutdown, self.limiter.wait(self.class, self.place)).await?;
+        let waited = until(deadline, shutdown, self.limiter.wait(self.class, self.place)).await;
+        let permit = waited.inspect_err(|_| self.limiter.give_back(self.class))?;
         let is_local = permit.held.number.is_none();
         self.limiter.0.metrics.permit(is_local, self.since.elapsed());
         Ok(permit)
@@ -186,9 +213,25 @@ impl Drop for Held {
     }
 }
 
+/// Counts a request among those that wait, as long as it lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What asking came to.
 enum Asked {
-    Given(Permit, Duration),
+    Given(Permit, Duration, Spares),
     AskAgain(Duration),
 }
 
@@ -216,6 +259,9 @@ impl Limiter {
             },
             worker_id: settings.worker_id.clone(),
             turns: Default::default(),
+            waiting: Default::default(),
+            untold: Mutex::default(),
+            telling: tokio::sync::Mutex::default(),
             known: Mutex::default(),
             round_trips: AtomicU64::new(0),
             metrics: LimiterMetrics::new(&settings.egress_id),
@@ -242,20 +288,52 @@ impl Limiter {
     ) -> Result<Turn, NoPermit> {
         let since = Instant::now();
         let turn = Arc::clone(&self.0.turns[class as usize]).lock_owned();
-        let place = until(deadline, shutdown, turn).await?;
+        let place = {
+            let _waiting = Waiting::begin(&self.0.waiting[class as usize]);
+            until(deadline, shutdown, turn).await
+        };
+        let place = place.inspect_err(|_| self.give_back(class))?;
         Ok(Turn { limiter: self.clone(), class, since, place })
     }
 
-    async fn wait(&self, class: Class, place: OwnedMutexGuard<()>) -> Permit {
+    async fn wait(&self, class: Class, mut place: OwnedMutexGuard<Spares>) -> Permit {
         let (permit, wait) = loop {
+            if let Some(given) = self.take_spare(&mut place) {
+                break given;
+            }
             match self.ask(class).await {
-                Asked::Given(permit, wait) => break (permit, wait),
+                Asked::Given(permit, wait, spares) => {
+                    place.extend(spares);
+                    break (permit, wait);
+                }
                 Asked::AskAgain(wait) => tokio::time::sleep(wait.min(LOOK)).await,
             }
         };
         drop(place);
         tokio::time::sleep(wait).await;
         permit
+    }
+
+    /// A permit that came with another, unless it is too old by now.
+    fn take_spare(&self, spares: &mut Spares) -> Option<(Permit, Duration)> {
+        let now = Instant::now();
+        loop {
+            let spare = spares.pop_front()?;
+            let permit = self.permit(Some(spare.number), spare.at);
+            if permit.expires > now {
+                return Some((permit, spare.at.saturating_duration_since(now)));
+            }
+        }
+    }
+
+    /// Who waited is gone: what came for them is not needed. Whoever has the turn now uses it or gives it
+    /// back itself.
+    fn give_back(&self, class: Class) {
+        if let Ok(mut spares) = self.0.turns[class as usize].try_lock() {
+            for spare in spares.drain(..) {
+                drop(self.permit(Some(spare.number), spare.at));
+            }
+        }
     }
 
     /// One round trip. Runs to its end even if nobody waits for it any more: what it then brings is
@@ -269,13 +347,25 @@ impl Limiter {
         })
     }
 
+    /// Permits to ask for beside one: for those that wait, and no more than have their slots soon.
+    fn more(&self, class: Class, told: &shared::limiter::Known) -> usize {
+        let per_minute = told.rate_milli / 1000;
+        let soon = u128::from(per_minute) * SOON.as_millis() / Duration::from_mins(1).as_millis();
+        let waiting = self.0.waiting[class as usize].load(Ordering::Relaxed);
+        waiting.min(usize::try_from(soon).unwrap_or(usize::MAX)).min(MOST_MORE)
+    }
+
     async fn ask_to_the_end(&self, class: Class) -> Asked {
         let inner = &self.0;
         let told = inner.known().told();
         let since = Instant::now();
         inner.round_trips.fetch_add(1, Ordering::Relaxed);
-        match inner.redis.acquire(&inner.settings, told, &inner.worker_id, class).await {
-            Ok(answer) => {
+        let more = self.more(class, &told);
+        let asked = inner.redis.acquire_several(&inner.settings, told, &inner.worker_id, class, more);
+        match asked.await {
+            Ok((answer, others)) => {
+                let spare = |(number, wait)| Spare { number, at: since + wait };
+                let others: Spares = others.into_iter().map(spare).collect();
                 inner.known().heard(&answer);
                 inner.metrics.redis_is_away(false);
                 let (number, wait) = match answer.grant {
@@ -285,17 +375,23 @@ impl Limiter {
                 // Told by the exchange while Redis was away: now everybody hears of it.
                 let pause = inner.known().take_local_pause();
                 if let Some(pause) = pause {
+                    for spare in others {
+                        drop(self.permit(Some(spare.number), spare.at));
+                    }
                     self.tell(Some(number), Outcome::Refused(Some(pause))).await;
                     return Asked::AskAgain(LOOK);
                 }
-                Asked::Given(self.permit(Some(number), since + wait), wait)
+                Asked::Given(self.permit(Some(number), since + wait), wait, others)
             }
             Err(error) => {
                 inner.metrics.redis_is_away(true);
                 let share = inner.known().local_share(inner.settings.floor, &error);
                 let Some(share) = share else { return Asked::AskAgain(LOOK) };
                 match share.check() {
-                    Ok(()) => Asked::Given(self.permit(None, Instant::now()), Duration::ZERO),
+                    Ok(()) => {
+                        let permit = self.permit(None, Instant::now());
+                        Asked::Given(permit, Duration::ZERO, Spares::new())
+                    }
                     Err(not_until) => {
                         Asked::AskAgain(not_until.wait_time_from(DefaultClock::default().now()))
                     }
@@ -311,25 +407,44 @@ impl Limiter {
 
     async fn tell(&self, number: Option<u64>, outcome: Outcome) {
         let inner = &self.0;
-        let told = match number {
-            Some(number) => {
-                let told = inner.known().told();
-                inner.round_trips.fetch_add(1, Ordering::Relaxed);
-                inner.redis.finish(&inner.settings, told, number, outcome).await
-            }
-            None => Ok(()),
+        let is_told = match number {
+            Some(number) => self.tell_redis(number, outcome).await,
+            None => true,
         };
-        if let Err(error) = &told {
-            tracing::warn!(%error, ?outcome, "the outcome of a request could not be shared");
-        }
         if let Outcome::Refused(retry_after) = outcome
-            && (number.is_none() || told.is_err())
+            && (number.is_none() || !is_told)
         {
             let pause = retry_after.unwrap_or(LOCAL_PAUSE);
             tracing::error!(?pause, "refused without Redis, pausing alone");
             let mut known = inner.known();
             known.paused_until = known.paused_until.max(Some(Instant::now() + pause));
         }
+    }
+
+    /// Tells an outcome, and all that came while another was told; whether Redis has it when this returns.
+    async fn tell_redis(&self, number: u64, outcome: Outcome) -> bool {
+        let inner = &self.0;
+        let (done, is_done) = oneshot::channel();
+        inner.untold().push(Untold { number, outcome, done });
+        let turn = inner.telling.lock().await;
+        // Whoever had the turn before may have told this one too.
+        let untold = std::mem::take(&mut *inner.untold());
+        if !untold.is_empty() {
+            let outcomes: Vec<(u64, Outcome)> =
+                untold.iter().map(|one| (one.number, one.outcome)).collect();
+            let told = inner.known().told();
+            inner.round_trips.fetch_add(1, Ordering::Relaxed);
+            let told = inner.redis.finish_all(&inner.settings, told, &outcomes).await;
+            if let Err(error) = &told {
+                tracing::warn!(%error, ?outcomes, "outcomes of requests could not be shared");
+            }
+            for one in untold {
+                // Nobody may wait for it any more.
+                one.done.send(told.is_ok()).ok();
+            }
+        }
+        drop(turn);
+        is_done.await.unwrap_or(false)
     }
 
     /// The state of the shared limiter.
@@ -352,6 +467,10 @@ impl Limiter {
 }
 
 impl Inner {
+    fn untold(&self) -> MutexGuard<'_, Vec<Untold>> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -31,7 +31,10 @@ const CLOCK_TOLERANCE_SECS: i32 = 60;
 const MAX_BASELINE_AGE_HOURS: i32 = 24;
 /// Looking up each version by its key beats reading the day.
 const BY_KEY: &str = "SET LOCAL enable_nestloop = on; SET LOCAL random_page_cost = 1.1";
+/// What joins the books of the batch with each other. The planner knows nothing of rows that were just written and
+/// expects one: with a nested loop each of three thousand books then reads all others.
 const BY_HASH: &str = "SET LOCAL enable_nestloop = off; SET LOCAL random_page_cost = 4";
+const AS_BEFORE: &str = "RESET enable_nestloop; RESET random_page_cost";
 
 /// A check, as the column `check_name` and the label of metrics name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -261,9 +264,8 @@ async fn list_ads(connection: &mut PgConnection, batch: BatchId) -> anyhow::Resu
         .bind(batch.raw())
         .execute(&mut *connection)
         .await?;
-    sqlx::raw_sql("ANALYZE quality_ads; RESET enable_nestloop; RESET random_page_cost")
-        .execute(connection)
-        .await?;
+    sqlx::raw_sql("ANALYZE quality_ads").execute(&mut *connection).await?;
+    sqlx::raw_sql(AS_BEFORE).execute(connection).await?;
     Ok(())
 }
 
@@ -290,9 +292,7 @@ async fn count(
         _ => query,
     };
     let mut found: Vec<Found> = query.fetch_all(&mut *connection).await?;
-    sqlx::raw_sql("RESET enable_nestloop; RESET random_page_cost")
-        .execute(&mut *connection)
-        .await?;
+    sqlx::raw_sql(AS_BEFORE).execute(&mut *connection).await?;
     found.sort_by_key(|found| (-found.found, found.market_id));
     let sum: i64 = found.iter().map(|found| found.found).sum();
     let mut kinds: BTreeMap<&str, i64> = BTreeMap::new();
@@ -480,12 +480,14 @@ async fn look_at_baselines(
 }
 
 async fn list_books(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<Vec<Book>> {
+    sqlx::raw_sql(BY_HASH).execute(&mut *connection).await?;
     let books = sqlx::query_as(include_str!("quality/readings.sql"))
         .bind(batch.day())
         .bind(batch.raw())
         .bind(MAX_BASELINE_AGE_HOURS)
-        .fetch_all(connection)
+        .fetch_all(&mut *connection)
         .await?;
+    sqlx::raw_sql(AS_BEFORE).execute(connection).await?;
     Ok(books)
 }
 
@@ -633,6 +635,7 @@ async fn learn(
     let learned = of(&|book, found| {
         book.is_whole() && !matches!(found.class, Class::Suspect | Class::WeFailed)
     });
+    sqlx::raw_sql(BY_HASH).execute(&mut *connection).await?;
     sqlx::query(include_str!("quality/learn.sql"))
         .bind(batch.day())
         .bind(batch.raw())
@@ -641,8 +644,9 @@ async fn learn(
         .bind(i32::try_from(RECENT_CYCLES)?)
         .bind(i32::try_from(MIN_CYCLES)?)
         .bind(of(&|_, found| found.class == Class::Suspect))
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
+    sqlx::raw_sql(AS_BEFORE).execute(connection).await?;
     Ok(())
 }
 
@@ -703,6 +707,7 @@ async fn hold(
         Pass::Again => Check::OF_FACTS.map(Check::as_str).to_vec(),
     };
     let (markets, reasons): (Vec<i32>, Vec<&str>) = held.into_iter().unzip();
+    sqlx::raw_sql(BY_HASH).execute(&mut *connection).await?;
     sqlx::query(include_str!("quality/hold.sql"))
         .bind(batch.day())
         .bind(batch.raw())
@@ -711,6 +716,7 @@ async fn hold(
         .bind(looked_for)
         .execute(&mut *connection)
         .await?;
+    sqlx::raw_sql(AS_BEFORE).execute(&mut *connection).await?;
     let held = sqlx::query_scalar(
         "SELECT count(*) FROM warehouse.books
           WHERE day = $1 AND batch_id = $2 AND held_reason IS NOT NULL",

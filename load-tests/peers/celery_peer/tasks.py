@@ -9,6 +9,7 @@ import redis
 import requests
 from celery import Celery
 from celery.signals import worker_process_init
+from kombu import Queue
 
 import rows as plain
 
@@ -19,6 +20,7 @@ app.conf.update(
     worker_prefetch_multiplier=8,
     broker_transport_options={"confirm_publish": True},
     task_default_queue=os.environ["PEER_QUEUE"],
+    task_queues=[Queue(os.environ["PEER_QUEUE"], durable=True, auto_delete=True)],  # goes with the measurement
 )
 
 # Tokens and the time of the last look; no limit is met, but it is asked.

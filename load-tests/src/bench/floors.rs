@@ -31,7 +31,7 @@ const CHUNK: usize = 1 << 20;
 /// All floors of a batch.
 pub(crate) async fn measure(fleet: &Fleet, meter: &Meter, batch: i32) -> Result<Figures> {
     let (ads, pages): (i64, i64) = sqlx::query_as(
-        "SELECT ads, pages_read FROM pipeline.batches WHERE batch_id = $1",
+        "SELECT ads::bigint, pages_read::bigint FROM pipeline.batches WHERE batch_id = $1",
     )
     .bind(batch)
     .fetch_one(&fleet.pool)
@@ -118,7 +118,9 @@ async fn copy(fleet: &Fleet, meter: &Meter, batch: i32, with_archive: bool) -> R
     let mut copies = Vec::new();
     for (number, (table, rows)) in sources.into_iter().enumerate() {
         let into = format!("floor_{number}");
-        let make = format!("DROP TABLE IF EXISTS {into}; CREATE TABLE {into} (LIKE {table} INCLUDING ALL)");
+        let make = format!(
+            "DROP TABLE IF EXISTS {into}; CREATE TABLE {into} (LIKE {table} INCLUDING ALL)"
+        );
         sqlx::raw_sql(AssertSqlSafe(make)).execute(&fleet.pool).await?;
         let out = format!("COPY ({rows}) TO STDOUT (FORMAT binary)");
         let mut stream = fleet.pool.copy_out_raw(&out).await?;
@@ -133,8 +135,7 @@ async fn copy(fleet: &Fleet, meter: &Meter, batch: i32, with_archive: bool) -> R
     let since = Instant::now();
     let mut tx = connection.begin().await?;
     for (into, bytes) in &copies {
-        let mut copy =
-            tx.copy_in_raw(&format!("COPY {into} FROM STDIN (FORMAT binary)")).await?;
+        let mut copy = tx.copy_in_raw(&format!("COPY {into} FROM STDIN (FORMAT binary)")).await?;
         for chunk in bytes.chunks(CHUNK) {
             copy.send(chunk).await?;
         }
@@ -149,7 +150,8 @@ async fn copy(fleet: &Fleet, meter: &Meter, batch: i32, with_archive: bool) -> R
 /// As many jobs and reports through queues of the same kind, with confirms and acknowledgements, and
 /// nothing else: seconds, and CPU seconds of the broker and of this process.
 async fn messages_alone(fleet: &Fleet, meter: &Meter, pages: usize) -> Result<(f64, f64)> {
-    let broker = Broker::read(&mut Vars::from_pairs([("AMQP_URL", fleet.servers.amqp_url.as_str())]));
+    let broker =
+        Broker::read(&mut Vars::from_pairs([("AMQP_URL", fleet.servers.amqp_url.as_str())]));
     let topology = Topology::new(&format!("{}_floor", fleet.name));
     let publisher = Publisher::new(&broker, topology.clone(), "bench");
     let queues = [Queue::NormalJobs, Queue::Reports];

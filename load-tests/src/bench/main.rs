@@ -6,11 +6,15 @@
 
 #![expect(clippy::float_arithmetic, reason = "durations and shares; no money is counted here")]
 
+mod curves;
 mod figures;
 mod floors;
 mod meter;
 mod peers;
+mod plot;
 mod run;
+mod soak;
+mod storage;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,6 +45,31 @@ enum What {
     Throughput(Throughput),
     /// The same, beside what people would build instead.
     Peers(Peers),
+    /// Many batches by the same processes, their memory looked at. Exit 1: too much, or it grows.
+    Soak {
+        #[command(flatten)]
+        load: Load,
+        #[arg(long, default_value_t = 50)]
+        batches: usize,
+    },
+    /// Bytes and WAL per reading of an ad, beside a plain table, and the archive.
+    Storage {
+        #[command(flatten)]
+        load: Load,
+        #[arg(long, default_value_t = 13)]
+        batches: usize,
+    },
+    /// Throughput by workers and by jobs in flight; close, plan and questions by ads; drawn as SVG.
+    Curves {
+        #[command(flatten)]
+        load: Load,
+        /// Batches after the first, of each point.
+        #[arg(long, default_value_t = 3)]
+        batches: usize,
+        /// Where the pictures go.
+        #[arg(long, default_value = "docs")]
+        out: PathBuf,
+    },
 }
 
 #[derive(clap::Args)]
@@ -77,22 +106,33 @@ struct Throughput {
 async fn main() -> ExitCode {
     shared::service::install_tls_provider();
     let cli = Cli::parse();
-    let report = match &cli.what {
-        What::Throughput(options) => throughput(options).await,
-        What::Peers(options) => beside_peers(options).await,
-    };
-    let text =
-        report.and_then(|report| if cli.json { report.json() } else { Ok(report.text()) });
-    match text {
-        Ok(text) => {
-            println!("{text}");
-            ExitCode::SUCCESS
-        }
+    match run(&cli).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("bench: {error:#}");
             ExitCode::from(2)
         }
     }
+}
+
+/// Measures and prints; whether what is judged holds.
+async fn run(cli: &Cli) -> Result<bool> {
+    let report = match &cli.what {
+        What::Throughput(options) => throughput(options).await?,
+        What::Peers(options) => beside_peers(options).await?,
+        What::Soak { load, batches } => return soak::soak(load, *batches).await,
+        What::Storage { load, batches } => {
+            let columns = storage::measure(load, *batches).await?;
+            Report { machine: machine().await?, columns }
+        }
+        What::Curves { load, batches, out } => {
+            let columns = curves::draw(load, *batches, out).await?;
+            Report { machine: machine().await?, columns }
+        }
+    };
+    println!("{}", if cli.json { report.json()? } else { report.text() });
+    Ok(true)
 }
 
 /// What was measured of one set of programs.
@@ -175,7 +215,8 @@ async fn beside_peers(options: &Peers) -> Result<Report> {
         // The first of Celery's finds its processes cold.
         let batches = round * 3 + 1..round * 3 + 3;
         asyncio.push(peers::asyncio(fleet, meter, place, &pages, batches.start - 1).await?);
-        celery.extend(peers::celery(fleet, meter, place, &pages, batches).await?.into_iter().skip(1));
+        celery
+            .extend(peers::celery(fleet, meter, place, &pages, batches).await?.into_iter().skip(1));
     }
     running.remove().await?;
     let columns = vec![

@@ -41,8 +41,8 @@ struct Done {
 /// The pages that a batch read, as a file for the peers; and their tables.
 pub(crate) async fn prepare(fleet: &Fleet, place: &Place, batch: i32) -> Result<PathBuf> {
     let schema = place.directory.join("schema.sql");
-    let schema = std::fs::read_to_string(&schema)
-        .with_context(|| format!("{}", schema.display()))?;
+    let schema =
+        std::fs::read_to_string(&schema).with_context(|| format!("{}", schema.display()))?;
     sqlx::raw_sql(sqlx::AssertSqlSafe(schema)).execute(&fleet.pool).await?;
     let pages: Vec<(String, String, String, i16)> = sqlx::query_as(
         "SELECT f.currency_code, c.symbol, m.trade_type, j.page

@@ -201,7 +201,7 @@ impl Running {
                     extract(epoch FROM b.planned_at - b.opened_at)::float8,
                     extract(epoch FROM b.closed_at - b.opened_at)::float8,
                     extract(epoch FROM b.closed_at - j.last_end)::float8,
-                    b.ads, j.pages, j.versions
+                    b.ads::bigint, j.pages, j.versions
                FROM pipeline.batches b,
                     LATERAL (SELECT max(ended_at) AS last_end,
                                     count(*) FILTER (WHERE kind = 'search' AND state IN ('done', 'empty')) AS pages,

@@ -55,6 +55,10 @@ local FIRST_PAUSE = 1000000
 -- Sends that are remembered at most: above this the count is no longer exact, which only matters at
 -- rates that no exchange allows.
 local MAX_SENDS = 20000
+-- Permits that one call gives at most. More than one only at rates at which their slots lie within AHEAD.
+local MOST = 32
+-- Outcomes that one call tells at most.
+local MOST_OUTCOMES = 1000
 -- Stands for no end.
 local FOREVER = 9000000000000000
 local CLASSES = {high = 0, normal = 1, low = 2}
@@ -209,10 +213,35 @@ local function known()
   return blocked, rate, math.floor(s.limit * 1000), left(s.limit_until)
 end
 
--- {permit, microseconds to wait before use, workers, known}
+-- With a memory even a cut, when the window is still full, never lets it hold more than the limit.
+local function window_is_free_at()
+  if not has_memory() then return 0 end
+  local most = math.max(1, math.floor(s.limit * s.window / MINUTE + 0.5))
+  local oldest = redis.call('ZRANGE', SENDS, -most, -most, 'WITHSCORES')
+  return oldest[2] and tonumber(oldest[2]) + s.window * (1 + WINDOW_SLACK) or 0
+end
+
+local function is_full(step)
+  return redis.call('ZCARD', FLIGHT) >= s.max_in_flight + math.floor(AHEAD / step)
+end
+
+-- Gives a permit for a slot; its number, and the microseconds to wait before its use.
+local function give(slot)
+  -- Numbers of permits begin with the time, so that none comes twice after Redis lost everything.
+  s.permit = (s.permit > 0 and s.permit or math.floor(now / 1000)) + 1
+  local permit, at = text(s.permit), math.max(slot, now)
+  s.arrival = math.max(s.arrival, slot) + interval()
+  redis.call('ZADD', FLIGHT, text(at + s.permit_life), permit)
+  redis.call('ZADD', SENDS, text(at), permit)
+  return s.permit, math.ceil(at - now)
+end
+
+-- {permit, microseconds to wait before use, workers, known}, then as many as `more` further permits with
+-- their waits: only if nobody waits for them, as if they were asked for one after the other
 -- {0, microseconds after which to ask again, workers, known}
 local function acquire()
   adopt(args.settings)
+  local more = math.min(optional(args, 'more', 0, MOST) or 0, MOST - 1)
   local worker, class = name(args, 'worker'), CLASSES[args.class]
   assert(class, 'unknown class')
   local waiter = worker .. ':' .. args.class
@@ -240,14 +269,9 @@ local function acquire()
   -- it gets half of the rate.
   if class == CLASSES.low then token = token + step end
   local slot = math.max(token, free_from, s.pause_until, s.held_until, s.open_until)
-  if has_memory() then
-    -- Even after a cut, when the window is still full, it never holds more than the limit.
-    local most = math.max(1, math.floor(s.limit * s.window / MINUTE + 0.5))
-    local oldest = redis.call('ZRANGE', SENDS, -most, -most, 'WITHSCORES')
-    if oldest[2] then slot = math.max(slot, tonumber(oldest[2]) + s.window * (1 + WINDOW_SLACK)) end
-  end
-  local is_full = redis.call('ZCARD', FLIGHT) >= s.max_in_flight + math.floor(AHEAD / step)
-  if is_full then
+  slot = math.max(slot, window_is_free_at())
+  local must_wait = is_full(step)
+  if must_wait then
     -- The oldest should be done after the time that requests take, and then one after the other.
     local oldest = redis.call('ZRANGE', FLIGHT, 0, 0, 'WITHSCORES')
     slot = math.max(slot, tonumber(oldest[2]) - s.permit_life + s.latency, now + 5000)
@@ -260,7 +284,7 @@ local function acquire()
   local is_half_open = s.open_until > 0 and math.max(slot, now) >= s.open_until
   if is_half_open and s.probe_until > now then
     come = now + LOOK
-  elseif is_full then
+  elseif must_wait then
     come = slot
   elseif rank > 0 or slot > now + AHEAD then
     come = math.max(slot - AHEAD / 2, now + (rank > 0 and 2000 or 1000))
@@ -274,20 +298,22 @@ local function acquire()
   end
 
   raise()
-  -- Numbers of permits begin with the time, so that none comes twice after Redis lost everything.
-  s.permit = (s.permit > 0 and s.permit or math.floor(now / 1000)) + 1
-  local permit, at = text(s.permit), math.max(slot, now)
-  s.arrival = math.max(s.arrival, slot) + interval()
-  if is_half_open then
-    s.probe, s.probe_until = s.permit, now + s.permit_life
-  end
   redis.call('ZREM', QUEUE, waiter)
   redis.call('ZREM', DUE, waiter)
-  redis.call('ZADD', FLIGHT, text(at + s.permit_life), permit)
-  redis.call('ZADD', SENDS, text(at), permit)
+  local permit, wait = give(slot)
+  if is_half_open then s.probe, s.probe_until = permit, now + s.permit_life end
+  local others = {}
+  if more > 0 and not is_half_open and class ~= CLASSES.low and redis.call('ZCARD', QUEUE) == 0 then
+    while #others < 2 * more do
+      slot = math.max(s.arrival - (s.burst - 1) * interval(), now, window_is_free_at())
+      if slot > now + AHEAD or is_full(interval()) then break end
+      others[#others + 1], others[#others + 2] = give(slot)
+    end
+  end
   redis.call('ZREMRANGEBYRANK', SENDS, 0, -MAX_SENDS - 1)
   save()
-  return {s.permit, math.ceil(at - now), workers, known()}
+  local blocked, rate, limit, limit_left = known()
+  return {permit, wait, workers, blocked, rate, limit, limit_left, unpack(others)}
 end
 
 -- Requests per minute in the window before `time`.
@@ -361,13 +387,12 @@ local function fail(is_probe)
   end
 end
 
--- 1: taken. A permit that is not known any more, after Redis lost everything, still tells its outcome.
-local function finish()
-  adopt(args.settings)
-  local permit = number(args, 'permit', 1, FOREVER)
-  local outcome = name(args, 'outcome')
+-- A permit that is not known any more, after Redis lost everything, still tells its outcome.
+local function finish_one(told)
+  local permit = number(told, 'permit', 1, FOREVER)
+  local outcome = name(told, 'outcome')
   assert(OUTCOMES[outcome], 'unknown outcome')
-  local retry_after = optional(args, 'retry_after', 0, 30 * DAY)
+  local retry_after = optional(told, 'retry_after', 0, 30 * DAY)
   local member = text(permit)
   local lost_at = tonumber(redis.call('ZSCORE', FLIGHT, member) or 0)
   local sent = lost_at > 0 and lost_at - s.permit_life or tonumber(redis.call('ZSCORE', SENDS, member) or 0)
@@ -395,6 +420,13 @@ local function finish()
     end
     fail(is_probe)
   end
+end
+
+-- 1: taken, in their order.
+local function finish()
+  adopt(args.settings)
+  assert(type(args.told) == 'table' and #args.told <= MOST_OUTCOMES, 'told must be a list that is not too long')
+  for _, told in ipairs(args.told) do finish_one(told) end
   save()
   return 1
 end

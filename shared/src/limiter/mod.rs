@@ -17,6 +17,10 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Refusals of an egress in a row that somebody should know of.
 pub const REFUSALS_BEFORE_ALERT: u32 = 10;
+/// Permits beside the first that one call brings at most.
+pub const MOST_MORE: usize = 31;
+/// Outcomes that one call tells at most.
+const MOST_OUTCOMES: usize = 1_000;
 
 /// The egress of workers that name none.
 pub const DEFAULT_EGRESS: &str = "default";
@@ -192,6 +196,7 @@ pub enum Control {
 struct Asking<'a> {
     worker: &'a str,
     class: Class,
+    more: usize,
     settings: KnownSettings<'a>,
 }
 
@@ -202,11 +207,30 @@ struct Showing<'a> {
 
 #[derive(Serialize)]
 struct Finishing<'a> {
+    told: Vec<Told>,
+    settings: KnownSettings<'a>,
+}
+
+/// What became of one permit.
+#[derive(Serialize)]
+struct Told {
     permit: u64,
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u64>,
-    settings: KnownSettings<'a>,
+}
+
+impl Told {
+    fn new(permit: u64, outcome: Outcome) -> Self {
+        let (outcome, retry_after) = match outcome {
+            Outcome::Ok => ("ok", None),
+            Outcome::Refused(retry_after) => ("refused", retry_after.map(as_micros)),
+            Outcome::Failed(retry_after) => ("failed", retry_after.map(as_micros)),
+            Outcome::Neutral => ("neutral", None),
+            Outcome::Unused => ("unused", None),
+        };
+        Self { permit, outcome, retry_after }
+    }
 }
 
 #[derive(Serialize)]
@@ -260,13 +284,33 @@ impl Limiter {
         worker: &str,
         class: Class,
     ) -> Result<Answer, RedisError> {
+        Ok(self.acquire_several(settings, known, worker, class, 0).await?.0)
+    }
+
+    /// Asks for a permit, and for as many as `more` further ones, at most [`MOST_MORE`]: their numbers and
+    /// waits. They are given only where nobody else waits and their slots are as near as that of a single one.
+    pub async fn acquire_several(
+        &self,
+        settings: &Settings,
+        known: Known,
+        worker: &str,
+        class: Class,
+        more: usize,
+    ) -> Result<(Answer, Vec<(u64, Duration)>), RedisError> {
         let settings = KnownSettings { settings, known };
-        let answer: [u64; 7] = self.call("acquire", &Asking { worker, class, settings }).await?;
-        let [number, wait, workers, blocked, rate_milli, limit_milli, limit_left] = answer;
+        let asking = Asking { worker, class, more: more.min(MOST_MORE), settings };
+        let answer: Vec<u64> = self.call("acquire", &asking).await?;
+        let Some((&[number, wait, workers, blocked, rate_milli, limit_milli, limit_left], others)) =
+            answer.split_first_chunk()
+        else {
+            return Err((ErrorKind::UnexpectedReturnType, "not what the limiter says").into());
+        };
         let [wait, blocked, limit_left] = [wait, blocked, limit_left].map(Duration::from_micros);
         let grant = if number > 0 { Grant::Permit { number, wait } } else { Grant::AskAgain(wait) };
         let workers = u32::try_from(workers).unwrap_or(u32::MAX);
-        Ok(Answer { grant, workers, known: Known { blocked, rate_milli, limit_milli, limit_left } })
+        let known = Known { blocked, rate_milli, limit_milli, limit_left };
+        let others = others.chunks_exact(2).map(|one| (one[0], Duration::from_micros(one[1])));
+        Ok((Answer { grant, workers, known }, others.collect()))
     }
 
     /// Tells what became of a permit.
@@ -277,16 +321,21 @@ impl Limiter {
         permit: u64,
         outcome: Outcome,
     ) -> Result<(), RedisError> {
-        let (outcome, retry_after) = match outcome {
-            Outcome::Ok => ("ok", None),
-            Outcome::Refused(retry_after) => ("refused", retry_after.map(as_micros)),
-            Outcome::Failed(retry_after) => ("failed", retry_after.map(as_micros)),
-            Outcome::Neutral => ("neutral", None),
-            Outcome::Unused => ("unused", None),
-        };
-        let settings = KnownSettings { settings, known };
-        let _done: u8 =
-            self.call("finish", &Finishing { permit, outcome, retry_after, settings }).await?;
+        self.finish_all(settings, known, &[(permit, outcome)]).await
+    }
+
+    /// Tells what became of permits, in order.
+    pub async fn finish_all(
+        &self,
+        settings: &Settings,
+        known: Known,
+        told: &[(u64, Outcome)],
+    ) -> Result<(), RedisError> {
+        for told in told.chunks(MOST_OUTCOMES) {
+            let told = told.iter().map(|(permit, outcome)| Told::new(*permit, *outcome)).collect();
+            let settings = KnownSettings { settings, known };
+            let _done: u8 = self.call("finish", &Finishing { told, settings }).await?;
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Publishing with confirms: success means that the broker has the message.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::options::{
@@ -48,6 +49,9 @@ pub enum PublishError {
 pub struct Publisher {
     pool: Pool,
     topology: Topology,
+    /// Channels that were published on and wait for the next call, at most [`POOL_SIZE`]: to open one and to
+    /// declare all queues costs the broker as much as some dozens of messages.
+    idle: Arc<Mutex<Vec<Channel>>>,
 }
 
 impl Publisher {
@@ -56,7 +60,7 @@ impl Publisher {
     pub fn new(broker: &Broker, topology: Topology, name: &'static str) -> Self {
         let limits = (CONNECT_TIMEOUT, ANSWER_TIMEOUT);
         let pool = Connections::pool(broker, &format!("{name} publisher"), POOL_SIZE, limits);
-        Self { pool, topology }
+        Self { pool, topology, idle: Arc::default() }
     }
 
     /// Publishes all messages in order; `Ok` means that the broker confirmed every one. After an
@@ -69,14 +73,55 @@ impl Publisher {
     /// The same, each message with the trace of the span that it comes from.
     pub async fn publish_each<'a>(
         &self,
-        messages: impl ExactSizeIterator<Item = (&'a Message, &'a Span)>,
+        messages: impl ExactSizeIterator<Item = (&'a Message, &'a Span)> + Clone,
     ) -> Result<(), PublishError> {
         if messages.len() == 0 {
             return Ok(());
         }
+        if let Some(channel) = self.take_idle() {
+            match publish_on(&channel, &self.topology, messages.clone()).await {
+                // A queue may have been deleted since: it is declared again below, and whoever gets a
+                // message twice can bear it.
+                Err(PublishError::Unroutable) => close(&channel).await?,
+                Ok(()) => {
+                    self.keep_idle(channel);
+                    return Ok(());
+                }
+                Err(error) => {
+                    // Whatever went wrong, the next call begins with a new connection.
+                    self.pool.retain(|_, _| false);
+                    return Err(error);
+                }
+            }
+        }
         let connection = self.pool.get().await.map_err(PublishError::NoConnection)?;
-        let result = self.publish_on(&connection, messages).await;
-        give_back(connection, result)
+        let published = async {
+            let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
+            // Publishing before anyone consumed must not fail for want of a queue.
+            self.topology.declare(&channel).await?;
+            answer(ANSWER_TIMEOUT, channel.confirm_select(ConfirmSelectOptions::default())).await?;
+            publish_on(&channel, &self.topology, messages).await?;
+            Ok(channel)
+        };
+        let published = published.await;
+        let channel = give_back(connection, published)?;
+        self.keep_idle(channel);
+        Ok(())
+    }
+
+    /// A channel that was not closed meanwhile.
+    fn take_idle(&self) -> Option<Channel> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|channel| channel.status().connected());
+        idle.pop()
+    }
+
+    /// After an error a channel is not kept: it goes with this value.
+    fn keep_idle(&self, channel: Channel) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < POOL_SIZE {
+            idle.push(channel);
+        }
     }
 
     /// How full a queue is. One that does not exist is declared, as everybody does: only to look at it would
@@ -86,7 +131,7 @@ impl Publisher {
         let depth = async {
             let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
             let depth = self.topology.depth(&channel, queue).await?;
-            answer(ANSWER_TIMEOUT, channel.close(REPLY_SUCCESS, "done".into())).await?;
+            close(&channel).await?;
             Ok(depth)
         };
         let depth = depth.await;
@@ -107,7 +152,7 @@ impl Publisher {
                 // One that came meanwhile goes back to the queue with the end of the channel.
                 drop(answer(ANSWER_TIMEOUT, got).await?);
             }
-            answer(ANSWER_TIMEOUT, channel.close(REPLY_SUCCESS, "done".into())).await?;
+            close(&channel).await?;
             Ok(ready)
         };
         let ready = ready.await;
@@ -122,59 +167,58 @@ impl Publisher {
             let name = self.topology.queue(queue).into();
             answer(DELETE_TIMEOUT, channel.queue_delete(name, QueueDeleteOptions::default()))
                 .await?;
-            answer(ANSWER_TIMEOUT, channel.close(REPLY_SUCCESS, "done".into())).await?;
+            close(&channel).await?;
             Ok(())
         };
         let deleted = deleted.await;
         give_back(connection, deleted)
     }
+}
 
-    async fn publish_on(
-        &self,
-        connection: &lapin::Connection,
-        messages: impl Iterator<Item = (&Message, &Span)>,
-    ) -> Result<(), PublishError> {
-        let channel = answer(ANSWER_TIMEOUT, connection.create_channel()).await?;
-        // Publishing before anyone consumed must not fail for want of a queue.
-        self.topology.declare(&channel).await?;
-        answer(ANSWER_TIMEOUT, channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        let mut in_flight = VecDeque::with_capacity(CONFIRM_WINDOW);
-        for (message, span) in messages {
-            if in_flight.len() == CONFIRM_WINDOW
-                && let Some(oldest) = in_flight.pop_front()
-            {
-                confirmed(oldest).await?;
-            }
-            in_flight.push_back(self.send(&channel, message, span).await?);
+async fn publish_on<'a>(
+    channel: &Channel,
+    topology: &Topology,
+    messages: impl Iterator<Item = (&'a Message, &'a Span)>,
+) -> Result<(), PublishError> {
+    let mut in_flight = VecDeque::with_capacity(CONFIRM_WINDOW);
+    for (message, span) in messages {
+        if in_flight.len() == CONFIRM_WINDOW
+            && let Some(oldest) = in_flight.pop_front()
+        {
+            confirmed(oldest).await?;
         }
-        for confirm in in_flight {
-            confirmed(confirm).await?;
-        }
-        answer(ANSWER_TIMEOUT, channel.close(REPLY_SUCCESS, "done".into())).await?;
-        Ok(())
+        in_flight.push_back(send(channel, topology, message, span).await?);
     }
+    for confirm in in_flight {
+        confirmed(confirm).await?;
+    }
+    Ok(())
+}
 
-    async fn send(
-        &self,
-        channel: &Channel,
-        message: &Message,
-        span: &Span,
-    ) -> Result<PublisherConfirm, QueueError> {
-        let (exchange, routing_key, mandatory, body) = match message {
-            Message::To(queue, body) => (String::new(), self.topology.queue(*queue), true, body),
-            Message::Event { routing_key, body } => {
-                (self.topology.events(), (*routing_key).to_owned(), false, body)
-            }
-        };
-        let properties = BasicProperties::default()
-            .with_delivery_mode(PERSISTENT)
-            .with_content_type("application/json".into())
-            .with_headers(trace::headers(span));
-        let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
-        let sent =
-            channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties);
-        answer(PUBLISH_TIMEOUT, sent).await
-    }
+async fn send(
+    channel: &Channel,
+    topology: &Topology,
+    message: &Message,
+    span: &Span,
+) -> Result<PublisherConfirm, QueueError> {
+    let (exchange, routing_key, mandatory, body) = match message {
+        Message::To(queue, body) => (String::new(), topology.queue(*queue), true, body),
+        Message::Event { routing_key, body } => {
+            (topology.events(), (*routing_key).to_owned(), false, body)
+        }
+    };
+    let properties = BasicProperties::default()
+        .with_delivery_mode(PERSISTENT)
+        .with_content_type("application/json".into())
+        .with_headers(trace::headers(span));
+    let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
+    let sent =
+        channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties);
+    answer(PUBLISH_TIMEOUT, sent).await
+}
+
+async fn close(channel: &Channel) -> Result<(), QueueError> {
+    answer(ANSWER_TIMEOUT, channel.close(REPLY_SUCCESS, "done".into())).await
 }
 
 /// Gives a connection back to the pool; whatever went wrong, the next call begins with a new one.

@@ -1,16 +1,18 @@
 //! The ledger, as a worker sees it.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use shared::domain::{BatchId, Level};
 use shared::job::{EndState, Job, JobEnd, Report, Work};
 use sqlx::{PgConnection, PgExecutor, PgPool};
+use tokio::sync::oneshot;
 
 use super::{JobKey, StoreError, ToStore};
 use crate::handler::{Facts, Requests};
 
 /// What must be known of a job before it is begun.
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Clone, Debug, sqlx::FromRow)]
 pub struct JobRow {
     state: String,
     reason: Option<String>,
@@ -57,44 +59,126 @@ impl JobRow {
     }
 }
 
-/// The row of a job; `None`: the ledger has none, no longer, or another job under this ordinal, as for
-/// a message of a database that was made anew.
-pub async fn find(pool: &PgPool, job: &Job) -> Result<Option<JobRow>, StoreError> {
-    let (mut market_id, mut fiat_id, mut page, mut advertiser) = (None, None, None, None);
-    match job.work {
-        Work::Search { market_id: market, page: number, .. } => {
-            (market_id, page) = (Some(market), Some(number.cast_signed()));
+/// What tells a job from another that has its ordinal, as after the database was made anew: kind, market,
+/// fiat, page and advertiser.
+type Identity<'a> = (&'a str, Option<i32>, Option<i32>, Option<i32>, Option<i32>);
+
+fn identity(work: &Work) -> Identity<'_> {
+    let (mut market, mut fiat, mut page, mut advertiser) = (None, None, None, None);
+    match work {
+        Work::Search { market_id, page: number, .. } => {
+            (market, page) = (Some(*market_id), Some(number.cast_signed()));
         }
-        Work::Assets { fiat_id: fiat, .. } | Work::PaymentMethods { fiat_id: fiat, .. } => {
-            fiat_id = Some(fiat);
+        Work::Assets { fiat_id, .. } | Work::PaymentMethods { fiat_id, .. } => {
+            fiat = Some(*fiat_id);
         }
-        Work::Advertiser { advertiser_id, .. } => advertiser = Some(advertiser_id),
-        Work::WitnessAds { market_id: market, .. }
-        | Work::WitnessQuote { market_id: market, .. } => market_id = Some(market),
+        Work::Advertiser { advertiser_id, .. } => advertiser = Some(*advertiser_id),
+        Work::WitnessAds { market_id, .. } | Work::WitnessQuote { market_id, .. } => {
+            market = Some(*market_id);
+        }
         Work::FiatList => {}
     }
-    let row = sqlx::query_as(
-        "SELECT j.state, j.reason, j.issue::int AS issue, j.declared_total,
+    (work.kind(), market, fiat, page, advertiser)
+}
+
+/// A row of the ledger with what it is about.
+#[derive(sqlx::FromRow)]
+struct Found {
+    ordinal: i32,
+    kind: String,
+    market_id: Option<i32>,
+    fiat_id: Option<i32>,
+    page: Option<i32>,
+    advertiser_id: Option<i32>,
+    #[sqlx(flatten)]
+    row: JobRow,
+}
+
+impl Found {
+    fn is_of(&self, job: &Job) -> bool {
+        let own = (
+            self.kind.as_str(),
+            self.market_id,
+            self.fiat_id,
+            self.page,
+            self.advertiser_id,
+        );
+        self.ordinal == job.ordinal.cast_signed() && own == identity(&job.work)
+    }
+}
+
+/// The rows of jobs of one batch, each under the index of its job; none for those which the ledger does
+/// not know, or no longer, or under another job's ordinal.
+async fn find_all(pool: &PgPool, batch: BatchId, jobs: &[&Job]) -> Result<Vec<Found>, StoreError> {
+    let found = sqlx::query_as(
+        "SELECT j.ordinal, j.kind, j.market_id, j.fiat_id, j.page::int AS page, j.advertiser_id,
+                j.state, j.reason, j.issue::int AS issue, j.declared_total,
                 coalesce(j.ads_taken, 0)::int AS ads_taken,
                 (SELECT max(p.declared_total) FROM warehouse.book_pages p
-                  WHERE p.day = j.day AND p.batch_id = j.batch_id AND p.market_id = $4) AS book_total
+                  WHERE p.day = $1 AND p.batch_id = $2 AND p.market_id = j.market_id) AS book_total
            FROM pipeline.jobs j
-          WHERE j.day = $1 AND j.batch_id = $2 AND j.ordinal = $3
-            AND j.kind = $5 AND j.market_id IS NOT DISTINCT FROM $4
-            AND j.fiat_id IS NOT DISTINCT FROM $6 AND j.page IS NOT DISTINCT FROM $7
-            AND j.advertiser_id IS NOT DISTINCT FROM $8",
+          WHERE j.day = $1 AND j.batch_id = $2 AND j.ordinal = ANY ($3)",
     )
-    .bind(job.batch_id.day())
-    .bind(job.batch_id.raw())
-    .bind(job.ordinal.cast_signed())
-    .bind(market_id)
-    .bind(job.work.kind())
-    .bind(fiat_id)
-    .bind(page)
-    .bind(advertiser)
-    .fetch_optional(pool)
+    .bind(batch.day())
+    .bind(batch.raw())
+    .bind(jobs.iter().map(|job| job.ordinal.cast_signed()).collect::<Vec<_>>())
+    .fetch_all(pool)
     .await?;
-    Ok(row)
+    Ok(found)
+}
+
+/// A job that waits for its row.
+type Waiting = (Job, oneshot::Sender<Option<JobRow>>);
+
+/// Looks jobs up in the ledger. Those that come while a look is under way are looked up together by the
+/// next one: no job waits longer for it, and under load a statement serves many.
+pub struct LookUps {
+    pool: PgPool,
+    waiting: Mutex<Vec<Waiting>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl LookUps {
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool, waiting: Mutex::default(), turn: tokio::sync::Mutex::default() }
+    }
+
+    /// The row of a job; `None`: the ledger has none, no longer, or another job under this ordinal, as for
+    /// a message of a database that was made anew.
+    pub async fn find(&self, job: &Job) -> Result<Option<JobRow>, StoreError> {
+        let (told, answer) = oneshot::channel();
+        self.waiting().push((job.clone(), told));
+        let turn = self.turn.lock().await;
+        // Whoever had the turn before may have looked this one up too.
+        let waiting = std::mem::take(&mut *self.waiting());
+        let looked = self.look_up(waiting).await;
+        drop(turn);
+        looked?;
+        // Else the look that took it failed, or was given up.
+        answer.await.map_err(|_| sqlx::Error::PoolTimedOut.into())
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn look_up(&self, waiting: Vec<Waiting>) -> Result<(), StoreError> {
+        let mut batches: BTreeMap<BatchId, Vec<Waiting>> = BTreeMap::new();
+        for one in waiting {
+            batches.entry(one.0.batch_id).or_default().push(one);
+        }
+        for (batch, waiting) in batches {
+            let jobs: Vec<&Job> = waiting.iter().map(|(job, _)| job).collect();
+            let found = find_all(&self.pool, batch, &jobs).await?;
+            for (job, told) in waiting {
+                let row = found.iter().find(|found| found.is_of(&job));
+                // Nobody may wait for it any more.
+                told.send(row.map(|found| found.row.clone())).ok();
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Ends those jobs that are still open and of the current issue; gives which.

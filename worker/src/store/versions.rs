@@ -1,14 +1,16 @@
 //! Which content of an ad is already stored, and under which id.
 //!
 //! A bounded cache: market → ad → (hash of content, id). It decides "unchanged", and an unchanged ad
-//! costs no row. Filled on a miss from the market's last stored book, and with what this worker
-//! stored, after its commit. A cold cache costs a second version row, never a wrong fact.
+//! costs no row. Filled on a miss from the market's last stored book, unless this worker stored all of
+//! that itself, and with what this worker stored, after its commit. A cold cache costs a second version
+//! row, never a wrong fact.
 
 use std::collections::{BTreeSet, HashMap};
 
 use chrono::NaiveDate;
 use rust_decimal::Decimal;
-use shared::domain::{Ad, AdDetails, BatchId, Json, rule_names};
+use shared::domain::{Ad, AdDetails, BatchId, Json, page_count, rule_names};
+use shared::exchange::binance::SEARCH_ROWS;
 use sqlx::PgPool;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
@@ -138,19 +140,45 @@ struct MarketVersions {
     /// The batch for which the last stored book was loaded; `None`: only own pages so far.
     loaded_for: Option<BatchId>,
     last_used: u64,
-    /// Ad → hash of content, id.
-    ads: HashMap<u64, (i64, i32)>,
+    /// The batch whose book this worker stored alone, as far as its total tells: nothing that others know
+    /// of it could be loaded.
+    whole_in: Option<BatchId>,
+    /// The pages of the newest batch that were stored here.
+    pages: BTreeSet<u32>,
+    pages_of: Option<BatchId>,
+    /// By key of the ad.
+    ads: HashMap<u64, Known>,
+}
+
+impl MarketVersions {
+    fn new(day: NaiveDate, last_used: u64) -> Self {
+        let (pages, ads) = (BTreeSet::new(), HashMap::new());
+        Self { day, loaded_for: None, last_used, whole_in: None, pages, pages_of: None, ads }
+    }
+}
+
+/// What is stored of an ad.
+#[derive(Clone, Copy)]
+struct Known {
+    content_hash: i64,
+    id: i32,
+    /// The batch in which it was last listed, as far as this worker saw.
+    listed_in: BatchId,
 }
 
 pub(super) struct VersionCache {
     markets: HashMap<i32, MarketVersions>,
     cached_ads: usize,
     clock: u64,
+    /// The newest batch that this worker had pages of, and the one before.
+    batch: Option<BatchId>,
+    batch_before: Option<BatchId>,
 }
 
 impl VersionCache {
     pub(super) fn new() -> Self {
-        Self { markets: HashMap::new(), cached_ads: 0, clock: 0 }
+        let (batch, batch_before) = (None, None);
+        Self { markets: HashMap::new(), cached_ads: 0, clock: 0, batch, batch_before }
     }
 
     /// Gives every unchanged ad of `pages` the id under which its content is stored.
@@ -159,6 +187,10 @@ impl VersionCache {
         pool: &PgPool,
         pages: &mut [PageRows<'_>],
     ) -> Result<(), StoreError> {
+        let newest = pages.iter().map(|page| page.batch_id).max();
+        if newest > self.batch {
+            self.batch_before = std::mem::replace(&mut self.batch, newest);
+        }
         let mut to_load = BTreeSet::new();
         for page in pages.iter_mut() {
             let found_all = self.match_page(page);
@@ -181,13 +213,30 @@ impl VersionCache {
 
     /// Remembers the versions of a page. To be called only after their commit.
     pub(super) fn learn(&mut self, page: &PageRows<'_>) {
-        let market = self.market(page.market_id, page.batch_id.day());
+        let batch = page.batch_id;
+        let market = self.market(page.market_id, batch.day());
         let before = market.ads.len();
         for ad in &page.ads {
-            market.ads.insert(ad_key(ad.adv_no()), (ad.content_hash, ad.version_id));
+            let (content_hash, id) = (ad.content_hash, ad.version_id);
+            market.ads.insert(ad_key(ad.adv_no()), Known { content_hash, id, listed_in: batch });
         }
         let added = market.ads.len() - before;
-        self.cached_ads += added;
+        if market.pages_of != Some(batch) {
+            market.pages_of = Some(batch);
+            market.pages.clear();
+        }
+        market.pages.insert(page.page);
+        let last = page.declared_total.map(|total| page_count(total, SEARCH_ROWS));
+        let is_whole = last.is_some_and(|last| market.pages.range(..=last).count() == last as usize);
+        let mut forgotten = 0;
+        if is_whole && market.whole_in != Some(batch) {
+            market.whole_in = Some(batch);
+            // Ads that are gone.
+            let before = market.ads.len();
+            market.ads.retain(|_, known| known.listed_in >= batch);
+            forgotten = before - market.ads.len();
+        }
+        self.cached_ads = self.cached_ads + added - forgotten;
         self.evict();
     }
 
@@ -197,8 +246,8 @@ impl VersionCache {
         let mut found_all = true;
         for ad in &mut page.ads {
             match market.ads.get(&ad_key(ad.adv_no())) {
-                Some((hash, id)) if *hash == ad.content_hash => {
-                    ad.version_id = *id;
+                Some(known) if known.content_hash == ad.content_hash => {
+                    ad.version_id = known.id;
                     ad.is_new = false;
                 }
                 _ => found_all = false,
@@ -208,17 +257,18 @@ impl VersionCache {
     }
 
     fn is_unloaded(&self, page: &PageRows<'_>) -> bool {
-        self.markets
-            .get(&page.market_id)
-            .is_none_or(|market| market.loaded_for != Some(page.batch_id))
+        self.markets.get(&page.market_id).is_none_or(|market| {
+            let is_own = market.whole_in.is_some()
+                && [self.batch, self.batch_before].contains(&market.whole_in);
+            market.loaded_for != Some(page.batch_id) && !is_own
+        })
     }
 
     /// The market's entry, emptied when its day is over: ids are unique within a day only.
     fn market(&mut self, market_id: i32, day: NaiveDate) -> &mut MarketVersions {
         self.clock += 1;
         let clock = self.clock;
-        let new =
-            || MarketVersions { day, loaded_for: None, last_used: clock, ads: HashMap::new() };
+        let new = || MarketVersions::new(day, clock);
         let market = self.markets.entry(market_id).or_insert_with(new);
         if market.day != day {
             self.cached_ads -= market.ads.len();
@@ -248,9 +298,10 @@ impl VersionCache {
         .bind(&markets)
         .fetch_all(pool)
         .await?;
-        let mut books: HashMap<i32, HashMap<u64, (i64, i32)>> = HashMap::new();
-        for (market_id, adv_no, hash, id) in rows {
-            books.entry(market_id).or_default().insert(ad_key(&adv_no), (hash, id));
+        let mut books: HashMap<i32, HashMap<u64, Known>> = HashMap::new();
+        for (market_id, adv_no, content_hash, id) in rows {
+            let known = Known { content_hash, id, listed_in: batch };
+            books.entry(market_id).or_default().insert(ad_key(&adv_no), known);
         }
         for market_id in markets {
             let ads = books.remove(&market_id).unwrap_or_default();

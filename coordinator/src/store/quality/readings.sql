@@ -2,7 +2,10 @@
 -- ordinary in hours.
 SELECT k.market_id, m.fiat_id, m.crypto_id, k.verdict, k.pages_lost, k.pages_shed, k.refused_ads, k.is_listed,
        k.distinct_ads AS ads, coalesce(round(b.available_amount, 8), 0) AS amount, round(b.median_price, 8) AS median_price,
-       e.market_id IS NOT NULL AS met_errors,
+       -- A list that is hashed, whatever is guessed of a ledger that was just written; joined it may be read
+       -- once for each book.
+       k.market_id IN (SELECT market_id FROM pipeline.jobs
+                        WHERE day = $1 AND batch_id = $2 AND kind = 'search' AND cardinality(errors) > 0) AS met_errors,
        coalesce(o.fed_at >= t.slot_at - $3 * interval '1 hour', false) AS is_fresh,
        coalesce(o.last_batch_id >= k.batch_id, false) AS is_counted,
        coalesce(o.recent_prices, '{}') AS recent_prices, coalesce(o.recent_ads, '{}') AS recent_ads,
@@ -12,9 +15,6 @@ SELECT k.market_id, m.fiat_id, m.crypto_id, k.verdict, k.pages_lost, k.pages_she
   JOIN pipeline.batches t ON t.batch_id = k.batch_id
   JOIN warehouse.dim_markets m USING (market_id)
   LEFT JOIN warehouse.mart_books b ON b.market_id = k.market_id AND b.day = k.day AND b.batch_id = k.batch_id
-  LEFT JOIN (SELECT DISTINCT market_id FROM pipeline.jobs
-              WHERE day = $1 AND batch_id = $2 AND kind = 'search' AND cardinality(errors) > 0) e
-    ON e.market_id = k.market_id
   LEFT JOIN pipeline.market_baselines o ON o.market_id = k.market_id
   -- Of an earlier week: this one may be what is judged.
   LEFT JOIN pipeline.market_baseline_hours h

@@ -1,0 +1,134 @@
+//! How throughput, close, plan and questions grow with workers, jobs in flight, and ads.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use load_tests::fleet::Fleet;
+
+use crate::figures::{Column, Figures, median};
+use crate::plot::{Curve, svg};
+use crate::run::{Load, Running};
+
+/// Worker processes, and jobs in flight in one.
+const WORKERS: [usize; 4] = [1, 2, 4, 8];
+const IN_HAND: [usize; 6] = [5, 10, 20, 50, 100, 200];
+/// Times as many ads.
+const SIZES: [u64; 3] = [1, 3, 10];
+/// Times that a question is asked.
+const ASKED: usize = 5;
+
+/// Questions of the documentation, by name.
+const QUESTIONS: [(&str, &str); 3] = [
+    (
+        "Q1 of the largest market",
+        "SELECT trade_type, min(price), sum(available_amount) FROM warehouse.mv_latest_market_state s
+          WHERE (fiat_code, crypto_symbol) = (SELECT fiat_code, crypto_symbol FROM warehouse.mv_latest_market_state
+                                               GROUP BY 1, 2 ORDER BY count(*) DESC LIMIT 1)
+          GROUP BY trade_type",
+    ),
+    ("overview of all markets", "SELECT count(*) FROM warehouse.market_overview()"),
+    ("all ads of the latest state", "SELECT count(*) FROM warehouse.mv_latest_market_state"),
+];
+
+/// Measures all curves and draws them into `directory`.
+pub(crate) async fn draw(load: &Load, batches: usize, directory: &Path) -> Result<Vec<Column>> {
+    std::fs::create_dir_all(directory)?;
+    let mut columns = Vec::new();
+    let read = "ads_per_s, opened to last end";
+    let mut by_workers = Vec::new();
+    for workers in WORKERS {
+        let load = Load { workers, ..load.clone() };
+        let column = steady(&format!("{workers} workers"), &load, batches, false).await?;
+        by_workers.push((places(workers)?, column.figures[read]));
+        columns.push(column);
+    }
+    let curve = |name: &str, points| Curve { name: name.to_owned(), points };
+    let picture = svg(
+        "Ads a second by worker processes",
+        "worker processes",
+        "ads/s",
+        &[curve("steady state", by_workers)],
+    );
+    write(directory, "bench-workers.svg", &picture)?;
+    let mut by_hand = Vec::new();
+    for in_hand in IN_HAND {
+        let load = Load { in_hand, ..load.clone() };
+        let column = steady(&format!("{in_hand} in flight"), &load, batches, false).await?;
+        by_hand.push((places(in_hand)?, column.figures[read]));
+        columns.push(column);
+    }
+    let picture = svg(
+        "Ads a second by jobs in flight in one worker",
+        "MAX_WORKERS (the prefetch)",
+        "ads/s",
+        &[curve("steady state", by_hand)],
+    );
+    write(directory, "bench-prefetch.svg", &picture)?;
+    let mut by_size: Vec<Curve> = Vec::new();
+    for times in SIZES {
+        let load = Load { ads: load.ads * times, ..load.clone() };
+        let column = steady(&format!("{} ads", load.ads), &load, batches, true).await?;
+        let x = places(usize::try_from(load.ads)?)?;
+        let drawn = column.figures.iter().filter(|(name, _)| {
+            name.starts_with("ms, ") || *name == "plan_ms" || name.starts_with("close_ms, ")
+        });
+        for (name, value) in drawn {
+            let name = name.trim_start_matches("ms, ").replace("_ms", "");
+            match by_size.iter_mut().find(|curve| curve.name == name) {
+                Some(curve) => curve.points.push((x, *value)),
+                None => by_size.push(Curve { name, points: vec![(x, *value)] }),
+            }
+        }
+        columns.push(column);
+    }
+    let (questions, steps): (Vec<Curve>, Vec<Curve>) = by_size
+        .into_iter()
+        .partition(|curve| !curve.name.starts_with("close") && curve.name != "plan");
+    let picture = svg("Close and plan by ads of the market", "ads", "ms", &steps);
+    write(directory, "bench-close.svg", &picture)?;
+    let picture = svg("Questions by ads of the market", "ads", "ms", &questions);
+    write(directory, "bench-questions.svg", &picture)?;
+    Ok(columns)
+}
+
+fn places(count: usize) -> Result<f64> {
+    Ok(f64::from(u32::try_from(count).context("a small number")?))
+}
+
+fn write(directory: &Path, name: &str, picture: &str) -> Result<()> {
+    let path = directory.join(name);
+    std::fs::write(&path, picture).with_context(|| format!("write {}", path.display()))
+}
+
+/// Batches after the first.
+async fn steady(name: &str, load: &Load, batches: usize, asks: bool) -> Result<Column> {
+    eprintln!("{name}");
+    let mut running = Running::start(load).await?;
+    running.batch().await?;
+    let mut all = Vec::new();
+    for _ in 0..batches {
+        running.let_time_pass().await?;
+        let mut figures = running.batch().await?.figures;
+        if asks {
+            figures.extend(ask(&running.fleet).await?);
+        }
+        all.push(figures);
+    }
+    running.remove().await?;
+    Ok(Column::new(name, &all))
+}
+
+async fn ask(fleet: &Fleet) -> Result<Figures> {
+    let mut figures = Figures::new();
+    for (name, sql) in QUESTIONS {
+        let mut times = Vec::new();
+        for _ in 0..ASKED {
+            let since = Instant::now();
+            sqlx::query(sql).fetch_all(&fleet.pool).await.context(name)?;
+            times.push(since.elapsed().as_secs_f64() * 1000.0);
+        }
+        figures.insert(format!("ms, {name}"), median(times));
+    }
+    Ok(figures)
+}
