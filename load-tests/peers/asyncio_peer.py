@@ -21,7 +21,7 @@ async def main(path):
         task = json.load(file)
     batch, pages = task["batch"], [tuple(page) for page in task["pages"]]
     url = os.environ["BINANCE_BASE_URL"] + plain.SEARCH
-    database = await asyncpg.connect(os.environ["DATABASE_URL"])
+    database = await asyncpg.connect(plain.database_url())
     todo, done = asyncio.Queue(), asyncio.Queue(CONNECTIONS * 2)
     for page in pages:
         todo.put_nowait(page)

@@ -1,5 +1,6 @@
 """What both peers share: the request of a page, and its answer as rows of the plain table."""
 
+import os
 from datetime import datetime, timezone
 from decimal import Decimal
 
@@ -10,6 +11,11 @@ COLUMNS = (
     "pay_time_limit_minutes payment_methods classify is_tradable asset_scale fiat_scale price_scale user_no nickname "
     "user_type user_identity user_grade month_order_count completion_rate positive_rate active_seconds"
 ).split()
+
+
+def database_url():
+    """Without its options, which are those of another client."""
+    return os.environ["DATABASE_URL"].split("?")[0]
 
 
 def body(page):

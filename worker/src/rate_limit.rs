@@ -361,7 +361,8 @@ impl Limiter {
         let since = Instant::now();
         inner.round_trips.fetch_add(1, Ordering::Relaxed);
         let more = self.more(class, &told);
-        let asked = inner.redis.acquire_several(&inner.settings, told, &inner.worker_id, class, more);
+        let asked =
+            inner.redis.acquire_several(&inner.settings, told, &inner.worker_id, class, more);
         match asked.await {
             Ok((answer, others)) => {
                 let spare = |(number, wait)| Spare { number, at: since + wait };

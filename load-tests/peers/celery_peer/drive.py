@@ -1,12 +1,12 @@
 """Publishes a task for each page and waits until all are stored."""
 
 import json
-import os
 import sys
 import time
 
 import psycopg
 
+import rows as plain
 from celery_peer.tasks import read
 
 
@@ -14,7 +14,7 @@ def main(path):
     with open(path) as file:
         task = json.load(file)
     batch, pages = task["batch"], task["pages"]
-    database = psycopg.connect(os.environ["DATABASE_URL"], autocommit=True)
+    database = psycopg.connect(plain.database_url(), autocommit=True)
     began = time.monotonic()
     for page in pages:
         read.delay(batch, page)

@@ -48,7 +48,7 @@ own = Own()
 @worker_process_init.connect
 def connect(**_):
     own.session = requests.Session()
-    own.database = psycopg.connect(os.environ["DATABASE_URL"])
+    own.database = psycopg.connect(plain.database_url())
     own.bucket = redis.Redis.from_url(os.environ["REDIS_URL"]).register_script(BUCKET)
     own.url = os.environ["BINANCE_BASE_URL"] + plain.SEARCH
 

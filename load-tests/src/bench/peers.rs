@@ -76,6 +76,7 @@ fn python(fleet: &Fleet, place: &Place) -> Result<Command> {
     let mut command = Command::new(python);
     command
         .env("PYTHONPATH", &place.directory)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("DATABASE_URL", &fleet.database_url)
         .env("REDIS_URL", &fleet.servers.redis_url)
         .env("AMQP_URL", &fleet.servers.amqp_url)
@@ -131,7 +132,8 @@ pub(crate) async fn celery(
 /// Runs a program that says at its end what it did, and counts its CPU and that of all servers.
 async fn measure(mut command: Command, meter: &Meter) -> Result<Figures> {
     let (from, own) = (meter.read()?, meter::own()?);
-    let output = command.stderr(Stdio::inherit()).output().await?;
+    let child = command.stdout(Stdio::piped()).spawn()?;
+    let output = child.wait_with_output().await?;
     ensure!(output.status.success(), "a peer ended with {}", output.status);
     // The CPU of the program is that of this process' children that have ended.
     let cpu = meter::used(&from, &meter.read()?);

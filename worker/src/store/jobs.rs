@@ -96,13 +96,7 @@ struct Found {
 
 impl Found {
     fn is_of(&self, job: &Job) -> bool {
-        let own = (
-            self.kind.as_str(),
-            self.market_id,
-            self.fiat_id,
-            self.page,
-            self.advertiser_id,
-        );
+        let own = (self.kind.as_str(), self.market_id, self.fiat_id, self.page, self.advertiser_id);
         self.ordinal == job.ordinal.cast_signed() && own == identity(&job.work)
     }
 }

@@ -227,7 +227,8 @@ impl VersionCache {
         }
         market.pages.insert(page.page);
         let last = page.declared_total.map(|total| page_count(total, SEARCH_ROWS));
-        let is_whole = last.is_some_and(|last| market.pages.range(..=last).count() == last as usize);
+        let is_whole =
+            last.is_some_and(|last| market.pages.range(..=last).count() == last as usize);
         let mut forgotten = 0;
         if is_whole && market.whole_in != Some(batch) {
             market.whole_in = Some(batch);
