@@ -41,6 +41,17 @@ pub enum Outcome {
     Released(Requests),
 }
 
+impl Outcome {
+    /// Bytes of the answer that is to be stored.
+    #[must_use]
+    pub fn answer_bytes(&self) -> usize {
+        match self {
+            Self::Ended(ending) => ending.answer.as_ref().map_or(0, |answer| answer.body().len()),
+            _ => 0,
+        }
+    }
+}
+
 /// How a job ended, with everything that is to be stored with it.
 #[derive(Debug)]
 pub struct Ending {
@@ -482,11 +493,11 @@ fn judge_answer(
     patience: &mut Patience,
     alerts: &Alerts,
 ) -> Next {
-    let facts = read(job, answer.body());
+    let (facts, findings) = read(job, answer.body());
     // What is said of a refusal has a shape of its own.
     let findings = match &facts {
         Err(AnswerError::Rejected { .. }) => Vec::new(),
-        _ => binance::findings(&job.work, answer.body()),
+        _ => findings,
     };
     match judge_facts(job, facts, answer, requests, patience) {
         Next::End(ending) => {
@@ -582,19 +593,25 @@ fn permit_span(class: Class) -> Span {
     tracing::info_span!("permit", class = ?class)
 }
 
-fn read(job: &Job, body: &[u8]) -> Result<Facts, AnswerError> {
+/// What an answer tells, and how it differs from what is known.
+fn read(job: &Job, body: &[u8]) -> (Result<Facts, AnswerError>, Vec<Finding>) {
     let _span = tracing::info_span!("parse", bytes = body.len()).entered();
-    Ok(match &job.work {
-        Work::Search { market, .. } => Facts::Page(binance::parse_search(market, body)?),
-        Work::FiatList => Facts::FiatList(binance::parse_fiat_list(body)?),
-        Work::Assets { .. } => Facts::Assets(binance::parse_assets(body)?),
-        Work::PaymentMethods { .. } => Facts::PaymentMethods(binance::parse_payment_methods(body)?),
-        Work::Advertiser { user_no, .. } => {
-            Facts::Advertiser(Box::new(binance::parse_advertiser(Some(user_no), body)?))
+    let facts = match &job.work {
+        Work::Search { market, .. } => {
+            let (page, findings) = binance::read_search(market, body);
+            return (page.map(Facts::Page), findings);
         }
-        Work::WitnessAds { .. } => Facts::WitnessAds(binance::parse_witness_ads(body)?),
+        Work::FiatList => binance::parse_fiat_list(body).map(Facts::FiatList),
+        Work::Assets { .. } => binance::parse_assets(body).map(Facts::Assets),
+        Work::PaymentMethods { .. } => {
+            binance::parse_payment_methods(body).map(Facts::PaymentMethods)
+        }
+        Work::Advertiser { user_no, .. } => binance::parse_advertiser(Some(user_no), body)
+            .map(|page| Facts::Advertiser(Box::new(page))),
+        Work::WitnessAds { .. } => binance::parse_witness_ads(body).map(Facts::WitnessAds),
         Work::WitnessQuote { market, .. } => {
-            Facts::WitnessQuote(binance::parse_witness_quote(&market.fiat, &market.asset, body)?)
+            binance::parse_witness_quote(&market.fiat, &market.asset, body).map(Facts::WitnessQuote)
         }
-    })
+    };
+    (facts, binance::findings(&job.work, body))
 }

@@ -4,8 +4,12 @@
 //! the length of names. A list is the path `[]`, whatever its length; so a page of twenty ads has the
 //! paths of one. Bytes that are no JSON are walked too: what is no value has the type `invalid`.
 
+mod follow;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
+
+pub(crate) use self::follow::{Mark, Met};
 
 use super::scan::{Token, Tokens};
 
@@ -61,6 +65,10 @@ impl Type {
             Self::Object => "object",
             Self::Invalid => "invalid",
         }
+    }
+
+    fn bit(self) -> u8 {
+        1 << self as u8
     }
 
     fn of_bare(token: &[u8]) -> Self {
@@ -315,9 +323,16 @@ pub struct Known {
 
 #[derive(Debug, Default)]
 struct KnownNode {
+    name: Vec<u8>,
     children: HashMap<Vec<u8>, usize>,
     types: Vec<Type>,
+    /// The types as bits.
+    allowed: u8,
     is_always: bool,
+    /// Members that are always there.
+    always: usize,
+    /// What is wanted of a quick walk.
+    mark: Mark,
     /// As written; empty: any.
     values: Vec<Vec<u8>>,
 }
@@ -342,7 +357,10 @@ impl Known {
                 .map(|name| Type::ALL.into_iter().find(|kind| kind.as_str() == name))
                 .collect();
             let node = calls.entry(call.to_owned()).or_default().node(path);
-            node.types.extend(types.ok_or_else(bad)?);
+            for kind in types.ok_or_else(bad)? {
+                node.types.push(kind);
+                node.allowed |= kind.bit();
+            }
             node.is_always |= match presence {
                 "always" => true,
                 "sometimes" => false,
@@ -350,7 +368,20 @@ impl Known {
             };
             node.values.extend(words.map(|value| value.as_bytes().to_owned()));
         }
+        for known in calls.values_mut() {
+            for node in 0..known.nodes.len() {
+                let children =
+                    known.nodes[node].children.values().map(|child| &known.nodes[*child]);
+                let always = children.filter(|child| child.is_always && child.name != b"[]");
+                known.nodes[node].always = always.count();
+            }
+        }
         Ok(calls)
+    }
+
+    fn find(&self, path: &str) -> Option<usize> {
+        let root = (!self.nodes.is_empty()).then_some(0);
+        names(path).fold(root, |node, name| self.nodes[node?].children.get(name).copied())
     }
 
     /// The node of a path such as `data[].adv.price`; `.` is the whole.
@@ -363,7 +394,7 @@ impl Known {
             let next = self.nodes.len();
             let child = *self.nodes[node].children.entry(name.to_vec()).or_insert(next);
             if child == next {
-                self.nodes.push(KnownNode::default());
+                self.nodes.push(KnownNode { name: name.to_vec(), ..KnownNode::default() });
             }
             node = child;
         }

@@ -114,7 +114,7 @@ fn parse_ad(
             let detail = "fiatUnit, asset and tradeType name no market".to_owned();
             reader.reject("tradeType", (Rule::OtherMarket, detail))
         })?;
-        let ad = reader.ad(&market, &adv, owner.clone())?;
+        let ad = reader.ad(&market, &adv, None, owner.clone())?;
         let warnings = std::mem::take(&mut reader.warnings);
         Ok((market, Ad { position, warnings, ..ad }))
     };

@@ -15,7 +15,7 @@ pub(super) const MAX_ITEMS: usize = 5_000;
 const MAX_MEMBERS: usize = 1_000;
 
 /// Code of success.
-const SUCCESS: &str = "000000";
+pub(super) const SUCCESS: &str = "000000";
 
 /// A successful answer.
 pub(super) struct Opened<'a> {

@@ -11,6 +11,7 @@ mod fields;
 mod lenient;
 mod lists;
 mod names;
+mod quick;
 mod request;
 mod search;
 mod shapes;
@@ -24,7 +25,7 @@ pub use lists::{
     AssetListed, AssetLists, FiatListed, parse_assets, parse_fiat_list, parse_payment_methods,
 };
 pub use request::{Call, Payload, Request, SEARCH_ROWS, WITNESS_ROWS, request};
-pub use search::{Page, parse_search};
+pub use search::{Page, parse_search, read_search};
 pub use shapes::{WITH_VALUES, findings};
 pub use wire::{AnswerError, rejection};
 pub use witness::{WitnessAd, WitnessAds, parse_witness_ads, parse_witness_quote};

@@ -9,11 +9,14 @@ use serde_json::value::RawValue;
 
 use super::envelope::{self, Items};
 use super::lenient::{self, Ambiguous, Straight};
+use super::quick::{self, Quick};
+use super::shapes;
 use super::value::{self, Fault, Raw};
 use super::wire::{self, Adv, AnswerError, Item, OUT_OF_ORDER_PRIVILEGES, TradeMethod};
 use crate::domain::{
     Ad, AdDetails, Advertiser, Json, Market, PaymentMethod, Refusal, Rule, Side, Warning,
 };
+use crate::exchange::shape::Finding;
 
 /// What a page of the search holds. Every element of the answer is in one of the two lists.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,6 +42,32 @@ impl Page {
 
 /// Reads the answer to a search of `market`.
 pub fn parse_search(market: &Market, bytes: &[u8]) -> Result<Page, AnswerError> {
+    parse_quickly(market, bytes).map_or_else(|| parse_thoroughly(market, bytes), Ok)
+}
+
+/// Reads the answer to a search of `market`, and tells how it differs from what is known.
+pub fn read_search(market: &Market, bytes: &[u8]) -> (Result<Page, AnswerError>, Vec<Finding>) {
+    match parse_quickly(market, bytes) {
+        Some(page) => (Ok(page), Vec::new()),
+        None => (parse_thoroughly(market, bytes), shapes::findings_of("search", bytes)),
+    }
+}
+
+/// A page of the known shape, of which every ad can be taken; `None`: it is another.
+pub(super) fn parse_quickly(market: &Market, bytes: &[u8]) -> Option<Page> {
+    let Quick { total, items } = quick::read(bytes)?;
+    let read = |(position, item): (usize, quick::Item<'_>)| {
+        let quick::Item { adv, methods, advertiser, privilege_type } = item;
+        let reader = Reader::new(Pass::Strict);
+        read_ad(market, position, privilege_type, &adv, Some(methods), &advertiser, reader).ok()
+    };
+    let ads: Vec<Ad> = items.into_iter().enumerate().map(read).collect::<Option<_>>()?;
+    let warnings = duplicates(&ads);
+    Some(Page { total, ads, refusals: Vec::new(), warnings, leniencies: Vec::new() })
+}
+
+/// Any page, each ad on its own.
+pub(super) fn parse_thoroughly(market: &Market, bytes: &[u8]) -> Result<Page, AnswerError> {
     let Items { items, total, moved } = envelope::open(bytes)?.into_items()?;
     let mut leniencies: BTreeSet<String> = moved.into_iter().collect();
     let (mut ads, mut refusals) = (Vec::new(), Vec::new());
@@ -168,24 +197,38 @@ fn parse_item(
     market: &Market,
     position: usize,
     item: &RawValue,
-    mut reader: Reader,
+    reader: Reader,
 ) -> Result<Ad, Rejected> {
     let parts: Item<'_> = object(None, Some(item))?;
     let adv: Adv<'_> = object(Some("adv"), parts.adv)?;
-    let adv_no = adv.adv_no.and_then(|raw| value::text(raw).ok()).map(Cow::into_owned);
-    let privilege_type = parts.privilege_type.and_then(|raw| value::integer::<i16>(raw).ok());
-    let is_promoted = privilege_type.is_some_and(|kind| OUT_OF_ORDER_PRIVILEGES.contains(&kind));
-    let mut read = || {
+    let read = || {
         let user: wire::Advertiser<'_> = object(Some("advertiser"), parts.advertiser)?;
-        reader.object = "advertiser";
-        let advertiser = reader.advertiser(&user)?;
-        reader.object = "adv";
-        reader.check_market(market, &adv)?;
-        let ad = reader.ad(market, &adv, advertiser)?;
-        let warnings = std::mem::take(&mut reader.warnings);
-        Ok(Ad { position, is_promoted, privilege_type, warnings, ..ad })
+        read_ad(market, position, parts.privilege_type, &adv, None, &user, reader)
     };
-    read().map_err(|rejected: Rejected| rejected.of(adv_no))
+    read().map_err(|rejected: Rejected| {
+        let adv_no = adv.adv_no.and_then(|raw| value::text(raw).ok());
+        rejected.of(adv_no.map(Cow::into_owned))
+    })
+}
+
+/// An ad out of its parts. `methods` if they were taken apart already.
+fn read_ad(
+    market: &Market,
+    position: usize,
+    privilege_type: Raw<'_>,
+    adv: &Adv<'_>,
+    methods: Option<Vec<TradeMethod<'_>>>,
+    user: &wire::Advertiser<'_>,
+    mut reader: Reader,
+) -> Result<Ad, Rejected> {
+    let privilege_type = privilege_type.and_then(|raw| value::integer::<i16>(raw).ok());
+    let is_promoted = privilege_type.is_some_and(|kind| OUT_OF_ORDER_PRIVILEGES.contains(&kind));
+    reader.object = "advertiser";
+    let advertiser = reader.advertiser(user)?;
+    reader.object = "adv";
+    reader.check_market(market, adv)?;
+    let ad = reader.ad(market, adv, methods, advertiser)?;
+    Ok(Ad { position, is_promoted, privilege_type, warnings: reader.warnings, ..ad })
 }
 
 /// One object of an item; `field` is `None` for the item itself.
@@ -344,6 +387,7 @@ impl Reader {
         &mut self,
         market: &Market,
         adv: &Adv<'_>,
+        methods: Option<Vec<TradeMethod<'_>>>,
         advertiser: Advertiser,
     ) -> Result<Ad, Rejected> {
         let price = self.needed("price", adv.price, value::amount)?;
@@ -385,7 +429,10 @@ impl Reader {
                 adv.pay_time_limit,
                 value::integer,
             ),
-            payment_methods: self.payment_methods(adv.trade_methods)?,
+            payment_methods: match methods {
+                Some(methods) => self.payment_methods(methods)?,
+                None => self.written_payment_methods(adv.trade_methods)?,
+            },
             classify: self.optional_text("classify", adv.classify),
             is_tradable: self.optional("isTradable", adv.is_tradable, value::flag),
             is_safe_payment: self.optional("isSafePayment", adv.is_safe_payment, value::flag),
@@ -428,9 +475,10 @@ impl Reader {
             let tradable = (tradable, "tradableQuantity");
             above(Rule::TradableAboveAvailable, tradable, Some(ad.available_amount));
         }
-        let decimals = ad.price.normalize().scale();
-        if let Some(scale) = ad.price_scale.filter(|scale| i64::from(decimals) > i64::from(*scale))
-        {
+        let is_within = |scale: i16| {
+            u32::try_from(scale).is_ok_and(|scale| value::scale_within(ad.price, scale))
+        };
+        if let Some(scale) = ad.price_scale.filter(|scale| !is_within(*scale)) {
             let detail = format!("{} has more than {scale} decimals", ad.price);
             self.warn(Rule::PriceScale, "price", detail);
         }
@@ -546,9 +594,7 @@ impl Reader {
         self.optional_text("proMerchant.merchantDescription", text).filter(|text| !text.is_empty())
     }
 
-    /// The exchange may name a method twice, the second time without a name: a set, in which a null
-    /// never hides a name.
-    fn payment_methods(&mut self, raw: Raw<'_>) -> Result<Vec<PaymentMethod>, Rejected> {
+    fn written_payment_methods(&mut self, raw: Raw<'_>) -> Result<Vec<PaymentMethod>, Rejected> {
         let Some(raw) = raw else {
             if self.pass == Pass::Strict {
                 let missing = (Rule::MissingField, "is absent or null".to_owned());
@@ -559,6 +605,15 @@ impl Reader {
         let wrong = |_| value::wrong_type("a list of objects", raw.get());
         let methods: Vec<TradeMethod<'_>> =
             serde_json::from_str(raw.get()).map_err(|e| self.reject("tradeMethods", wrong(e)))?;
+        self.payment_methods(methods)
+    }
+
+    /// The exchange may name a method twice, the second time without a name: a set, in which a null
+    /// never hides a name.
+    fn payment_methods(
+        &mut self,
+        methods: Vec<TradeMethod<'_>>,
+    ) -> Result<Vec<PaymentMethod>, Rejected> {
         if methods.len() > MAX_METHODS {
             let detail = format!("has {} entries, allowed are {MAX_METHODS}", methods.len());
             return Err(self.reject("tradeMethods", (Rule::OutOfRange, detail)));

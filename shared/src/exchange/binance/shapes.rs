@@ -20,16 +20,24 @@ pub const WITH_VALUES: [&str; 7] = [
     "privilegeType",
 ];
 
-static KNOWN: LazyLock<BTreeMap<String, Known>> = LazyLock::new(|| {
+static KNOWN: LazyLock<BTreeMap<String, Known>> = LazyLock::new(read);
+
+/// The known shapes, by call.
+pub(super) fn read() -> BTreeMap<String, Known> {
     let text = concat!(include_str!("shapes.txt"), include_str!("shapes_noted.txt"));
     Known::read(text).expect("a test reads the files of shapes")
-});
+}
 
 /// How the answer to `work` differs from what is known.
 #[must_use]
 pub fn findings(work: &Work, bytes: &[u8]) -> Vec<Finding> {
+    findings_of(work.kind(), bytes)
+}
+
+/// The same, of the answer to a call.
+pub(super) fn findings_of(call: &str, bytes: &[u8]) -> Vec<Finding> {
     let shape = Shape::of(bytes, &WITH_VALUES);
-    KNOWN.get(work.kind()).map(|known| known.compare(&shape)).unwrap_or_default()
+    KNOWN.get(call).map(|known| known.compare(&shape)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ const MAX_MS: i64 = 253_402_300_799_999;
 pub(super) fn text(raw: &RawValue) -> Result<Cow<'_, str>, Fault> {
     let json = raw.get();
     let value = match json.as_bytes().first() {
+        Some(b'"') if !json.contains('\\') => Cow::Borrowed(&json[1..json.len() - 1]),
         Some(b'"') => serde_json::from_str::<Text<'_>>(json)
             .map(|text| text.0)
             .map_err(|error| (Rule::BadText, error.to_string()))?,
@@ -44,7 +45,7 @@ pub(super) fn text(raw: &RawValue) -> Result<Cow<'_, str>, Fault> {
     if value.contains('\0') {
         return Err((Rule::BadText, "contains NUL, which a database can't hold".into()));
     }
-    if value.chars().count() > MAX_TEXT_CHARS {
+    if value.len() > MAX_TEXT_CHARS && value.chars().count() > MAX_TEXT_CHARS {
         return Err((Rule::BadText, format!("is longer than {MAX_TEXT_CHARS} characters")));
     }
     Ok(value)
@@ -66,12 +67,17 @@ pub(super) fn decimal(raw: &RawValue) -> Result<Decimal, Fault> {
 /// A price, amount or limit: a decimal that the columns hold as it is, not below zero.
 pub(super) fn amount(raw: &RawValue) -> Result<Decimal, Fault> {
     let value = decimal(raw)?;
-    let fits = value.normalize().scale() <= MAX_SCALE && value.abs() < MAX_WHOLE;
+    let fits = scale_within(value, MAX_SCALE) && value.abs() < MAX_WHOLE;
     if !fits || value.is_sign_negative() && !value.is_zero() {
         let allowed = "0 to below 1000000000000 with at most 8 decimals";
         return Err((Rule::OutOfRange, format!("{value} is not allowed: {allowed}")));
     }
     Ok(value)
+}
+
+/// Whether a value has at most so many decimals after the point, zeros at the end not counted.
+pub(super) fn scale_within(value: Decimal, most: u32) -> bool {
+    value.scale() <= most || value.normalize().scale() <= most
 }
 
 /// A whole number, also written `15.0` or `"15"`.
@@ -154,7 +160,30 @@ fn is_decimal(text: &str) -> bool {
     exponent_fits && mantissa_fits
 }
 
+/// A decimal of few digits without sign or exponent, as nearly all are: the same as the long way gives.
+fn parse_short(text: &str) -> Option<Decimal> {
+    /// Always below 2^63.
+    const MAX_BYTES: usize = 18;
+    if text.len() > MAX_BYTES {
+        return None;
+    }
+    let (mut digits, mut point) = (0_i64, None);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'0'..=b'9' => digits = digits * 10 + i64::from(byte - b'0'),
+            b'.' if point.is_none() && at > 0 => point = Some(at),
+            _ => return None,
+        }
+    }
+    let decimals = point.map_or(0, |at| text.len() - at - 1);
+    let is_number = !text.is_empty() && (point.is_none() || decimals > 0);
+    is_number.then(|| Decimal::new(digits, u32::try_from(decimals).unwrap_or_default()))
+}
+
 fn parse_decimal(text: &str) -> Option<Decimal> {
+    if let Some(decimal) = parse_short(text) {
+        return Some(decimal);
+    }
     if !is_decimal(text) {
         return None;
     }
@@ -274,6 +303,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn short_decimals_are_read_as_long_ones(text in "[0-9]{0,20}[.]?[0-9]{0,12}[.+e]?") {
+            if let Some(short) = parse_short(&text) {
+                prop_assert!(is_decimal(&text), "{text}");
+                let long = Decimal::from_str_exact(&text).unwrap();
+                prop_assert_eq!((short, short.scale()), (long, long.scale()));
+            }
+        }
+
         /// What is written as a decimal of up to 28 digits is read back digit for digit.
         #[test]
         fn decimals_survive(whole in 0u64..1_000_000_000_000, fraction in "[0-9]{1,15}") {

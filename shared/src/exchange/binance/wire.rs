@@ -68,6 +68,27 @@ pub(super) fn open_list<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, AnswerEr
         .map_err(|error| AnswerError::Unparsable(value::shorten(&error.to_string())))
 }
 
+/// An object whose fields are kept as they are written, whichever way they are found: by `serde`, or one by
+/// one under the index of their name.
+macro_rules! object {
+    ($(#[$about:meta])* $name:ident { $($field:ident: $json:literal,)* }) => {
+        $(#[$about])*
+        #[derive(Default, Deserialize)]
+        pub(super) struct $name<'a> {
+            $(#[serde(borrow, rename = $json)] pub(super) $field: Raw<'a>,)*
+        }
+
+        impl<'a> $name<'a> {
+            pub(super) const NAMES: &'static [&'static str] = &[$($json),*];
+
+            /// From values in the order of the names.
+            pub(super) fn of(mut values: impl Iterator<Item = Raw<'a>>) -> Self {
+                Self { $($field: values.next().flatten(),)* }
+            }
+        }
+    };
+}
+
 /// One element of `data` of the search.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -84,120 +105,65 @@ pub(super) struct Item<'a> {
 /// `privilegeType` of items that stand out of price order at the head of page 1.
 pub(super) const OUT_OF_ORDER_PRIVILEGES: [i16; 2] = [8, 2];
 
-/// An ad, in the search and on the page of an advertiser.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Adv<'a> {
-    #[serde(borrow)]
-    pub(super) adv_no: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) classify: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) trade_type: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) asset: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) fiat_unit: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) price: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) surplus_amount: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) tradable_quantity: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) min_single_trans_amount: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) max_single_trans_amount: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) dynamic_max_single_trans_amount: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) min_single_trans_quantity: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) max_single_trans_quantity: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) dynamic_max_single_trans_quantity: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) init_amount: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) amount_after_editing: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) commission_rate: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) taker_commission_rate: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) min_taker_fee: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) pay_time_limit: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) trade_methods: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) is_tradable: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) is_safe_payment: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) taker_additional_kyc_required: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) asset_scale: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) fiat_scale: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) price_scale: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) auto_reply_msg: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) remarks: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) price_type: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) price_floating_ratio: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) rate_floating_ratio: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) buyer_kyc_limit: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) buyer_reg_days_limit: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) buyer_btc_position_limit: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) adv_status: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) create_time: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) adv_update_time: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) voucher_template: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) adv_system_label_ret: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_all_trade_count_min: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_all_trade_count_max: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_buy_trade_count_min: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_buy_trade_count_max: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_sell_trade_count_min: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_sell_trade_count_max: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_trade_complete_count_min: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_trade_complete_rate_min: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_trade_complete_rate_filter_time: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_trade_count_filter_time: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_trade_type: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_trade_volume_min: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_trade_volume_max: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_trade_volume_asset: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_trade_volume_filter_time: Raw<'a>,
+object! {
+    /// An ad, in the search and on the page of an advertiser.
+    Adv {
+        adv_no: "advNo",
+        classify: "classify",
+        trade_type: "tradeType",
+        asset: "asset",
+        fiat_unit: "fiatUnit",
+        price: "price",
+        surplus_amount: "surplusAmount",
+        tradable_quantity: "tradableQuantity",
+        min_single_trans_amount: "minSingleTransAmount",
+        max_single_trans_amount: "maxSingleTransAmount",
+        dynamic_max_single_trans_amount: "dynamicMaxSingleTransAmount",
+        min_single_trans_quantity: "minSingleTransQuantity",
+        max_single_trans_quantity: "maxSingleTransQuantity",
+        dynamic_max_single_trans_quantity: "dynamicMaxSingleTransQuantity",
+        init_amount: "initAmount",
+        amount_after_editing: "amountAfterEditing",
+        commission_rate: "commissionRate",
+        taker_commission_rate: "takerCommissionRate",
+        min_taker_fee: "minTakerFee",
+        pay_time_limit: "payTimeLimit",
+        trade_methods: "tradeMethods",
+        is_tradable: "isTradable",
+        is_safe_payment: "isSafePayment",
+        taker_additional_kyc_required: "takerAdditionalKycRequired",
+        asset_scale: "assetScale",
+        fiat_scale: "fiatScale",
+        price_scale: "priceScale",
+        auto_reply_msg: "autoReplyMsg",
+        remarks: "remarks",
+        price_type: "priceType",
+        price_floating_ratio: "priceFloatingRatio",
+        rate_floating_ratio: "rateFloatingRatio",
+        buyer_kyc_limit: "buyerKycLimit",
+        buyer_reg_days_limit: "buyerRegDaysLimit",
+        buyer_btc_position_limit: "buyerBtcPositionLimit",
+        adv_status: "advStatus",
+        create_time: "createTime",
+        adv_update_time: "advUpdateTime",
+        voucher_template: "voucherTemplate",
+        adv_system_label_ret: "advSystemLabelRet",
+        user_all_trade_count_min: "userAllTradeCountMin",
+        user_all_trade_count_max: "userAllTradeCountMax",
+        user_buy_trade_count_min: "userBuyTradeCountMin",
+        user_buy_trade_count_max: "userBuyTradeCountMax",
+        user_sell_trade_count_min: "userSellTradeCountMin",
+        user_sell_trade_count_max: "userSellTradeCountMax",
+        user_trade_complete_count_min: "userTradeCompleteCountMin",
+        user_trade_complete_rate_min: "userTradeCompleteRateMin",
+        user_trade_complete_rate_filter_time: "userTradeCompleteRateFilterTime",
+        user_trade_count_filter_time: "userTradeCountFilterTime",
+        user_trade_type: "userTradeType",
+        user_trade_volume_min: "userTradeVolumeMin",
+        user_trade_volume_max: "userTradeVolumeMax",
+        user_trade_volume_asset: "userTradeVolumeAsset",
+        user_trade_volume_filter_time: "userTradeVolumeFilterTime",
+    }
 }
 
 impl<'a> Adv<'a> {
@@ -223,52 +189,34 @@ impl<'a> Adv<'a> {
     }
 }
 
-/// One element of `tradeMethods`.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct TradeMethod<'a> {
-    #[serde(borrow)]
-    pub(super) identifier: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) trade_method_name: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) trade_method_short_name: Raw<'a>,
+object! {
+    /// One element of `tradeMethods`.
+    TradeMethod {
+        identifier: "identifier",
+        trade_method_name: "tradeMethodName",
+        trade_method_short_name: "tradeMethodShortName",
+    }
 }
 
-/// `advertiser` of an item of the search.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Advertiser<'a> {
-    #[serde(borrow)]
-    pub(super) user_no: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) nick_name: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_type: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_identity: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) user_grade: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) vip_level: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) badges: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) pro_merchant: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) is_blocked: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) merchant_group_member: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) month_order_count: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) month_finish_rate: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) positive_rate: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) active_time_in_second: Raw<'a>,
-    #[serde(borrow)]
-    pub(super) adv_confirm_time: Raw<'a>,
+object! {
+    /// `advertiser` of an item of the search.
+    Advertiser {
+        user_no: "userNo",
+        nick_name: "nickName",
+        user_type: "userType",
+        user_identity: "userIdentity",
+        user_grade: "userGrade",
+        vip_level: "vipLevel",
+        badges: "badges",
+        pro_merchant: "proMerchant",
+        is_blocked: "isBlocked",
+        merchant_group_member: "merchantGroupMember",
+        month_order_count: "monthOrderCount",
+        month_finish_rate: "monthFinishRate",
+        positive_rate: "positiveRate",
+        active_time_in_second: "activeTimeInSecond",
+        adv_confirm_time: "advConfirmTime",
+    }
 }
 
 /// `proMerchant` of an advertiser.
