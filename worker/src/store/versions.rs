@@ -6,6 +6,7 @@
 //! row, never a wrong fact.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt::{self, Display, Write};
 
 use chrono::NaiveDate;
 use rust_decimal::Decimal;
@@ -19,6 +20,29 @@ use super::pages::PageRows;
 
 /// Ads remembered: several times the whole market of 2026, about 40 bytes each.
 const MAX_CACHED_ADS: usize = 150_000;
+
+/// A short text that needs no allocation.
+#[derive(Default)]
+struct Short {
+    /// Room for every 64-bit number with its sign.
+    bytes: [u8; 20],
+    length: usize,
+}
+
+impl Short {
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl Write for Short {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.length + text.len();
+        self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
 
 /// A hash over fields in a fixed order. Every field is framed, so that no two lists of fields look
 /// alike; the value is stored, so it must not depend on the machine.
@@ -36,8 +60,15 @@ impl Hasher {
         self.bytes(text.map(str::as_bytes));
     }
 
-    pub(super) fn number<T: ToString>(&mut self, number: Option<T>) {
-        self.text(number.map(|number| number.to_string()).as_deref());
+    /// As text.
+    pub(super) fn number<T: Display>(&mut self, number: Option<T>) {
+        let mut text = Short::default();
+        // Whole numbers and flags have room.
+        let text = number.map(|number| {
+            write!(text, "{number}").expect("what is hashed as a number is short");
+            text.as_bytes()
+        });
+        self.bytes(text);
     }
 
     /// Without zeros at the end: `500` and `500.00` are one content.
