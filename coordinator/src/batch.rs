@@ -825,7 +825,9 @@ async fn take_reports(running: &mut Running, deliveries: Vec<Delivery>) {
             Ok(report)
                 if report.version == MESSAGE_VERSION && report.batch_id == running.batch.id =>
             {
-                running.fold(&report.end);
+                for end in report.ends() {
+                    running.fold(end);
+                }
             }
             Ok(_) => {}
             // The database tells what the report would have told.

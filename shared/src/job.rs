@@ -234,13 +234,16 @@ pub const EXPIRED_CANCELLED: &str = "cancelled";
 /// Reason of a page left out for want of requests.
 pub const SHED_BUDGET: &str = "budget";
 
-/// The acknowledgement of a job, sent after its end is committed. A hint: the coordinator finds
-/// every end in the database too, so a lost report costs time and nothing else.
+/// The acknowledgement of the jobs of one batch whose ends were committed together, sent after that. A hint:
+/// the coordinator finds every end in the database too, so a lost report costs time and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub version: u16,
     pub batch_id: BatchId,
     pub end: JobEnd,
+    /// The other jobs. A coordinator that does not know the field takes their reports for lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<JobEnd>,
 }
 
 /// How one issue of a job ended.
@@ -260,7 +263,12 @@ pub struct JobEnd {
 impl Report {
     #[must_use]
     pub fn new(batch_id: BatchId, end: JobEnd) -> Self {
-        Self { version: MESSAGE_VERSION, batch_id, end }
+        Self { version: MESSAGE_VERSION, batch_id, end, more: Vec::new() }
+    }
+
+    /// How each of its jobs ended.
+    pub fn ends(&self) -> impl Iterator<Item = &JobEnd> {
+        std::iter::once(&self.end).chain(&self.more)
     }
 }
 

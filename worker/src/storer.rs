@@ -4,9 +4,12 @@
 //! many pages under load, no waiting without load. The order commit, report, ack is a law: whatever
 //! dies in between, the message comes again and finds the job ended.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use shared::domain::BatchId;
 use shared::health::Pulse;
 use shared::job::{Failure, Report};
 use shared::queue::{Delivery, Message, Publisher, Queue};
@@ -23,6 +26,9 @@ use crate::store::{Store, StoreError, Stored, ToStore};
 /// Most jobs in one transaction: past this the commit no longer weighs, and a poisoned page holds up
 /// fewer neighbours.
 const MAX_GROUP: usize = 64;
+/// Most bytes of answers in one transaction, unless a single one has more: fifty pages, or a few that are
+/// unusually large. What a group packs and binds is held in memory until its commit.
+const MAX_GROUP_BYTES: usize = 4 << 20;
 /// Pauses between tries to store. It is tried until the database takes it, for what was fetched is worth
 /// keeping and the jobs in flight are bounded; nothing is acknowledged meanwhile.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
@@ -65,8 +71,11 @@ impl Storer {
     pub async fn run(mut self, mut finished: mpsc::Receiver<Finished>) {
         let mut group = Vec::with_capacity(MAX_GROUP);
         while self.pulse.while_waiting(finished.recv_many(&mut group, MAX_GROUP)).await > 0 {
-            let recorded = self.record(group.drain(..)).await;
-            self.acknowledge(recorded).await;
+            while !group.is_empty() {
+                let sizes = group.iter().map(|finished| finished.outcome.answer_bytes());
+                let recorded = self.record(group.drain(..fitting(sizes))).await;
+                self.acknowledge(recorded).await;
+            }
         }
     }
 
@@ -187,15 +196,12 @@ impl Storer {
     /// Reports, then acknowledges. What is not reported is not acknowledged: it comes again, is found
     /// ended, and is reported then.
     async fn acknowledge(&self, recorded: Vec<Recorded>) {
-        let report = |one: &Recorded| {
-            one.stored.report().map(|report| (to_message(report), report_span(&one.span)))
-        };
-        let reports: Vec<(Message, Span)> = recorded.iter().filter_map(report).collect();
+        let reports = reports(&recorded);
         let mut backoff = backoff();
         let mut tries = 0;
         loop {
             self.pulse.beat();
-            let each = reports.iter().map(|(message, span)| (message, span));
+            let each = reports.iter().map(|(message, spans)| (message, &spans[0]));
             let Err(error) = self.publisher.publish_each(each).await else { break };
             tries += 1;
             tracing::warn!(%error, tries, reports = reports.len(), "reports were not confirmed");
@@ -211,6 +217,16 @@ impl Storer {
             }
         }
     }
+}
+
+/// How many of the first have room in one transaction: at least one.
+fn fitting(sizes: impl Iterator<Item = usize>) -> usize {
+    let mut bytes = 0_usize;
+    let fits = sizes.take_while(|size| {
+        bytes = bytes.saturating_add(*size);
+        bytes <= MAX_GROUP_BYTES
+    });
+    fits.count().max(1)
 }
 
 fn backoff() -> backon::ExponentialBackoff {
@@ -256,7 +272,71 @@ fn report_span(job: &Span) -> Span {
     )
 }
 
+/// One message for all jobs of a batch, with the spans in which they report.
+fn reports(recorded: &[Recorded]) -> Vec<(Message, Vec<Span>)> {
+    let each = recorded
+        .iter()
+        .filter_map(|one| one.stored.report().map(|report| (report, report_span(&one.span))));
+    together(each).into_iter().map(|(report, spans)| (to_message(&report), spans)).collect()
+}
+
+/// Reports of one batch as one, with what belongs to each.
+fn together<'a, T>(each: impl Iterator<Item = (&'a Report, T)>) -> Vec<(Report, Vec<T>)> {
+    let mut batches: BTreeMap<BatchId, (Report, Vec<T>)> = BTreeMap::new();
+    for (report, belonging) in each {
+        match batches.entry(report.batch_id) {
+            Entry::Vacant(place) => {
+                place.insert((report.clone(), vec![belonging]));
+            }
+            Entry::Occupied(place) => {
+                let (all, belongings) = place.into_mut();
+                all.more.extend(report.ends().cloned());
+                belongings.push(belonging);
+            }
+        }
+    }
+    batches.into_values().collect()
+}
+
 fn to_message(report: &Report) -> Message {
     let body = serde_json::to_vec(report).expect("a report is plain data, which always serialises");
     Message::To(Queue::Reports, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::job::{EndState, JobEnd};
+
+    use super::*;
+
+    #[test]
+    fn jobs_of_a_batch_are_reported_together() {
+        let report = |batch, ordinal| {
+            let (issue, state, reason) = (1, EndState::Done, None);
+            let end = JobEnd { ordinal, issue, state, reason, declared_total: Some(31), ads: 11 };
+            Report::new(BatchId::from_raw(batch).unwrap(), end)
+        };
+        let each = [report(10_639_001, 7), report(10_639_000, 3), report(10_639_001, 9)];
+        let all = together(each.iter().zip(["a", "b", "c"]));
+        let told: Vec<(i32, Vec<u32>, &[&str])> = all
+            .iter()
+            .map(|(report, belonging)| {
+                let ordinals = report.ends().map(|end| end.ordinal).collect();
+                (report.batch_id.raw(), ordinals, &belonging[..])
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [(10_639_000, vec![3], &["b"][..]), (10_639_001, vec![7, 9], &["a", "c"][..])]
+        );
+    }
+
+    #[test]
+    fn a_group_is_bounded_by_bytes() {
+        let half = MAX_GROUP_BYTES / 2;
+        assert_eq!(fitting([half, half, 1].into_iter()), 2);
+        assert_eq!(fitting([half, half + 1].into_iter()), 1);
+        assert_eq!(fitting([MAX_GROUP_BYTES + 1, 1].into_iter()), 1);
+        assert_eq!(fitting([0; 3].into_iter()), 3);
+    }
 }
