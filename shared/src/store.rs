@@ -52,8 +52,22 @@ pub enum StoreError {
     NoSchema { needed: i64 },
 }
 
+/// For a process whose every statement looks some rows up by their keys. Of tables that are new or have just
+/// begun to grow the planner knows nothing: it would read them whole, and keep to that plan.
+pub const BY_KEY: &[(&str, &str)] =
+    &[("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off")];
+
 /// A pool. `name` is shown in `pg_stat_activity`.
 pub async fn connect(settings: &Database, name: &str) -> Result<PgPool, StoreError> {
+    connect_with(settings, name, &[]).await
+}
+
+/// A pool whose connections have these parameters of the server.
+pub async fn connect_with(
+    settings: &Database,
+    name: &str,
+    parameters: &[(&str, &str)],
+) -> Result<PgPool, StoreError> {
     let options = settings.options().map_err(StoreError::Unreachable)?;
     PgPoolOptions::new()
         .max_connections(settings.max_connections)
@@ -67,14 +81,19 @@ pub async fn connect(settings: &Database, name: &str) -> Result<PgPool, StoreErr
                 Ok(true)
             })
         })
-        .connect_with(options.application_name(name).options([
-            // Compiling costs a second where our largest statement runs for a third of one.
-            ("jit", "off".to_owned()),
-            (
-                "idle_in_transaction_session_timeout",
-                IDLE_IN_TRANSACTION_LIMIT.as_millis().to_string(),
-            ),
-        ]))
+        .connect_with(
+            options
+                .application_name(name)
+                .options([
+                    // Compiling costs a second where our largest statement runs for a third of one.
+                    ("jit", "off".to_owned()),
+                    (
+                        "idle_in_transaction_session_timeout",
+                        IDLE_IN_TRANSACTION_LIMIT.as_millis().to_string(),
+                    ),
+                ])
+                .options(parameters.iter().copied()),
+        )
         .await
         .map_err(StoreError::Unreachable)
 }

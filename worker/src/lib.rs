@@ -51,7 +51,8 @@ pub async fn main() -> ExitCode {
 /// and reports it.
 pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
     metrics::describe();
-    let pool = shared::store::connect(&settings.database, "worker").await?;
+    let pool =
+        shared::store::connect_with(&settings.database, "worker", shared::store::BY_KEY).await?;
     shared::store::check_schema(&pool).await?;
     let limiter = rate_limit::Limiter::new(&settings)?;
     let client = client::Client::new(&settings)?;

@@ -8,19 +8,24 @@
 -- onto the page that was read before. A page that showed no ads although the total reaches beyond it is
 -- suspect by itself. If nothing tells where ads are missing, the first pages are read again, once: they
 -- change most.
+--
+-- OFFSET 0: each row by its key. Of rows that were just written the planner knows nothing, and joins all jobs of
+-- the batch to each page, or all versions of the day to some hundred ads.
 WITH readings AS (
     SELECT p.market_id, p.page, p.ordinal, p.fetched_at, p.declared_total, p.offer_ids, p.promoted_position,
            j.ads_refused,
            row_number() OVER (PARTITION BY p.market_id, p.page ORDER BY p.ordinal DESC) = 1 AS is_last
-      FROM warehouse.book_pages p
-      JOIN pipeline.jobs j USING (day, batch_id, ordinal)
-     WHERE p.day = $1 AND p.batch_id = $2 AND p.market_id = ANY ($3)
+      FROM unnest($3::int[]) AS m (market_id)
+      JOIN LATERAL (SELECT * FROM warehouse.book_pages b
+                     WHERE b.day = $1 AND b.batch_id = $2 AND b.market_id = m.market_id OFFSET 0) p ON true
+      JOIN LATERAL (SELECT ads_refused FROM pipeline.jobs
+                     WHERE day = $1 AND batch_id = $2 AND ordinal = p.ordinal OFFSET 0) j ON true
 ), listed AS (
     SELECT r.market_id, r.page, r.fetched_at, v.adv_no,
            (l.position = r.promoted_position) IS TRUE AS is_promoted
       FROM readings r
      CROSS JOIN LATERAL unnest(r.offer_ids) WITH ORDINALITY AS l (id, position)
-      JOIN warehouse.offer_versions v ON v.day = $1 AND v.id = l.id
+      JOIN LATERAL (SELECT adv_no FROM warehouse.offer_versions WHERE day = $1 AND id = l.id OFFSET 0) v ON true
      WHERE r.is_last
 ), ads AS (
     SELECT market_id,

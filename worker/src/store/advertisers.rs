@@ -347,18 +347,22 @@ pub(crate) async fn insert_versions(
     Ok(rows.into_iter().map(|(user_no, advertiser_sk, _)| (user_no, advertiser_sk)).collect())
 }
 
-/// Locks the current versions in one order, so that writers never wait for each other in a circle.
+/// Locks the current versions in one order, so that writers never wait for each other in a circle. Each by
+/// its key: of a list the planner may read all advertisers, as long as it knows of few.
 async fn lock_current(
     connection: &mut PgConnection,
     exchange: Exchange,
     seen: &[Seen<'_>],
 ) -> Result<HashMap<String, Current>, StoreError> {
     let rows: Vec<Current> = sqlx::query_as(
-        "SELECT user_no, advertiser_id, advertiser_sk, identity_hash, valid_from, month_order_count,
-                completion_rate, positive_rate, release_seconds, figures_at
-           FROM warehouse.dim_advertisers
-          WHERE exchange_id = $1 AND user_no = ANY ($2) AND is_current
-          ORDER BY user_no FOR UPDATE",
+        "SELECT d.*
+           FROM unnest($2::text[]) AS s (user_no)
+          CROSS JOIN LATERAL (
+                SELECT user_no, advertiser_id, advertiser_sk, identity_hash, valid_from, month_order_count,
+                       completion_rate, positive_rate, release_seconds, figures_at
+                  FROM warehouse.dim_advertisers
+                 WHERE exchange_id = $1 AND user_no = s.user_no AND is_current
+                   FOR UPDATE) d",
     )
     .bind(exchange.id())
     .bind(seen.iter().map(|seen| seen.advertiser.user_no.as_str()).collect::<Vec<_>>())

@@ -55,6 +55,16 @@ pub(super) async fn list_known(
     exchange: Exchange,
     ads: &[(&str, DateTime<Utc>)],
 ) -> Result<Vec<Option<AdDetails>>, StoreError> {
+    // Mostly nobody asks for the pages of advertisers: then no ad need be looked for.
+    let has_any: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM warehouse.offer_terms WHERE exchange_id = $1)",
+    )
+    .bind(exchange.id())
+    .fetch_one(pool)
+    .await?;
+    if !has_any {
+        return Ok(vec![None; ads.len()]);
+    }
     let known = list_last(pool, exchange, ads, 1).await?;
     Ok(known.into_iter().map(|mut last| last.pop()).collect())
 }
