@@ -77,12 +77,21 @@ pub async fn respond(answer: Answer, gzip: bool) -> Response {
     response
 }
 
+/// A JSON answer that was packed before.
+pub fn respond_packed(packed: Bytes) -> Response {
+    let mut response = Response::new(Body::from(packed));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    response
+}
+
 /// The server closes a connection whose body fails; with the first piece, before it sent a byte.
 fn aborted() -> io::Result<Bytes> {
     Err(io::Error::from(io::ErrorKind::ConnectionAborted))
 }
 
-fn pack(body: &[u8]) -> Vec<u8> {
+pub fn pack(body: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::fast());
     let packed = encoder.write_all(body).and_then(|()| encoder.finish());
     packed.expect("a Vec takes everything")

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 pub use self::fault::{Fault, Faults, Share};
 pub use self::render::{Renderer, Template};
+pub use self::search::{Query, render_all};
 pub use self::witness::Lies;
 use crate::market::World;
 
@@ -141,6 +142,9 @@ impl Answer {
     }
 }
 
+/// Where pages are asked for.
+pub const SEARCH_PATH: &str = "/bapi/c2c/v2/friendly/c2c/adv/search";
+
 /// The answer to a request from the world as it stands: the right one, unless it is told to lie.
 #[must_use]
 pub fn answer(
@@ -151,9 +155,7 @@ pub fn answer(
     request: &Request<'_>,
 ) -> Answer {
     match (request.method, request.path) {
-        ("POST", "/bapi/c2c/v2/friendly/c2c/adv/search") => {
-            search::search(world, renderer, behaviour, lies, request)
-        }
+        ("POST", SEARCH_PATH) => search::search(world, renderer, behaviour, lies, request),
         ("GET", "/bapi/c2c/v1/public/c2c/agent/ad-list") => {
             witness::ad_list(world, behaviour, lies, request)
         }

@@ -35,7 +35,8 @@ struct Body {
 }
 
 /// A request that can be answered.
-struct Query {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Query {
     fiat: String,
     asset: String,
     side: Side,
@@ -45,6 +46,7 @@ struct Query {
 }
 
 /// What narrows the list; everything empty narrows nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Filter {
     pay_types: Vec<String>,
     publisher: Option<String>,
@@ -89,7 +91,43 @@ pub(super) fn search(
     if lies.search == Some(SearchLie::Shifted) { shift_prices(page) } else { page }
 }
 
+/// All pages of all markets as `body` asks for one of them: with its rows and filters.
+pub fn render_all(
+    world: &World,
+    renderer: &Renderer,
+    behaviour: &Behaviour,
+    body: &[u8],
+) -> Option<Vec<(Query, Vec<u8>)>> {
+    let asked = Query::parse(body)?;
+    let mut all = Vec::new();
+    for market in &world.markets {
+        let key = world.key(market);
+        for number in 1.. {
+            let query = Query {
+                fiat: key.fiat.clone(),
+                asset: key.asset.clone(),
+                side: market.side,
+                page: number,
+                ..asked.clone()
+            };
+            let page = Page::cut(world, renderer, behaviour, market, &query, 0, false);
+            let is_last = page.items.is_empty();
+            all.push((query, page.render(world, renderer)));
+            if is_last {
+                break;
+            }
+        }
+    }
+    Some(all)
+}
+
 impl Query {
+    /// What a body asks for; `None`: nothing that can be answered.
+    #[must_use]
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        Self::check(serde_json::from_slice(body).ok()?)
+    }
+
     fn check(body: Body) -> Option<Self> {
         let side = match body.trade_type?.as_str() {
             "BUY" => Side::Buy,

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use load_tests::fleet::{Fleet, Process, Servers};
 use serde_json::json;
+use shared::domain::{Market, Side};
+use shared::exchange::binance::{self, Payload};
+use shared::job::Work;
 use sqlx::AssertSqlSafe;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::mpsc;
@@ -115,7 +118,19 @@ impl Running {
                 }
             }
         });
-        Ok(Self { fleet, coordinator, workers, meter, steps })
+        let running = Self { fleet, coordinator, workers, meter, steps };
+        running.prepare().await?;
+        Ok(running)
+    }
+
+    /// Has the exchange render its pages ahead: what it costs to invent a market is not ours.
+    async fn prepare(&self) -> Result<()> {
+        let market = Market::new("USD", "USDT", Side::Buy)?;
+        let work = Work::Search { market_id: 0, market, page: 1, ads_expected: false };
+        let Payload::Json(body) = binance::request(&work).payload else {
+            bail!("a search is asked by a body")
+        };
+        self.fleet.admin("prepare", &serde_json::from_str(&body)?).await
     }
 
     /// Asks for a batch, waits until it is closed, and tells what it took.
@@ -178,7 +193,8 @@ impl Running {
 
     /// Lets ten simulated minutes pass: ads change, come and go.
     pub(crate) async fn let_time_pass(&self) -> Result<()> {
-        self.fleet.admin(&format!("advance?ms={INTERVAL_MS}"), &json!({})).await
+        self.fleet.admin(&format!("advance?ms={INTERVAL_MS}"), &json!({})).await?;
+        self.prepare().await
     }
 
     pub(crate) fn coordinator_mb(&self) -> Result<f64> {
