@@ -322,6 +322,80 @@ async fn requests_in_flight_are_bounded() {
     permit(&lone, &settings, START + 40 * SECOND).await;
 }
 
+/// Where permits come fast, one call brings those of the next moments too, each with its own slot; but not
+/// at the rates that exchanges allow, and not while another worker waits.
+#[tokio::test]
+async fn permits_come_together_only_where_they_come_fast() {
+    let several = async |limiter: &Limiter, settings: &Settings, worker: &str, now| {
+        let limiter = limiter.at(now);
+        let asked = limiter.acquire_several(settings, Known::default(), worker, Class::Normal, 20);
+        let (answer, others) = asked.await.unwrap();
+        (answer.grant, others)
+    };
+    let fast = Settings { initial: 60_000, ceiling: 60_000, max_in_flight: 1_000, ..defaults() };
+    let lone = limiter();
+    let (first, others) = several(&lone, &fast, "w", START).await;
+    let Grant::Permit { number, wait } = first else { panic!("no permit: {first:?}") };
+    assert_eq!(others.len(), 20);
+    let mut numbers: Vec<u64> = others.iter().map(|(number, _)| *number).chain([number]).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 21);
+    let waits: Vec<Duration> =
+        [wait].into_iter().chain(others.iter().map(|(_, wait)| *wait)).collect();
+    for pair in waits.windows(2) {
+        // A millisecond each; microseconds are cut.
+        assert!(pair[1] - pair[0] >= Duration::from_micros(999), "{waits:?}");
+    }
+
+    let slow = limiter();
+    let (first, others) = several(&slow, &defaults(), "w", START).await;
+    assert!(matches!(first, Grant::Permit { .. }));
+    assert_eq!(others, []);
+
+    let shared = limiter();
+    // All slots of the next moments are given, so the first worker waits, and then another.
+    let mut now = START;
+    while matches!(ask(&shared, &fast, "a", START).await, Grant::Permit { .. }) {}
+    assert!(matches!(ask(&shared, &fast, "b", START).await, Grant::AskAgain(_)));
+    let others = loop {
+        now += 1_000;
+        if let (Grant::Permit { .. }, others) = several(&shared, &fast, "a", now).await {
+            break others;
+        }
+    };
+    assert_eq!(others, [], "another worker waits");
+}
+
+/// Outcomes that are told together count as told one by one, in their order.
+#[tokio::test]
+async fn outcomes_are_told_together() {
+    let settings = Settings { initial: 60_000, ceiling: 60_000, max_in_flight: 100, ..defaults() };
+    let outcomes = [Outcome::Ok, Outcome::Refused(None), Outcome::Refused(None), Outcome::Unused];
+    let mut rates = Vec::new();
+    for are_together in [true, false] {
+        let limiter = limiter();
+        let mut told = Vec::new();
+        for outcome in outcomes {
+            told.push((permit(&limiter, &settings, START).await, outcome));
+        }
+        let limiter = limiter.at(START + SECOND);
+        if are_together {
+            limiter.finish_all(&settings, Known::default(), &told).await.unwrap();
+        } else {
+            for (permit, outcome) in told {
+                limiter.finish(&settings, Known::default(), permit, outcome).await.unwrap();
+            }
+        }
+        // Whoever asks next sets the rate by what was told.
+        ask(&limiter, &settings, "w", START + 2 * SECOND).await;
+        let status = limiter.show().await.unwrap().unwrap();
+        rates.push((status.rate, status.refusals, status.in_flight, status.sent));
+    }
+    assert_eq!(rates[0], rates[1]);
+    assert!(rates[0].0 < 60_000.0, "no refusal was told");
+}
+
 /// A permit that is given back is given to the next at once.
 #[tokio::test]
 async fn an_unused_permit_is_given_back() {
