@@ -59,7 +59,7 @@ pub(super) fn parse_quickly(market: &Market, bytes: &[u8]) -> Option<Page> {
     let read = |(position, item): (usize, quick::Item<'_>)| {
         let quick::Item { adv, methods, advertiser, privilege_type } = item;
         let reader = Reader::new(Pass::Strict);
-        read_ad(market, position, privilege_type, &adv, Some(methods), &advertiser, reader).ok()
+        read_ad(market, position, privilege_type, &adv, Some(&methods), &advertiser, reader).ok()
     };
     let ads: Vec<Ad> = items.into_iter().enumerate().map(read).collect::<Option<_>>()?;
     let warnings = duplicates(&ads);
@@ -217,7 +217,7 @@ fn read_ad(
     position: usize,
     privilege_type: Raw<'_>,
     adv: &Adv<'_>,
-    methods: Option<Vec<TradeMethod<'_>>>,
+    methods: Option<&[TradeMethod<'_>]>,
     user: &wire::Advertiser<'_>,
     mut reader: Reader,
 ) -> Result<Ad, Rejected> {
@@ -387,7 +387,7 @@ impl Reader {
         &mut self,
         market: &Market,
         adv: &Adv<'_>,
-        methods: Option<Vec<TradeMethod<'_>>>,
+        methods: Option<&[TradeMethod<'_>]>,
         advertiser: Advertiser,
     ) -> Result<Ad, Rejected> {
         let price = self.needed("price", adv.price, value::amount)?;
@@ -605,14 +605,14 @@ impl Reader {
         let wrong = |_| value::wrong_type("a list of objects", raw.get());
         let methods: Vec<TradeMethod<'_>> =
             serde_json::from_str(raw.get()).map_err(|e| self.reject("tradeMethods", wrong(e)))?;
-        self.payment_methods(methods)
+        self.payment_methods(&methods)
     }
 
     /// The exchange may name a method twice, the second time without a name: a set, in which a null
     /// never hides a name.
     fn payment_methods(
         &mut self,
-        methods: Vec<TradeMethod<'_>>,
+        methods: &[TradeMethod<'_>],
     ) -> Result<Vec<PaymentMethod>, Rejected> {
         if methods.len() > MAX_METHODS {
             let detail = format!("has {} entries, allowed are {MAX_METHODS}", methods.len());
