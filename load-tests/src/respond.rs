@@ -91,6 +91,11 @@ fn aborted() -> io::Result<Bytes> {
     Err(io::Error::from(io::ErrorKind::ConnectionAborted))
 }
 
+/// A body as gzip.
+///
+/// # Panics
+/// Never: memory takes everything.
+#[must_use]
 pub fn pack(body: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::fast());
     let packed = encoder.write_all(body).and_then(|()| encoder.finish());

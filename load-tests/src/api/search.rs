@@ -91,7 +91,9 @@ pub(super) fn search(
     if lies.search == Some(SearchLie::Shifted) { shift_prices(page) } else { page }
 }
 
-/// All pages of all markets as `body` asks for one of them: with its rows and filters.
+/// All pages of all markets as `body` asks for one of them: with its rows and filters; `None`: it asks for
+/// nothing that can be answered.
+#[must_use]
 pub fn render_all(
     world: &World,
     renderer: &Renderer,

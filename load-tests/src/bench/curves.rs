@@ -15,6 +15,8 @@ const WORKERS: [usize; 4] = [1, 2, 4, 8];
 const IN_HAND: [usize; 6] = [5, 10, 20, 50, 100, 200];
 /// Times as many ads.
 const SIZES: [u64; 3] = [1, 3, 10];
+/// Times as many fiats, with the same ads.
+const FIATS: [u64; 3] = [1, 2, 4];
 /// Times that a question is asked.
 const ASKED: usize = 5;
 
@@ -89,7 +91,41 @@ pub(crate) async fn draw(load: &Load, batches: usize, directory: &Path) -> Resul
     write(directory, "bench-close.svg", &picture)?;
     let picture = svg("Questions by ads of the market", "ads", "ms", &questions);
     write(directory, "bench-questions.svg", &picture)?;
+    let (columns_by_markets, picture) = by_markets(load, batches).await?;
+    columns.extend(columns_by_markets);
+    write(directory, "bench-markets.svg", &picture)?;
     Ok(columns)
+}
+
+/// What further markets cost that hold the same ads, and its picture.
+async fn by_markets(load: &Load, batches: usize) -> Result<(Vec<Column>, String)> {
+    const DRAWN: [(&str, &str); 3] = [
+        ("opened to last end", "read_ms"),
+        ("close", "close_ms, last end to closed"),
+        ("plan", "plan_ms"),
+    ];
+    let mut columns: Vec<Column> = Vec::new();
+    let mut curves = DRAWN.map(|(name, _)| Curve { name: name.to_owned(), points: Vec::new() });
+    for times in FIATS {
+        let load = Load { fiats: load.fiats * times, ..load.clone() };
+        let mut column = steady(&format!("{} fiats", load.fiats), &load, batches, false).await?;
+        let (markets, ads) = (column.figures["markets"], column.figures["ads"]);
+        let read = ads / column.figures["ads_per_s, opened to last end"] * 1000.0;
+        column.figures.insert("read_ms".to_owned(), read);
+        for ((_, figure), curve) in DRAWN.iter().zip(&mut curves) {
+            curve.points.push((markets, column.figures[*figure]));
+        }
+        if let Some(before) = columns.first() {
+            for (_, figure) in DRAWN {
+                let more = column.figures[figure] - before.figures[figure];
+                let each = more / (markets - before.figures["markets"]);
+                column.figures.insert(format!("{figure}, each further market"), each);
+            }
+        }
+        columns.push(column);
+    }
+    let title = "A batch by markets that hold the same ads";
+    Ok((columns, svg(title, "markets", "ms", &curves)))
 }
 
 fn places(count: usize) -> Result<f64> {

@@ -25,6 +25,8 @@ const PREFETCH: u16 = 200;
 /// Bytes of a job and of a report, about.
 const JOB_BYTES: usize = 300;
 const REPORT_BYTES: usize = 150;
+/// Times that what runs in this process is timed.
+const ROUNDS: u32 = 5;
 /// Bytes given to `COPY` at once.
 const CHUNK: usize = 1 << 20;
 
@@ -57,7 +59,6 @@ pub(crate) async fn measure(fleet: &Fleet, meter: &Meter, batch: i32) -> Result<
     let mut time = |name: &str, work: &mut dyn FnMut() -> Result<()>| -> Result<()> {
         work()?;
         let from = meter::own()?;
-        const ROUNDS: u32 = 5;
         for _ in 0..ROUNDS {
             work()?;
         }

@@ -166,8 +166,22 @@ async fn throughput(options: &Throughput) -> Result<Report> {
     }
     if !own.floors.is_empty() {
         columns.push(Column::new("floors", &own.floors));
+        columns.push(Column::new("light load", &[light(&options.load).await?]));
     }
     Ok(Report { machine: machine().await?, columns })
+}
+
+/// A small market at ten requests a second: how long a page waits for company before it is stored.
+async fn light(load: &Load) -> Result<Figures> {
+    const ADS: u64 = 1_000;
+    let limit =
+        ["INITIAL_RATE_LIMIT", "MAX_RATE_LIMIT"].map(|name| (name.to_owned(), "600".to_owned()));
+    let burst = ("RATE_LIMIT_BURST".to_owned(), "1".to_owned());
+    let set = load.set.iter().cloned().chain(limit).chain([burst]).collect();
+    let mut running = Running::start(&Load { ads: ADS, fiats: 1, set, ..load.clone() }).await?;
+    let figures = running.batch().await?.figures;
+    running.remove().await?;
+    Ok(figures.into_iter().filter(|(name, _)| name.starts_with("answer_to")).collect())
 }
 
 /// How the medians of `now` compare to those of `before`.

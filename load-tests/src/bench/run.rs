@@ -212,14 +212,19 @@ impl Running {
 
     /// Times and counts of a closed batch, from the ledger.
     async fn ledger(&self, id: i32) -> Result<Figures> {
-        let row: (f64, f64, f64, f64, i64, i64, i64) = sqlx::query_as(
+        let row: (f64, f64, f64, f64, i64, i64, i64, f64, f64, i64) = sqlx::query_as(
             "SELECT extract(epoch FROM j.last_end - b.opened_at)::float8,
                     extract(epoch FROM b.planned_at - b.opened_at)::float8,
                     extract(epoch FROM b.closed_at - b.opened_at)::float8,
                     extract(epoch FROM b.closed_at - j.last_end)::float8,
-                    b.ads::bigint, j.pages, j.versions
+                    b.ads::bigint, j.pages, j.versions, j.stored_p50, j.stored_p95,
+                    (SELECT count(*) FROM warehouse.books k WHERE k.day = b.day AND k.batch_id = b.batch_id)
                FROM pipeline.batches b,
                     LATERAL (SELECT max(ended_at) AS last_end,
+                                    percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM ended_at - fetched_at))
+                                        AS stored_p50,
+                                    percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM ended_at - fetched_at))
+                                        AS stored_p95,
                                     count(*) FILTER (WHERE kind = 'search' AND state IN ('done', 'empty')) AS pages,
                                     (SELECT count(*) FROM warehouse.offer_versions v
                                       WHERE v.day = b.day AND v.first_seen_at BETWEEN b.opened_at AND b.closed_at) AS versions
@@ -229,12 +234,17 @@ impl Running {
         .bind(id)
         .fetch_one(&self.fleet.pool)
         .await?;
-        let (read, plan, closed, close, ads, pages, versions) = row;
+        let (read, plan, closed, close, ads, pages, versions, stored_p50, stored_p95, markets) =
+            row;
         #[expect(clippy::cast_precision_loss, reason = "counts of ads and pages are small")]
-        let [ads, pages, versions] = [ads, pages, versions].map(|count| count as f64);
+        let [ads, pages, versions, markets] =
+            [ads, pages, versions, markets].map(|count| count as f64);
         let figures = [
             ("ads", ads),
+            ("markets", markets),
             ("pages", pages),
+            ("answer_to_transaction_ms, p50", stored_p50 * 1000.0),
+            ("answer_to_transaction_ms, p95", stored_p95 * 1000.0),
             ("ads per page", ads / pages),
             ("share of ads stored anew", versions / ads),
             ("ads_per_s, opened to last end", ads / read),
