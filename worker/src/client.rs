@@ -444,14 +444,16 @@ fn tell(span: &Span, fetched: Result<&Answer, &FetchError>) {
 
 /// The body, if it is not too large.
 async fn whole(mut response: reqwest::Response) -> Result<Vec<u8>, FetchError> {
-    let mut body = Vec::new();
+    let (mut chunks, mut bytes) = (Vec::new(), 0);
     while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
-        if body.len() + chunk.len() > MAX_BODY_BYTES {
+        bytes += chunk.len();
+        if bytes > MAX_BODY_BYTES {
             return Err(FetchError::TooLarge);
         }
-        body.extend_from_slice(&chunk);
+        chunks.push(chunk);
     }
-    Ok(body)
+    // Not grown as it came: it is kept until its page is stored, and would be as large again.
+    Ok(chunks.concat())
 }
 
 /// By its innermost cause: the outer ones only say that a request failed. What breaks while a body is

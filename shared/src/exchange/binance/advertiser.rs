@@ -2,12 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::value::RawValue;
-
 use super::envelope::{self, Members};
 use super::lenient;
 use super::search::{Element, Pass, Reader, Rejected, object};
-use super::value::{self, Raw, shorten};
+use super::value::{self, Raw, Written, shorten};
 use super::wire::{Adv, AnswerError, UserDetail, UserKyc, UserStats};
 use crate::domain::{Ad, Advertiser, Market, Profile, Refusal, Rule, Side, Warning};
 
@@ -100,7 +98,7 @@ pub fn parse_advertiser(
 fn parse_ad(
     owner: &Advertiser,
     position: usize,
-    item: &RawValue,
+    item: Written<'_>,
     mut reader: Reader,
 ) -> Result<(Market, Ad), Rejected> {
     let adv: Adv<'_> = object(Some("adv"), Some(item))?;
@@ -148,7 +146,7 @@ fn bare(reader: &mut Reader, user_no: String, user: &UserDetail<'_>) -> Advertis
     }
 }
 
-fn profile(reader: &mut Reader, user: &UserDetail<'_>, detail: &RawValue) -> Profile {
+fn profile(reader: &mut Reader, user: &UserDetail<'_>, detail: Written<'_>) -> Profile {
     let inner = |raw: Raw<'_>| raw.map_or_else(|| "{}".to_owned(), |raw| raw.get().to_owned());
     let (stats, kyc) = (inner(user.user_stats_ret), inner(user.user_kyc_ret));
     reader.object = "userStatsRet";

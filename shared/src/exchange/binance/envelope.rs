@@ -1,10 +1,8 @@
 //! What surrounds an answer, taken apart by its brackets: so that one part that is no JSON, or no text,
 //! is refused alone.
 
-use serde_json::value::RawValue;
-
 use super::lenient::plain;
-use super::value::{self, Raw};
+use super::value::{self, Raw, Written};
 use super::wire::AnswerError;
 use crate::exchange::scan::{self, Member, Torn};
 
@@ -79,7 +77,7 @@ impl<'a> Members<'a> {
 /// The JSON of a part; `None`: null, no text or no JSON.
 pub(super) fn json(part: &[u8]) -> Raw<'_> {
     let text = std::str::from_utf8(part).ok()?;
-    serde_json::from_str::<Option<&RawValue>>(text).ok()?
+    serde_json::from_str::<Option<Written<'_>>>(text).ok()?
 }
 
 /// `data` and `total` of a successful answer:

@@ -9,11 +9,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
 
-use serde_json::value::RawValue;
-
 use super::fields::LEFT_OUT;
 use super::names::names;
-use super::value;
+use super::value::{self, Written};
 use super::wire::{self, Adv};
 use crate::domain::Rule;
 use crate::exchange::scan;
@@ -94,7 +92,7 @@ impl Kind {
     /// The value in a form that tells equal ones, if it is one of this kind.
     fn reading(self, raw: &str) -> Option<String> {
         let is_list = raw.starts_with('[');
-        let value: &RawValue = serde_json::from_str(raw).ok()?;
+        let value: Written<'_> = serde_json::from_str(raw).ok()?;
         match self {
             Self::Amount => match value::decimal(value) {
                 Ok(amount) => Some(amount.normalize().to_string()),

@@ -6,11 +6,9 @@
 
 use std::sync::LazyLock;
 
-use serde_json::value::RawValue;
-
 use super::envelope::{MAX_ITEMS, SUCCESS};
 use super::shapes;
-use super::value::{self, Raw};
+use super::value::{self, Raw, Written};
 use super::wire::{Adv, Advertiser, TradeMethod};
 use crate::exchange::shape::{Known, Mark, Met};
 
@@ -82,8 +80,8 @@ pub(super) fn read(bytes: &[u8]) -> Option<Quick<'_>> {
             succeeded.1
         }
         Met::Value(mark, value) => {
-            let Ok(raw) = serde_json::from_str::<&RawValue>(value) else { return false };
-            page.take(mark, raw)
+            page.take(mark, Written::new(value));
+            true
         }
     });
     if !is_known || succeeded != (true, true) {
@@ -122,7 +120,7 @@ impl<'a> Page<'a> {
         };
     }
 
-    fn take(&mut self, mark: usize, raw: &'a RawValue) -> bool {
+    fn take(&mut self, mark: usize, raw: Written<'a>) {
         if mark == TOTAL {
             self.total = value::count(raw);
         } else if let Some(field) = self.fields.get_mut(mark) {
@@ -130,7 +128,6 @@ impl<'a> Page<'a> {
         } else if let Some(method) = self.methods.last_mut() {
             method[mark - METHOD_FIELD] = Some(raw);
         }
-        true
     }
 }
 
@@ -148,12 +145,12 @@ mod tests {
         #[derive(Deserialize)]
         struct Line<'a> {
             #[serde(borrow)]
-            anuncios: &'a RawValue,
+            anuncios: Written<'a>,
         }
         let line = include_str!(
             "../../../../fixtures/binance/collector/collector-USDT-BOB-SELL-2026-08-22T21-39-35.json"
         );
-        let ads = serde_json::from_str::<Line<'_>>(line).unwrap().anuncios;
+        let ads = serde_json::from_str::<Line<'_>>(line).unwrap().anuncios.get();
         let page = format!(
             r#"{{"code":"000000","message":null,"messageDetail":null,"data":{ads},"total":101,"success":true}}"#
         );

@@ -1,17 +1,16 @@
 //! A page of the ad search: bytes to ads, and a list of what could not be taken and why.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use rust_decimal::Decimal;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::envelope::{self, Items};
 use super::lenient::{self, Ambiguous, Straight};
 use super::quick::{self, Quick};
 use super::shapes;
-use super::value::{self, Fault, Raw};
+use super::value::{self, Fault, Raw, Written};
 use super::wire::{self, Adv, AnswerError, Item, OUT_OF_ORDER_PRIVILEGES, TradeMethod};
 use crate::domain::{
     Ad, AdDetails, Advertiser, Json, Market, PaymentMethod, Refusal, Rule, Side, Warning,
@@ -119,13 +118,13 @@ impl Element<'_> {
     pub(super) fn read<T>(
         &self,
         leniencies: &mut BTreeSet<String>,
-        read: impl Fn(&RawValue, Reader) -> Result<T, Rejected>,
+        read: impl Fn(Written<'_>, Reader) -> Result<T, Rejected>,
     ) -> Result<T, Rejected> {
         let whole = |fault| Rejected { adv_no: None, field: None, fault };
         let text = std::str::from_utf8(self.bytes)
             .map_err(|error| whole((Rule::BadText, format!("is no UTF-8: {error}"))))?;
         let json = |text| {
-            serde_json::from_str::<&RawValue>(text)
+            serde_json::from_str::<Written<'_>>(text)
                 .map_err(|error| whole((Rule::Malformed, value::shorten(&error.to_string()))))
         };
         let strict = match read(json(text)?, Reader::new(Pass::Strict)) {
@@ -196,7 +195,7 @@ impl Rejected {
 fn parse_item(
     market: &Market,
     position: usize,
-    item: &RawValue,
+    item: Written<'_>,
     reader: Reader,
 ) -> Result<Ad, Rejected> {
     let parts: Item<'_> = object(None, Some(item))?;
@@ -264,11 +263,11 @@ impl Reader {
         Rejected { adv_no: None, field: Some(format!("{}.{field}", self.object)), fault }
     }
 
-    fn needed<T>(
+    fn needed<'a, T>(
         &self,
         field: &str,
-        raw: Raw<'_>,
-        read: impl Fn(&RawValue) -> Result<T, Fault>,
+        raw: Raw<'a>,
+        read: impl Fn(Written<'a>) -> Result<T, Fault>,
     ) -> Result<T, Rejected> {
         let missing = || (Rule::MissingField, "is absent or null".to_owned());
         raw.ok_or_else(missing)
@@ -278,7 +277,7 @@ impl Reader {
     }
 
     /// What is needed of an ad is a text in every answer.
-    fn as_text<'a>(&self, raw: &'a RawValue) -> Result<&'a RawValue, Fault> {
+    fn as_text<'a>(&self, raw: Written<'a>) -> Result<Written<'a>, Fault> {
         if self.pass == Pass::Strict && !raw.get().starts_with('"') {
             return Err(value::wrong_type("a text", raw.get()));
         }
@@ -286,26 +285,27 @@ impl Reader {
     }
 
     /// Text that an ad can be stored without, but is not expected to: the lenient fallback looks for it.
-    pub(super) fn expected_text(
+    pub(super) fn expected_text<'a>(
         &mut self,
         field: &str,
-        raw: Raw<'_>,
-    ) -> Result<Option<String>, Rejected> {
+        raw: Raw<'a>,
+    ) -> Result<Option<Cow<'a, str>>, Rejected> {
         if self.pass == Pass::Strict {
-            let text = self.needed(field, raw, |raw| value::text(raw).map(Cow::into_owned));
-            return match text {
-                Err(rejected) if !rejected.is_of_shape() => Ok(self.optional_text(field, raw)),
+            return match self.needed(field, raw, value::text) {
+                Err(rejected) if !rejected.is_of_shape() => {
+                    Ok(self.optional(field, raw, value::text))
+                }
                 other => other.map(Some),
             };
         }
-        Ok(self.optional_text(field, raw))
+        Ok(self.optional(field, raw, value::text))
     }
 
     /// Text that names something: not empty.
     fn key(&self, field: &str, raw: Raw<'_>) -> Result<String, Rejected> {
         const MAX_KEY_CHARS: usize = 64;
         let key = self.needed(field, raw, |raw| value::text(raw).map(Cow::into_owned))?;
-        if key.is_empty() || key.chars().count() > MAX_KEY_CHARS {
+        if key.is_empty() || key.len() > MAX_KEY_CHARS && key.chars().count() > MAX_KEY_CHARS {
             let detail =
                 format!("has {} characters, allowed are 1 to {MAX_KEY_CHARS}", key.chars().count());
             return Err(self.reject(field, (Rule::BadText, detail)));
@@ -331,7 +331,7 @@ impl Reader {
         &mut self,
         field: &str,
         raw: Raw<'a>,
-        read: impl Fn(&'a RawValue) -> Result<T, Fault>,
+        read: impl Fn(Written<'a>) -> Result<T, Fault>,
     ) -> Option<T> {
         match raw.map(read).transpose() {
             Ok(value) => value,
@@ -541,7 +541,8 @@ impl Reader {
         let user_type = self.optional_text("userType", user.user_type);
         let user_no = self.key("userNo", user.user_no)?;
         // A name to show is not worth an ad: without one the key stands in.
-        let nickname = self.expected_text("nickName", user.nick_name)?.unwrap_or_else(|| {
+        let nickname = self.expected_text("nickName", user.nick_name)?.map(Cow::into_owned);
+        let nickname = nickname.unwrap_or_else(|| {
             let detail = "is not told, the userNo stands in".to_owned();
             self.warn(Rule::NameNotTold, "nickName", detail);
             user_no.clone()
@@ -618,20 +619,26 @@ impl Reader {
             let detail = format!("has {} entries, allowed are {MAX_METHODS}", methods.len());
             return Err(self.reject("tradeMethods", (Rule::OutOfRange, detail)));
         }
-        let mut set = BTreeMap::new();
+        // Few, so a list that is looked through.
+        let mut set: Vec<PaymentMethod> = Vec::with_capacity(methods.len());
         for (index, method) in methods.iter().enumerate() {
-            let field = format!("tradeMethods[{index}].identifier");
-            let identifier = self.key(&field, method.identifier)?;
+            let identifier = self.key("identifier", method.identifier).map_err(|rejected| {
+                let field = format!("{}.tradeMethods[{index}].identifier", self.object);
+                Rejected { field: Some(field), ..rejected }
+            })?;
             let name = self.optional_text("tradeMethods.tradeMethodName", method.trade_method_name);
             let short_name = self
                 .optional_text("tradeMethods.tradeMethodShortName", method.trade_method_short_name);
-            let entry = set.entry(identifier).or_insert((None, None));
-            entry.0 = entry.0.take().or(name);
-            entry.1 = entry.1.take().or(short_name);
+            match set.iter_mut().find(|known| known.identifier == identifier) {
+                Some(known) => {
+                    known.name = known.name.take().or(name);
+                    known.short_name = known.short_name.take().or(short_name);
+                }
+                None => set.push(PaymentMethod { identifier, name, short_name }),
+            }
         }
-        let method =
-            |(identifier, (name, short_name))| PaymentMethod { identifier, name, short_name };
-        Ok(set.into_iter().map(method).collect())
+        set.sort_unstable_by(|a, b| a.identifier.cmp(&b.identifier));
+        Ok(set)
     }
 }
 
@@ -643,7 +650,7 @@ fn is_other_side(told: &str, market: &Market) -> bool {
 /// Payment methods of one ad; the exchange allows five.
 const MAX_METHODS: usize = 100;
 
-fn badges(raw: &RawValue) -> Result<Vec<String>, Fault> {
+fn badges(raw: Written<'_>) -> Result<Vec<String>, Fault> {
     let badges: Vec<String> = serde_json::from_str(raw.get())
         .map_err(|_| value::wrong_type("a list of texts", raw.get()))?;
     if badges.iter().any(|badge| badge.contains('\0')) {

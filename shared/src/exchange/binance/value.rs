@@ -7,12 +7,33 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::domain::{Json, Rule};
 
+/// A value as it is written: valid JSON, for whoever hands one out has read over it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written<'a>(&'a str);
+
+impl<'a> Written<'a> {
+    pub(super) fn new(json: &'a str) -> Self {
+        Self(json)
+    }
+
+    pub(super) fn get(self) -> &'a str {
+        self.0
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Written<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        <&RawValue>::deserialize(from).map(|raw| Self(raw.get()))
+    }
+}
+
 /// A field as it stands in the answer; `None`: absent or null.
-pub(super) type Raw<'a> = Option<&'a RawValue>;
+pub(super) type Raw<'a> = Option<Written<'a>>;
 
 /// Why a value could not be read.
 pub(super) type Fault = (Rule, String);
@@ -32,7 +53,7 @@ const MAX_JSON_BYTES: usize = 10_000;
 const MAX_MS: i64 = 253_402_300_799_999;
 
 /// A text, or a number as its text.
-pub(super) fn text(raw: &RawValue) -> Result<Cow<'_, str>, Fault> {
+pub(super) fn text(raw: Written<'_>) -> Result<Cow<'_, str>, Fault> {
     let json = raw.get();
     let value = match json.as_bytes().first() {
         Some(b'"') if !json.contains('\\') => Cow::Borrowed(&json[1..json.len() - 1]),
@@ -56,7 +77,7 @@ pub(super) fn text(raw: &RawValue) -> Result<Cow<'_, str>, Fault> {
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// A decimal with all its digits.
-pub(super) fn decimal(raw: &RawValue) -> Result<Decimal, Fault> {
+pub(super) fn decimal(raw: Written<'_>) -> Result<Decimal, Fault> {
     let text = text(raw)?;
     parse_decimal(&text).ok_or_else(|| {
         let reason = if is_decimal(&text) { Rule::OutOfRange } else { Rule::NotADecimal };
@@ -65,7 +86,7 @@ pub(super) fn decimal(raw: &RawValue) -> Result<Decimal, Fault> {
 }
 
 /// A price, amount or limit: a decimal that the columns hold as it is, not below zero.
-pub(super) fn amount(raw: &RawValue) -> Result<Decimal, Fault> {
+pub(super) fn amount(raw: Written<'_>) -> Result<Decimal, Fault> {
     let value = decimal(raw)?;
     let fits = scale_within(value, MAX_SCALE) && value.abs() < MAX_WHOLE;
     if !fits || value.is_sign_negative() && !value.is_zero() {
@@ -81,7 +102,7 @@ pub(super) fn scale_within(value: Decimal, most: u32) -> bool {
 }
 
 /// A whole number, also written `15.0` or `"15"`.
-pub(super) fn integer<T: TryFrom<i64>>(raw: &RawValue) -> Result<T, Fault> {
+pub(super) fn integer<T: TryFrom<i64>>(raw: Written<'_>) -> Result<T, Fault> {
     let value = decimal(raw)?;
     let whole = if value.is_integer() { value.to_i64() } else { None };
     whole
@@ -90,7 +111,7 @@ pub(super) fn integer<T: TryFrom<i64>>(raw: &RawValue) -> Result<T, Fault> {
 }
 
 /// A flag; the exchange writes some as 0 and 1.
-pub(super) fn flag(raw: &RawValue) -> Result<bool, Fault> {
+pub(super) fn flag(raw: Written<'_>) -> Result<bool, Fault> {
     match raw.get() {
         "true" => Ok(true),
         "false" => Ok(false),
@@ -103,7 +124,7 @@ pub(super) fn flag(raw: &RawValue) -> Result<bool, Fault> {
 }
 
 /// An instant in milliseconds since 1970.
-pub(super) fn instant(raw: &RawValue) -> Result<DateTime<Utc>, Fault> {
+pub(super) fn instant(raw: Written<'_>) -> Result<DateTime<Utc>, Fault> {
     let ms: i64 = integer(raw)?;
     // Far from the ends of what a database holds.
     let in_range = DateTime::from_timestamp_millis(ms).filter(|_| (0..=MAX_MS).contains(&ms));
@@ -114,7 +135,7 @@ pub(super) fn instant(raw: &RawValue) -> Result<DateTime<Utc>, Fault> {
 
 /// Any JSON, numbers as they are written, that a database holds as `jsonb`: text without NUL, numbers
 /// that are no monsters.
-pub(super) fn json(raw: &RawValue) -> Result<Json, Fault> {
+pub(super) fn json(raw: Written<'_>) -> Result<Json, Fault> {
     let text = raw.get();
     if text.len() > MAX_JSON_BYTES {
         return Err((Rule::BadText, format!("is longer than {MAX_JSON_BYTES} bytes")));
@@ -211,7 +232,7 @@ pub(super) fn shorten(text: &str) -> String {
 }
 
 /// A count such as `total`; one that no book could have is not believed.
-pub(super) fn count(raw: &RawValue) -> Option<u32> {
+pub(super) fn count(raw: Written<'_>) -> Option<u32> {
     integer::<u32>(raw).ok().filter(|count| *count <= MAX_COUNT)
 }
 
@@ -229,8 +250,8 @@ mod tests {
 
     use super::*;
 
-    fn raw(json: &str) -> Box<RawValue> {
-        RawValue::from_string(json.to_owned()).unwrap()
+    fn raw(json: &str) -> Written<'_> {
+        serde_json::from_str(json).unwrap()
     }
 
     #[test]
@@ -241,11 +262,11 @@ mod tests {
     #[test]
     fn decimals_keep_every_digit() {
         assert_eq!(
-            decimal(&raw("0.0014503263234227903")).unwrap().to_string(),
+            decimal(raw("0.0014503263234227903")).unwrap().to_string(),
             "0.0014503263234227903"
         );
-        assert_eq!(decimal(&raw(r#""870000.00""#)).unwrap().to_string(), "870000.00");
-        assert_eq!(decimal(&raw("1E-7")).unwrap(), dec!(0.0000001));
+        assert_eq!(decimal(raw(r#""870000.00""#)).unwrap().to_string(), "870000.00");
+        assert_eq!(decimal(raw("1E-7")).unwrap(), dec!(0.0000001));
     }
 
     #[test]
@@ -261,45 +282,42 @@ mod tests {
             r#"" 5""#,
             r#""1e""#,
         ] {
-            assert_eq!(decimal(&raw(json)).unwrap_err().0, Rule::NotADecimal, "{json}");
+            assert_eq!(decimal(raw(json)).unwrap_err().0, Rule::NotADecimal, "{json}");
         }
-        assert_eq!(decimal(&raw("[1]")).unwrap_err().0, Rule::WrongType);
+        assert_eq!(decimal(raw("[1]")).unwrap_err().0, Rule::WrongType);
         let sixty = format!("\"0.{}\"", "3".repeat(60));
-        assert_eq!(decimal(&raw(&sixty)).unwrap_err().0, Rule::OutOfRange);
-        assert_eq!(decimal(&raw(&format!("\"1.{}\"", "0".repeat(60)))).unwrap(), dec!(1));
+        assert_eq!(decimal(raw(&sixty)).unwrap_err().0, Rule::OutOfRange);
+        assert_eq!(decimal(raw(&format!("\"1.{}\"", "0".repeat(60)))).unwrap(), dec!(1));
     }
 
     #[test]
     fn amounts_must_fit_the_columns() {
-        assert_eq!(
-            amount(&raw(r#""999999999999.99999999""#)).unwrap(),
-            dec!(999999999999.99999999)
-        );
+        assert_eq!(amount(raw(r#""999999999999.99999999""#)).unwrap(), dec!(999999999999.99999999));
         for json in [r#""1000000000000""#, r#""0.000000001""#, r#""-1""#] {
-            assert_eq!(amount(&raw(json)).unwrap_err().0, Rule::OutOfRange, "{json}");
+            assert_eq!(amount(raw(json)).unwrap_err().0, Rule::OutOfRange, "{json}");
         }
-        assert_eq!(amount(&raw(r#""0.0000000010""#)).unwrap_err().0, Rule::OutOfRange);
-        assert_eq!(amount(&raw(r#""1.500000000000""#)).unwrap(), dec!(1.5));
+        assert_eq!(amount(raw(r#""0.0000000010""#)).unwrap_err().0, Rule::OutOfRange);
+        assert_eq!(amount(raw(r#""1.500000000000""#)).unwrap(), dec!(1.5));
     }
 
     #[test]
     fn an_exponent_never_rounds() {
         let long = format!("1.{}1E0", "0".repeat(36));
-        assert_eq!(decimal(&raw(&long)).unwrap_err().0, Rule::OutOfRange);
+        assert_eq!(decimal(raw(&long)).unwrap_err().0, Rule::OutOfRange);
     }
 
     #[test]
     fn a_count_beyond_belief_is_not_believed() {
-        assert_eq!(count(&raw("100000")), Some(100_000));
+        assert_eq!(count(raw("100000")), Some(100_000));
         for json in ["100001", "3000000000", "-1", "1.5", "true"] {
-            assert_eq!(count(&raw(json)), None, "{json}");
+            assert_eq!(count(raw(json)), None, "{json}");
         }
     }
 
     #[test]
     fn nul_is_refused() {
-        assert_eq!(text(&raw(r#""a\u0000b""#)).unwrap_err().0, Rule::BadText);
-        assert_eq!(text(&raw(r#""\u26a1 caf\u00e9 ""#)).unwrap(), "⚡ café ");
+        assert_eq!(text(raw(r#""a\u0000b""#)).unwrap_err().0, Rule::BadText);
+        assert_eq!(text(raw(r#""\u26a1 caf\u00e9 ""#)).unwrap(), "⚡ café ");
     }
 
     proptest! {
@@ -316,8 +334,8 @@ mod tests {
         #[test]
         fn decimals_survive(whole in 0u64..1_000_000_000_000, fraction in "[0-9]{1,15}") {
             let written = format!("{whole}.{fraction}");
-            prop_assert_eq!(decimal(&raw(&format!("\"{written}\""))).unwrap().to_string(), written.clone());
-            prop_assert_eq!(decimal(&raw(&written)).unwrap().to_string(), written);
+            prop_assert_eq!(decimal(raw(&format!("\"{written}\""))).unwrap().to_string(), written.clone());
+            prop_assert_eq!(decimal(raw(&written)).unwrap().to_string(), written);
         }
     }
 }

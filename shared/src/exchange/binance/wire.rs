@@ -7,10 +7,9 @@
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 
 use super::envelope::{self, MAX_ITEMS};
-use super::value::{self, Raw};
+use super::value::{self, Raw, Written};
 use crate::job::Failure;
 
 /// "illegal parameter": our request is wrong, and stays so.
@@ -55,7 +54,7 @@ pub fn rejection(bytes: &[u8]) -> Option<AnswerError> {
 }
 
 /// `data` of an answer that is believed as a whole or not at all.
-pub(super) fn open(bytes: &[u8]) -> Result<&RawValue, AnswerError> {
+pub(super) fn open(bytes: &[u8]) -> Result<Written<'_>, AnswerError> {
     let data = envelope::open(bytes)?.data;
     serde_json::from_slice(data)
         .map_err(|error| AnswerError::Unparsable(value::shorten(&error.to_string())))

@@ -9,9 +9,8 @@ use std::collections::HashSet;
 
 use rust_decimal::Decimal;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use super::value::{self, Raw};
+use super::value::{self, Raw, Written};
 use super::wire::{AnswerError, open};
 
 /// Entries that are looked at: more than are asked for, and few enough to hold.
@@ -37,7 +36,7 @@ pub struct WitnessAds {
 #[derive(Deserialize)]
 struct Listing<'a> {
     #[serde(borrow)]
-    items: Vec<&'a RawValue>,
+    items: Vec<Written<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -74,7 +73,7 @@ pub fn parse_witness_ads(bytes: &[u8]) -> Result<WitnessAds, AnswerError> {
     }
     let mut list = WitnessAds::default();
     let mut known = HashSet::new();
-    for item in &items {
+    for item in items {
         match ad(item) {
             Some(ad) if known.insert(ad.adv_no.clone()) => list.ads.push(ad),
             Some(_) => {}
@@ -88,7 +87,7 @@ pub fn parse_witness_ads(bytes: &[u8]) -> Result<WitnessAds, AnswerError> {
     Ok(list)
 }
 
-fn items(data: &RawValue) -> Result<Vec<&RawValue>, AnswerError> {
+fn items(data: Written<'_>) -> Result<Vec<Written<'_>>, AnswerError> {
     let json = data.get();
     let items = if json.starts_with('[') {
         serde_json::from_str(json)
@@ -98,7 +97,7 @@ fn items(data: &RawValue) -> Result<Vec<&RawValue>, AnswerError> {
     items.map_err(|error| AnswerError::Unparsable(error.to_string()))
 }
 
-fn ad(item: &RawValue) -> Option<WitnessAd> {
+fn ad(item: Written<'_>) -> Option<WitnessAd> {
     let entry: Entry<'_> = serde_json::from_str(item.get()).ok()?;
     let entry = match entry.adv {
         Some(adv) => serde_json::from_str(adv.get()).ok()?,
