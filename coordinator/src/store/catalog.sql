@@ -1,11 +1,10 @@
--- What the planner learns of a batch: $1 day, $2 batch, $3 and $4 first and last id that a version seen
+-- What the planner learns of a batch, whose ads `listed_ads` has: $1 day, $2 batch, $3 and $4 first and last id that a version seen
 -- first in it can have.
 WITH changes AS (
     -- Ads that came or changed. One whose content a worker did not remember counts too: its cache was
     -- cold, which the smoothing bears.
-    SELECT market_id, count(DISTINCT adv_no) AS ads
-      FROM warehouse.offer_versions
-     WHERE day = $1 AND id BETWEEN $3 AND $4
+    SELECT market_id, count(*) AS ads
+      FROM (SELECT DISTINCT market_id, adv_no FROM listed_ads WHERE id BETWEEN $3 AND $4 AND adv_no IS NOT NULL) v
      GROUP BY market_id
 ), books AS (
     SELECT k.*, t.slot_at, k.pages_read > 0 AND k.pages_lost = 0 AND k.pages_shed = 0 AS is_good,

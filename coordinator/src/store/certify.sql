@@ -1,43 +1,43 @@
--- The certificates of a batch's books. $1 day, $2 batch.
+-- The certificates of a batch's books, whose ads `listed_ads` has. $1 day, $2 batch.
 --
 -- An ad that a book lists more than once is kept once: at its ordinary place rather than the promoted
 -- one, then as the latest page showed it. The other places are marked on their pages.
-WITH readings AS (
-    SELECT p.market_id, p.page, p.ordinal, p.fetched_at, p.offer_ids, p.promoted_position,
-           row_number() OVER (PARTITION BY p.market_id, p.page ORDER BY p.ordinal DESC) = 1 AS is_last
-      FROM warehouse.book_pages p
-     WHERE p.day = $1 AND p.batch_id = $2
-), listed AS (
-    SELECT r.market_id, r.page, r.ordinal, r.is_last, l.position, v.adv_no,
-           (l.position = r.promoted_position) IS TRUE AS is_promoted,
-           row_number() OVER (PARTITION BY r.market_id, v.adv_no
-                              ORDER BY (l.position = r.promoted_position) IS TRUE,
-                                       r.fetched_at DESC, r.ordinal DESC, l.position) AS sighting
-      FROM readings r
-     CROSS JOIN LATERAL unnest(r.offer_ids) WITH ORDINALITY AS l (id, position)
-      JOIN warehouse.offer_versions v ON v.day = $1 AND v.id = l.id
+WITH sightings AS MATERIALIZED (
+    SELECT market_id, adv_no, count(*) AS places,
+           count(*) FILTER (WHERE is_last) AS last_places,
+           count(*) FILTER (WHERE is_last AND NOT is_promoted) AS last_ordinary_places,
+           bool_or(NOT is_promoted) AS is_ordinary
+      FROM listed_ads WHERE adv_no IS NOT NULL GROUP BY market_id, adv_no
+), ranked AS (
+    SELECT l.ctid AS row, l.market_id, l.page, l.ordinal, l.position,
+           row_number() OVER (PARTITION BY market_id, adv_no
+                              ORDER BY l.is_promoted, l.fetched_at DESC, l.ordinal DESC, l.position) AS sighting
+      FROM listed_ads l
+      JOIN sightings s USING (market_id, adv_no)
+     WHERE s.places > 1
 ), repeated AS (
-    SELECT market_id, page, ordinal, array_agg(position::smallint ORDER BY position) AS positions
-      FROM listed WHERE sighting > 1 GROUP BY market_id, page, ordinal
+    SELECT market_id, page, ordinal, array_agg(position ORDER BY position) AS positions
+      FROM ranked WHERE sighting > 1 GROUP BY market_id, page, ordinal
 ), marked AS (
     UPDATE warehouse.book_pages p
        SET duplicate_positions = r.positions
       FROM repeated r
      WHERE p.day = $1 AND p.batch_id = $2 AND p.market_id = r.market_id AND p.page = r.page
        AND p.ordinal = r.ordinal
+), unshown AS (
+    UPDATE listed_ads SET is_shown = false WHERE ctid = ANY (ARRAY(SELECT row FROM ranked WHERE sighting > 1))
 ), ads AS (
     SELECT market_id,
-           count(*) FILTER (WHERE is_last) AS listed_ads,
-           count(DISTINCT adv_no) AS distinct_ads,
+           sum(last_places) AS listed_ads,
+           count(*) AS distinct_ads,
            -- Ads at their ordinary place. The promoted ad may come again there, or not.
-           count(DISTINCT adv_no) FILTER (WHERE NOT is_promoted) AS ordinary_ads,
+           count(*) FILTER (WHERE is_ordinary) AS ordinary_ads,
            -- What the last readings show together. An ad of an earlier one may have left since, and must
            -- not stand for one that was never seen.
-           count(DISTINCT adv_no) FILTER (WHERE is_last) AS last_ads,
-           count(DISTINCT adv_no) FILTER (WHERE is_last AND NOT is_promoted) AS last_ordinary_ads,
-           count(*) FILTER (WHERE is_last AND NOT is_promoted)
-             - count(DISTINCT adv_no) FILTER (WHERE is_last AND NOT is_promoted) AS duplicate_ads
-      FROM listed GROUP BY market_id
+           count(*) FILTER (WHERE last_places > 0) AS last_ads,
+           count(*) FILTER (WHERE last_ordinary_places > 0) AS last_ordinary_ads,
+           sum(last_ordinary_places) - count(*) FILTER (WHERE last_ordinary_places > 0) AS duplicate_ads
+      FROM sightings GROUP BY market_id
 ), pages AS (
     SELECT market_id, page,
            -- A page is read if any of its readings succeeded.

@@ -13,7 +13,7 @@ use sqlx::{Connection, PgConnection};
 use super::marts::{self, Batches};
 use super::quality::{self, Pass, Quality};
 use super::witness::{self, MarketCheck};
-use super::{Store, requests};
+use super::{Store, listed, requests};
 use crate::quality::Thresholds;
 
 /// How a batch ended.
@@ -208,13 +208,15 @@ pub async fn close(
     }
     expire_open_jobs(&mut tx, batch, cut).await?;
     steps.end("expire");
+    listed::read(&mut tx, Batches::one(batch), None).await?;
+    steps.end("listed");
     certify(&mut tx, batch).await?;
     steps.end("certify");
     let witness = hear_witness(&mut tx, batch).await?;
     steps.end("witness");
-    marts::make(&mut tx, Batches::one(batch)).await?;
+    marts::make_of_listed(&mut tx, Batches::one(batch)).await?;
     steps.end("marts");
-    let quality = quality::check(&mut tx, batch, thresholds, Pass::Close).await?;
+    let quality = quality::check_listed(&mut tx, batch, thresholds, Pass::Close).await?;
     steps.end("quality");
     move_latest(&mut tx, batch).await?;
     steps.end("latest");
@@ -311,13 +313,16 @@ async fn expire_open_jobs(
     Ok(())
 }
 
-/// Marks repeated ads on their pages and writes a certificate for every book.
+/// Marks repeated ads on their pages and writes a certificate for every book, of what is listed
+/// ([`listed::read`]).
 pub(super) async fn certify(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<()> {
+    sqlx::raw_sql(listed::IN_MEMORY).execute(&mut *connection).await?;
     sqlx::query(include_str!("certify.sql"))
         .bind(batch.day())
         .bind(batch.raw())
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
+    sqlx::raw_sql(listed::AS_BEFORE).execute(connection).await?;
     Ok(())
 }
 
@@ -358,7 +363,9 @@ async fn update_catalog(connection: &mut PgConnection, batch: BatchId) -> anyhow
     let (first_id, last_id) = offer_version_ids(batch);
     // The statement joins thousands of rows of which the planner expects one: nested loops took a
     // minute where hashes take moments.
-    sqlx::query("SET LOCAL enable_nestloop = off").execute(&mut *connection).await?;
+    sqlx::raw_sql("SET LOCAL enable_nestloop = off; SET LOCAL work_mem = '64MB'")
+        .execute(&mut *connection)
+        .await?;
     sqlx::query(include_str!("catalog.sql"))
         .bind(batch.day())
         .bind(batch.raw())
@@ -366,7 +373,7 @@ async fn update_catalog(connection: &mut PgConnection, batch: BatchId) -> anyhow
         .bind(last_id)
         .execute(&mut *connection)
         .await?;
-    sqlx::query("SET LOCAL enable_nestloop = on").execute(connection).await?;
+    sqlx::raw_sql("RESET enable_nestloop; RESET work_mem").execute(connection).await?;
     Ok(())
 }
 

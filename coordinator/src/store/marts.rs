@@ -11,11 +11,13 @@ use chrono::NaiveDate;
 use shared::domain::BatchId;
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use super::listed;
+
 /// Batches of one day, certified and without marts.
 #[derive(Clone, Copy, Debug)]
 pub struct Batches {
-    first: BatchId,
-    last: BatchId,
+    pub(super) first: BatchId,
+    pub(super) last: BatchId,
 }
 
 impl Batches {
@@ -32,13 +34,13 @@ impl Batches {
     }
 }
 
-/// Sorting and hashing a batch of 30,000 ads in memory; the default of 4 MB spills to disk.
-const WORK_MEM: &str = "SET LOCAL work_mem = '64MB'";
 /// Parts of the transaction are about a few thousand rows of many: looking each up by its key beats
 /// reading the day. Elsewhere the temporary tables meet each other, and nested loops would be a disaster
 /// where the planner expects one row.
 const BY_KEY: &str = "SET LOCAL enable_nestloop = on; SET LOCAL random_page_cost = 1.1";
 const BY_HASH: &str = "SET LOCAL enable_nestloop = off; SET LOCAL random_page_cost = 4";
+/// Groups are hashed, not sorted, and so take their rows in the order in which these come.
+const IN_ORDER: &str = "SET LOCAL enable_sort = off; SET LOCAL enable_hashagg = on";
 
 /// Which books marts are made of, and where they are put.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,16 +57,26 @@ const MARTS: [&str; 5] =
 
 impl Place {
     /// A statement of the close as it is for this place.
-    fn statement(self, statement: &'static str) -> Cow<'static, str> {
+    fn statement(self, statement: impl Into<Cow<'static, str>>) -> Cow<'static, str> {
+        let statement = statement.into();
         match self {
-            Self::Warehouse => statement.into(),
+            Self::Warehouse => statement,
             Self::Beside => statement.replace("warehouse.mart_", "remade_mart_").into(),
         }
     }
 }
 
-/// Makes the marts of `batches`. In a transaction with whose end its temporary tables go.
+/// Reads the ads of `batches` and makes their marts. In a transaction with whose end its temporary tables go.
 pub async fn make(connection: &mut PgConnection, batches: Batches) -> sqlx::Result<()> {
+    listed::read(connection, batches, None).await?;
+    make_of_listed(connection, batches).await
+}
+
+/// Makes the marts of `batches`, whose ads are listed ([`listed::read`]).
+pub(super) async fn make_of_listed(
+    connection: &mut PgConnection,
+    batches: Batches,
+) -> sqlx::Result<()> {
     make_in(connection, batches, Place::Warehouse).await?;
     execute(connection, include_str!("marts/catalog.sql")).await
 }
@@ -95,6 +107,7 @@ pub(super) async fn make_beside(
     .bind(batches.first.day())
     .execute(&mut *connection)
     .await?;
+    listed::read(connection, batches, Some(markets)).await?;
     make_in(connection, batches, Place::Beside).await
 }
 
@@ -135,7 +148,7 @@ async fn make_in(
     place: Place,
 ) -> sqlx::Result<()> {
     let day = batches.first.day();
-    execute(connection, WORK_MEM).await?;
+    execute(connection, listed::IN_MEMORY).await?;
     run(connection, batches, include_str!("marts/closing.sql").into()).await?;
     if place == Place::Beside {
         let others = "DELETE FROM closing_books WHERE market_id NOT IN (SELECT market_id FROM remade_markets)";
@@ -143,25 +156,15 @@ async fn make_in(
     }
     execute(connection, "ANALYZE closing_books").await?;
     execute(connection, BY_KEY).await?;
-    let (pairs, ads) = (include_str!("marts/pairs.sql"), include_str!("marts/ads.sql"));
+    let pairs = include_str!("marts/pairs.sql");
     match place {
-        Place::Warehouse => {
-            execute(connection, pairs).await?;
-            run(connection, batches, ads.into()).await?;
-        }
+        Place::Warehouse => execute(connection, pairs).await?,
         Place::Beside => {
             let pairs = pairs.replace("pipeline.catalog", "remade_markets");
             sqlx::raw_sql(AssertSqlSafe(pairs)).execute(&mut *connection).await?;
-            let ads = format!("{ads} AND p.market_id IN (SELECT market_id FROM closing_books)");
-            run(connection, batches, ads.into()).await?;
         }
     }
-    execute(connection, "CREATE INDEX ON batch_ads (batch_id, market_id)").await?;
-    execute(
-        connection,
-        "ANALYZE book_pairs, batch_ads (batch_id, market_id, id, adv_no, advertiser_id)",
-    )
-    .await?;
+    execute(connection, "ANALYZE book_pairs").await?;
     execute(connection, include_str!("marts/before_tables.sql")).await?;
     let before: Vec<NaiveDate> = sqlx::query_scalar("SELECT DISTINCT previous_day FROM book_pairs")
         .fetch_all(&mut *connection)
@@ -171,20 +174,36 @@ async fn make_in(
         bound(connection, include_str!("marts/before.sql").into(), &[*before]).await?;
     }
     execute(connection, "ANALYZE ids_before").await?;
+    execute(connection, BY_HASH).await?;
+    bound(connection, include_str!("marts/unmatched.sql").into(), &[day]).await?;
+    execute(connection, "ANALYZE unmatched").await?;
+    execute(connection, BY_KEY).await?;
     for before in &before {
-        bound(connection, include_str!("marts/gone.sql").into(), &[*before, day]).await?;
+        bound(connection, include_str!("marts/gone.sql").into(), &[*before]).await?;
     }
     execute(connection, BY_HASH).await?;
     execute(connection, "ANALYZE ads_before").await?;
-    bound(connection, include_str!("marts/moves.sql").into(), &[day]).await?;
+    execute(connection, include_str!("marts/moves.sql")).await?;
     execute(connection, "ANALYZE ad_moves").await?;
     execute(connection, include_str!("marts/seen.sql")).await?;
     bound(connection, place.statement(include_str!("marts/books.sql")), &[day]).await?;
+    execute(connection, IN_ORDER).await?;
     bound(connection, place.statement(include_str!("marts/methods.sql")), &[day]).await?;
-    bound(connection, place.statement(include_str!("marts/advertisers.sql")), &[day]).await?;
+    execute(connection, "RESET enable_sort; RESET enable_hashagg").await?;
+    let summed = if batches.first == batches.last {
+        include_str!("marts/summed_of_one.sql")
+    } else {
+        include_str!("marts/summed.sql")
+    };
+    let advertisers = include_str!("marts/advertisers.sql").replace("SUMMED", summed);
+    bound(connection, place.statement(advertisers), &[day]).await?;
     run(connection, batches, place.statement(include_str!("marts/hours.sql"))).await?;
     bound(connection, place.statement(include_str!("marts/days.sql")), &[day]).await?;
-    execute(connection, "RESET enable_nestloop; RESET random_page_cost; RESET work_mem").await
+    execute(
+        connection,
+        "RESET enable_nestloop; RESET enable_mergejoin; RESET random_page_cost; RESET work_mem",
+    )
+    .await
 }
 
 async fn execute(connection: &mut PgConnection, statements: &'static str) -> sqlx::Result<()> {

@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod close;
 pub mod drift;
 pub mod jobs;
+mod listed;
 pub mod marts;
 pub mod quality;
 pub mod remake;

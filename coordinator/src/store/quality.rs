@@ -16,6 +16,8 @@ use shared::domain::BatchId;
 use shared::exchange::Exchange;
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 
+use super::listed;
+use super::marts::Batches;
 use crate::quality::{
     self, Baseline, Certificate, Class, Finding, Level as Ordinary, MIN_ADS, MIN_CYCLES,
     RECENT_CYCLES, Reading, Thresholds,
@@ -29,8 +31,6 @@ const STATEMENT_LIMIT: &str = "SET LOCAL statement_timeout = '10s'";
 const CLOCK_TOLERANCE_SECS: i32 = 60;
 /// What was ordinary so many hours ago is not compared with.
 const MAX_BASELINE_AGE_HOURS: i32 = 24;
-/// Looking up each version by its key beats reading the day.
-const BY_KEY: &str = "SET LOCAL enable_nestloop = on; SET LOCAL random_page_cost = 1.1";
 /// What joins the books of the batch with each other. The planner knows nothing of rows that were just written and
 /// expects one: with a nested loop each of three thousand books then reads all others.
 const BY_HASH: &str = "SET LOCAL enable_nestloop = off; SET LOCAL random_page_cost = 4";
@@ -185,7 +185,30 @@ pub async fn check(
     thresholds: &Thresholds,
     pass: Pass,
 ) -> anyhow::Result<Quality> {
-    let mut outcomes = look_at_facts(connection, batch, thresholds).await?;
+    let batches = Batches::one(batch);
+    let listed = guarded(connection, async |tx| Ok(listed::read(tx, batches, None).await?)).await?;
+    check_facts(connection, batch, thresholds, pass, listed).await
+}
+
+/// The same for a batch whose ads are listed ([`listed::read`]).
+pub(super) async fn check_listed(
+    connection: &mut PgConnection,
+    batch: BatchId,
+    thresholds: &Thresholds,
+    pass: Pass,
+) -> anyhow::Result<Quality> {
+    check_facts(connection, batch, thresholds, pass, Ok(())).await
+}
+
+/// `listed`: whether the ads could be listed.
+async fn check_facts(
+    connection: &mut PgConnection,
+    batch: BatchId,
+    thresholds: &Thresholds,
+    pass: Pass,
+    listed: anyhow::Result<()>,
+) -> anyhow::Result<Quality> {
+    let mut outcomes = look_at_facts(connection, batch, thresholds, &listed).await?;
     if pass == Pass::Close {
         outcomes.extend(look_at_baselines(connection, batch, thresholds).await?);
     }
@@ -237,36 +260,23 @@ async fn look_at_facts(
     connection: &mut PgConnection,
     batch: BatchId,
     thresholds: &Thresholds,
+    listed: &anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Outcome>> {
     let complete = guarded(connection, async |tx| completeness(tx, batch, thresholds).await);
     let mut outcomes = vec![outcome_of(Check::Completeness, complete.await?)];
-    let listed = guarded(connection, async |tx| list_ads(tx, batch).await).await?;
     let checks = [
         (Check::Duplicates, include_str!("quality/duplicates.sql")),
         (Check::TemporalConsistency, include_str!("quality/temporal.sql")),
         (Check::ReferentialIntegrity, include_str!("quality/referential.sql")),
     ];
     for (check, sql) in checks {
-        let found = match &listed {
+        let found = match listed {
             Ok(()) => guarded(connection, async |tx| count(tx, batch, check, sql).await).await?,
             Err(error) => Err(anyhow::anyhow!("the ads can't be listed: {error:#}")),
         };
         outcomes.push(outcome_of(check, found));
     }
     Ok(outcomes)
-}
-
-async fn list_ads(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<()> {
-    sqlx::raw_sql("DROP TABLE IF EXISTS pg_temp.quality_ads").execute(&mut *connection).await?;
-    sqlx::raw_sql(BY_KEY).execute(&mut *connection).await?;
-    sqlx::query(include_str!("quality/ads.sql"))
-        .bind(batch.day())
-        .bind(batch.raw())
-        .execute(&mut *connection)
-        .await?;
-    sqlx::raw_sql("ANALYZE quality_ads").execute(&mut *connection).await?;
-    sqlx::raw_sql(AS_BEFORE).execute(connection).await?;
-    Ok(())
 }
 
 #[derive(sqlx::FromRow)]

@@ -1,19 +1,6 @@
 -- Adds the batches to what each advertiser did in each market on this day. $1 day.
 WITH summed AS (
-    SELECT market_id, advertiser_id,
-           (array_agg(is_merchant ORDER BY batch_id DESC))[1] AS is_merchant,
-           count(*) AS books,
-           count(*) FILTER (WHERE is_complete) AS complete_books,
-           count(*) FILTER (WHERE is_complete AND is_best) AS best_books,
-           max(ads) AS ads_max,
-           min(read_at) AS first_seen_at,
-           max(read_at) AS last_seen_at,
-           min(min_price) AS min_price,
-           max(max_price) AS max_price,
-           max(amount) AS amount_max,
-           coalesce(sum(amount) FILTER (WHERE is_complete), 0) AS amount_sum
-      FROM book_advertisers
-     GROUP BY market_id, advertiser_id
+    SUMMED
 ), moved AS (
     SELECT market_id, advertiser_id, bool_or(is_merchant) AS is_merchant,
            coalesce(sum(amount_before - amount) FILTER (WHERE NOT is_gone AND amount < amount_before), 0) AS outflow_lower,

@@ -1,30 +1,42 @@
 -- Prices, stock and flow of each book. $1 day.
-WITH priced AS (
-    SELECT a.batch_id, a.market_id, a.is_merchant, a.price, a.available_amount, b.best_price,
-           a.price * a.available_amount AS worth,
-           -- The worst prices that are 1, 2 and 5 % worse than the best.
-           b.best_price * CASE WHEN b.is_buy THEN 1.01 ELSE 0.99 END AS worse_1pct,
-           b.best_price * CASE WHEN b.is_buy THEN 1.02 ELSE 0.98 END AS worse_2pct,
-           b.best_price * CASE WHEN b.is_buy THEN 1.05 ELSE 0.95 END AS worse_5pct
-      FROM batch_ads a
-      JOIN book_bests b USING (batch_id, market_id)
+WITH bounds AS MATERIALIZED (
+    -- Prices that are at most 1, 2 and 5 % worse than the best.
+    SELECT batch_id, market_id, best_price,
+           least(best_price, worse_1pct) AS least_1pct, greatest(best_price, worse_1pct) AS most_1pct,
+           least(best_price, worse_2pct) AS least_2pct, greatest(best_price, worse_2pct) AS most_2pct,
+           least(best_price, worse_5pct) AS least_5pct, greatest(best_price, worse_5pct) AS most_5pct
+      FROM (SELECT batch_id, market_id, best_price,
+                   best_price * CASE WHEN is_buy THEN 1.01 ELSE 0.99 END AS worse_1pct,
+                   best_price * CASE WHEN is_buy THEN 1.02 ELSE 0.98 END AS worse_2pct,
+                   best_price * CASE WHEN is_buy THEN 1.05 ELSE 0.95 END AS worse_5pct
+              FROM book_bests) b
+), priced AS (
+    SELECT a.batch_id, a.market_id, a.is_merchant, a.price, a.available_amount, a.worth,
+           CASE WHEN a.price = b.best_price THEN 0
+                WHEN a.price BETWEEN b.least_1pct AND b.most_1pct THEN 1
+                WHEN a.price BETWEEN b.least_2pct AND b.most_2pct THEN 2
+                WHEN a.price BETWEEN b.least_5pct AND b.most_5pct THEN 5
+                ELSE 100 END AS worse_pct
+      FROM listed_ads a
+      JOIN bounds b USING (batch_id, market_id)
+     WHERE a.is_shown AND a.advertiser_id IS NOT NULL
      -- Sorted once: the aggregates take rows as they come.
      ORDER BY a.batch_id, a.market_id, a.price
 ), stats AS (
     SELECT batch_id, market_id,
            count(*) AS ads,
            count(*) FILTER (WHERE is_merchant) AS merchant_ads,
-           min(best_price) AS best_price,
+           min(price) FILTER (WHERE worse_pct = 0) AS best_price,
            min(price) FILTER (WHERE is_merchant) AS min_merchant_price,
            max(price) FILTER (WHERE is_merchant) AS max_merchant_price,
            avg(price) AS mean_price,
            array_agg(price) AS prices,
            sum(available_amount) AS available_amount,
            sum(worth) AS available_fiat,
-           sum(available_amount) FILTER (WHERE price = best_price) AS depth_best,
-           sum(available_amount) FILTER (WHERE price BETWEEN least(best_price, worse_1pct) AND greatest(best_price, worse_1pct)) AS depth_1pct,
-           sum(available_amount) FILTER (WHERE price BETWEEN least(best_price, worse_2pct) AND greatest(best_price, worse_2pct)) AS depth_2pct,
-           sum(available_amount) FILTER (WHERE price BETWEEN least(best_price, worse_5pct) AND greatest(best_price, worse_5pct)) AS depth_5pct
+           sum(available_amount) FILTER (WHERE worse_pct = 0) AS depth_best,
+           sum(available_amount) FILTER (WHERE worse_pct <= 1) AS depth_1pct,
+           sum(available_amount) FILTER (WHERE worse_pct <= 2) AS depth_2pct,
+           sum(available_amount) FILTER (WHERE worse_pct <= 5) AS depth_5pct
       FROM priced
      GROUP BY batch_id, market_id
 ), people AS (

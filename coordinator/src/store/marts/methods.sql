@@ -9,12 +9,15 @@ SELECT $1::date, batch_id, market_id, payment_method_id, k.verdict, cardinality(
   FROM (SELECT batch_id, market_id, payment_method_id,
                array_agg(price) AS prices,
                avg(price) AS mean_price,
-               sum(price * available_amount) AS worth,
+               sum(worth) AS worth,
                sum(available_amount) AS amount
-          -- Sorted once, by numbers, instead of within each group: aggregates take rows as they come.
-          FROM (SELECT a.batch_id, a.market_id, l.payment_method_id, a.price, a.available_amount
-                  FROM batch_ads a
-                 CROSS JOIN LATERAL unnest(a.payment_method_ids) AS l (payment_method_id)
-                 ORDER BY a.batch_id, a.market_id, l.payment_method_id, a.price) a
+          -- In the order in which the rows are, so sorting them is looking through them once. Each group takes its
+          -- own as they come, which is why groups are hashed here (see the caller): sorting the rows by groups
+          -- would undo the order within them.
+          FROM (SELECT batch_id, market_id, unnest(payment_method_ids) AS payment_method_id, price, available_amount, worth
+                  FROM (SELECT *
+                          FROM listed_ads
+                         WHERE is_shown AND advertiser_id IS NOT NULL
+                         ORDER BY batch_id, market_id, price) o) a
          GROUP BY batch_id, market_id, payment_method_id) s
   JOIN closing_books k USING (batch_id, market_id)

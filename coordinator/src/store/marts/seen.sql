@@ -3,7 +3,8 @@ CREATE TEMP TABLE book_bests ON COMMIT DROP AS
 SELECT batch_id, market_id, k.trade_type = 'BUY' AS is_buy, k.read_at, k.verdict = 'complete' AS is_complete,
        CASE k.trade_type WHEN 'BUY' THEN a.min_price ELSE a.max_price END AS best_price
   FROM (SELECT batch_id, market_id, min(price) AS min_price, max(price) AS max_price
-          FROM batch_ads
+          FROM listed_ads
+         WHERE is_shown AND advertiser_id IS NOT NULL
          GROUP BY batch_id, market_id) a
   JOIN closing_books k USING (batch_id, market_id);
 CREATE TEMP TABLE book_advertisers ON COMMIT DROP AS
@@ -15,6 +16,7 @@ SELECT batch_id, market_id, a.advertiser_id, b.read_at, b.is_complete, a.is_merc
                min(price) AS min_price,
                max(price) AS max_price,
                sum(available_amount) AS amount
-          FROM batch_ads
+          FROM listed_ads
+         WHERE is_shown AND advertiser_id IS NOT NULL
          GROUP BY batch_id, market_id, advertiser_id) a
   JOIN book_bests b USING (batch_id, market_id)

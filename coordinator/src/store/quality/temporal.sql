@@ -16,7 +16,7 @@ WITH batch AS (
     UNION ALL
     SELECT market_id, 'read_again_before' FROM pages WHERE fetched_at < read_before - $3 * interval '1 s'
     UNION ALL
-    SELECT market_id, 'listed_before_first_seen' FROM quality_ads WHERE first_seen_at > fetched_at + $3 * interval '1 s'
+    SELECT market_id, 'listed_before_first_seen' FROM listed_ads WHERE first_seen_at > fetched_at + $3 * interval '1 s'
     UNION ALL
     SELECT k.market_id, 'before_the_book_before'
       FROM warehouse.books k

@@ -1,0 +1,49 @@
+//! Every ad that the books of batches list, read once: certificates, marts and quality checks are all made
+//! of these rows.
+
+use chrono::NaiveDate;
+use sqlx::PgConnection;
+
+use super::marts::Batches;
+
+/// Sorting and hashing a batch of 300,000 ads in memory; the default of 4 MB spills to disk. Hashed, because
+/// merging what is listed would mean to sort it anew each time.
+pub(super) const IN_MEMORY: &str = "SET LOCAL work_mem = '64MB'; SET LOCAL enable_mergejoin = off";
+/// In place of what was listed before in the transaction, if anything was; that nothing was is no news.
+const ANEW: &str = "SET LOCAL client_min_messages = warning;
+     DROP TABLE IF EXISTS pg_temp.listed_ids, pg_temp.listed_ads;
+     RESET client_min_messages";
+/// The planner knows how many rows there are and chooses between reading a table and looking each row up. Each
+/// id is looked up once, so remembering what was found would cost and save nothing.
+const READING: &str = "SET LOCAL random_page_cost = 1.1; SET LOCAL enable_memoize = off";
+pub(super) const AS_BEFORE: &str =
+    "RESET work_mem; RESET enable_mergejoin; RESET random_page_cost; RESET enable_memoize";
+/// Planning needs to know how often a value comes, roughly; a larger sample takes longer than what it helps.
+const ANALYZE: &str = "SET LOCAL default_statistics_target = 10;
+     ANALYZE listed_ads (batch_id, market_id, advertiser_id);
+     RESET default_statistics_target";
+
+/// Lists what the books of `batches` show into the temporary table `listed_ads`, in place of what it had. Of
+/// these markets only, if any are named.
+pub(super) async fn read(
+    connection: &mut PgConnection,
+    batches: Batches,
+    markets: Option<&[i32]>,
+) -> sqlx::Result<()> {
+    let day: NaiveDate = batches.first.day();
+    for settings in [ANEW, IN_MEMORY, READING] {
+        sqlx::raw_sql(settings).execute(&mut *connection).await?;
+    }
+    sqlx::query(include_str!("listed_ids.sql"))
+        .bind(day)
+        .bind(batches.first.raw())
+        .bind(batches.last.raw())
+        .bind(markets)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(include_str!("listed_ads.sql")).bind(day).execute(&mut *connection).await?;
+    for statements in [ANALYZE, AS_BEFORE] {
+        sqlx::raw_sql(statements).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
