@@ -2,8 +2,8 @@
 //!
 //! A bounded cache: market → ad → (hash of content, id). It decides "unchanged", and an unchanged ad
 //! costs no row. Filled on a miss from the market's last stored book, unless this worker stored all of
-//! that itself, and with what this worker stored, after its commit. A cold cache costs a second version
-//! row, never a wrong fact.
+//! that itself, and with what this worker stored, after its commit. Ads that are gone stay for some hours,
+//! because many come back as they were. A cold cache costs a second version row, never a wrong fact.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Display, Write};
@@ -20,6 +20,11 @@ use super::pages::PageRows;
 
 /// Ads remembered: several times the whole market of 2026, about 40 bytes each.
 const MAX_CACHED_ADS: usize = 150_000;
+/// Batches for which an ad that is gone is remembered: six hours of ten minutes. Advertisers go offline and
+/// come back with the same ad, and then it costs no row.
+const GONE_FOR_BATCHES: u32 = 36;
+/// With more ads than this those that are gone are forgotten at once: room is for those on show.
+const MAX_WITH_GONE: usize = MAX_CACHED_ADS / 2;
 
 /// A short text that needs no allocation.
 #[derive(Default)]
@@ -186,6 +191,14 @@ impl MarketVersions {
         let (pages, ads) = (BTreeSet::new(), HashMap::new());
         Self { day, loaded_for: None, last_used, whole_in: None, pages, pages_of: None, ads }
     }
+
+    /// Forgets what was last listed more than so many batches before this one; how many ads that were.
+    fn forget_gone(&mut self, batch: BatchId, gone_for: u32) -> usize {
+        let before = self.ads.len();
+        let since = batch.number().saturating_sub(gone_for);
+        self.ads.retain(|_, known| known.listed_in.number() >= since);
+        before - self.ads.len()
+    }
 }
 
 /// What is stored of an ad.
@@ -245,6 +258,7 @@ impl VersionCache {
     /// Remembers the versions of a page. To be called only after their commit.
     pub(super) fn learn(&mut self, page: &PageRows<'_>) {
         let batch = page.batch_id;
+        let gone_for = self.gone_for();
         let market = self.market(page.market_id, batch.day());
         let before = market.ads.len();
         for ad in &page.ads {
@@ -263,10 +277,7 @@ impl VersionCache {
         let mut forgotten = 0;
         if is_whole && market.whole_in != Some(batch) {
             market.whole_in = Some(batch);
-            // Ads that are gone.
-            let before = market.ads.len();
-            market.ads.retain(|_, known| known.listed_in >= batch);
-            forgotten = before - market.ads.len();
+            forgotten = market.forget_gone(batch, gone_for);
         }
         self.cached_ads = self.cached_ads + added - forgotten;
         self.evict();
@@ -286,6 +297,11 @@ impl VersionCache {
             }
         }
         found_all
+    }
+
+    /// For how many batches an ad that is gone is remembered now.
+    fn gone_for(&self) -> u32 {
+        if self.cached_ads > MAX_WITH_GONE { 0 } else { GONE_FOR_BATCHES }
     }
 
     fn is_unloaded(&self, page: &PageRows<'_>) -> bool {
@@ -337,12 +353,14 @@ impl VersionCache {
         }
         for market_id in markets {
             let ads = books.remove(&market_id).unwrap_or_default();
-            let added = ads.len();
+            let gone_for = self.gone_for();
             let market = self.market(market_id, batch.day());
             market.loaded_for = Some(batch);
-            // Whole, so that ads that are gone are forgotten.
-            let before = std::mem::replace(&mut market.ads, ads).len();
-            self.cached_ads = self.cached_ads + added - before;
+            let before = market.ads.len();
+            market.ads.extend(ads);
+            market.forget_gone(batch, gone_for);
+            let now = market.ads.len();
+            self.cached_ads = self.cached_ads - before + now;
         }
         self.evict();
         Ok(())
@@ -358,5 +376,138 @@ impl VersionCache {
             };
             self.cached_ads -= market.ads.len();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::domain::{Advertiser, Side};
+
+    use super::super::pages::AdRow;
+    use super::*;
+
+    fn ad(number: usize) -> Ad {
+        let advertiser = Advertiser {
+            user_no: "s1".to_owned(),
+            nickname: "a".to_owned(),
+            user_type: None,
+            is_merchant: false,
+            user_identity: None,
+            user_grade: None,
+            vip_level: None,
+            badges: None,
+            is_pro_merchant: false,
+            pro_merchant_description: None,
+            is_blocked: None,
+            merchant_group_member: None,
+            month_order_count: None,
+            completion_rate: None,
+            positive_rate: None,
+            release_seconds: None,
+            active_seconds: None,
+        };
+        Ad {
+            position: number % 20,
+            adv_no: number.to_string(),
+            advertiser_side: Side::Sell,
+            is_promoted: false,
+            privilege_type: None,
+            price: Decimal::ONE,
+            available_amount: Decimal::ONE,
+            tradable_quantity: None,
+            min_limit: Decimal::ONE,
+            max_limit: Decimal::ONE,
+            dynamic_max_limit: None,
+            min_quantity: None,
+            max_quantity: None,
+            dynamic_max_quantity: None,
+            amount_after_editing: None,
+            commission_rate: None,
+            taker_commission_rate: None,
+            min_taker_fee: None,
+            pay_time_limit_minutes: None,
+            payment_methods: Vec::new(),
+            classify: None,
+            is_tradable: None,
+            is_safe_payment: None,
+            taker_kyc_required: None,
+            asset_scale: None,
+            fiat_scale: None,
+            price_scale: None,
+            voucher_template: None,
+            system_labels: None,
+            details: AdDetails::default(),
+            advertiser,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Stores page 1 of a market's book of one page: how many of its ads were new.
+    fn store(cache: &mut VersionCache, batch: u32, market_id: i32, ads: &[Ad]) -> usize {
+        let day = "2026-11-22".parse().unwrap();
+        let batch_id = BatchId::new(day, batch).unwrap();
+        let row = |ad| AdRow {
+            ad,
+            details: AdDetails::default(),
+            advertiser_sk: 1,
+            payment_method_ids: Vec::new(),
+            content_hash: content_hash(ad, &AdDetails::default(), 1, &[]),
+            version_id: i32::try_from(batch * 1_000_000).unwrap()
+                + ad.adv_no.parse::<i32>().unwrap(),
+            is_new: true,
+        };
+        let mut page = PageRows {
+            batch_id,
+            market_id,
+            ordinal: 0,
+            page: 1,
+            fetched_at: chrono::Utc::now(),
+            declared_total: Some(1),
+            is_lenient: false,
+            ads: ads.iter().map(row).collect(),
+        };
+        cache.match_page(&mut page);
+        cache.learn(&page);
+        let known: usize = cache.markets.values().map(|market| market.ads.len()).sum();
+        assert_eq!(cache.cached_ads, known, "what is counted is what is kept");
+        page.ads.iter().filter(|ad| ad.is_new).count()
+    }
+
+    #[test]
+    fn an_ad_that_comes_back_as_it_was_costs_no_row() {
+        let mut cache = VersionCache::new();
+        let [here, gone] = [ad(1), ad(2)];
+        assert_eq!(store(&mut cache, 0, 1, &[here.clone(), gone.clone()]), 2);
+        for batch in 1..GONE_FOR_BATCHES {
+            assert_eq!(store(&mut cache, batch, 1, std::slice::from_ref(&here)), 0);
+        }
+        assert_eq!(store(&mut cache, GONE_FOR_BATCHES, 1, &[here.clone(), gone.clone()]), 0);
+        let changed = Ad { price: Decimal::TWO, ..gone.clone() };
+        let batch = GONE_FOR_BATCHES + 1;
+        assert_eq!(store(&mut cache, batch, 1, &[here.clone(), changed.clone()]), 1);
+        assert_eq!(
+            store(&mut cache, batch + 1, 1, &[here.clone(), gone.clone()]),
+            1,
+            "as it last was"
+        );
+        for batch in batch + 2..batch + 3 + GONE_FOR_BATCHES {
+            assert_eq!(store(&mut cache, batch, 1, std::slice::from_ref(&here)), 0);
+        }
+        assert_eq!(
+            store(&mut cache, batch + 3 + GONE_FOR_BATCHES, 1, &[here, gone]),
+            1,
+            "forgotten"
+        );
+    }
+
+    #[test]
+    fn ads_that_are_gone_take_no_room_from_those_on_show() {
+        let mut cache = VersionCache::new();
+        let ads: Vec<Ad> = (0..=MAX_WITH_GONE).map(ad).collect();
+        store(&mut cache, 0, 1, &ads);
+        store(&mut cache, 1, 1, &ads[..10]);
+        assert_eq!(cache.cached_ads, 10);
+        store(&mut cache, 2, 1, &ads[10..20]);
+        assert_eq!(cache.cached_ads, 20);
     }
 }
