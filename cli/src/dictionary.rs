@@ -24,7 +24,7 @@ const SCHEMAS: [(&str, &str); 2] = [
 const FACTS: [&str; 3] = ["offer_versions", "book_pages", "fact_offers"];
 
 /// Columns of the facts that come from no field: what we made, and how.
-const OWN: [(&str, &str); 19] = [
+const OWN: [(&str, &str); 20] = [
     ("advertiser_sk", "made here: the advertiser's version, found by advertiser.userNo"),
     ("batch_id", "made here: the schedule"),
     ("book_verdict", "made here: the certificate"),
@@ -43,6 +43,7 @@ const OWN: [(&str, &str); 19] = [
     ("ordinal", "made here: the job"),
     ("page", "made here: as requested (page)"),
     ("parser_version", "made here: by which parser"),
+    ("traits", "made here: out of the columns that it spares"),
     ("warnings", "made here: rules held against all fields"),
 ];
 

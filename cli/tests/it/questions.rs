@@ -406,7 +406,7 @@ async fn documented_queries_run_verbatim() {
     assert!(answered * 10 >= blocks.len() * 8, "{answered} of {} answered", blocks.len());
     // Everything that can be asked is documented.
     let names = sqlx::query(
-        "SELECT proname FROM pg_proc WHERE pronamespace = 'warehouse'::regnamespace AND proname <> 'offer_id'
+        "SELECT proname FROM pg_proc WHERE pronamespace = 'warehouse'::regnamespace AND proname NOT IN ('offer_id', 'trait')
           UNION
          SELECT relname FROM pg_class WHERE relnamespace = 'warehouse'::regnamespace AND NOT relispartition
             AND (relname LIKE 'mart\\_%' AND relkind IN ('r', 'p') OR relname IN ('dim_batches', 'market_overview'))",

@@ -118,7 +118,7 @@ impl Loader {
                     v.system_labels::text AS system_labels, v.terms, v.price_type,
                     v.price_floating_ratio::text AS price_floating_ratio, v.buyer_kyc_limit,
                     v.taker_conditions ->> 'userTradeVolumeMin' AS user_trade_volume_min
-               FROM warehouse.offer_versions v
+               FROM warehouse.offer_contents v
                JOIN warehouse.dim_advertisers a USING (advertiser_sk)
               WHERE v.day = $1::date",
         )

@@ -170,7 +170,7 @@ SELECT concat_ws('|', n.number, concat_ws('/', f.currency_code, c.symbol, m.trad
   FROM warehouse.book_pages p
   JOIN (SELECT batch_id, row_number() OVER (ORDER BY batch_id) - 1 AS number FROM pipeline.batches) n USING (batch_id)
  CROSS JOIN LATERAL unnest(p.offer_ids) WITH ORDINALITY AS l (id, position)
-  JOIN warehouse.offer_versions v ON v.day = p.day AND v.id = l.id
+  JOIN warehouse.offer_contents v ON v.day = p.day AND v.id = l.id
   JOIN warehouse.dim_markets m ON m.market_id = p.market_id
   JOIN warehouse.dim_fiat_currencies f USING (fiat_id)
   JOIN warehouse.dim_cryptocurrencies c USING (crypto_id)

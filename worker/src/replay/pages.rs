@@ -32,12 +32,14 @@ use crate::store::versions::content_hash;
 use crate::store::{jobs, terms};
 
 /// Where rows are compared.
-const COMPARED: Tables = Tables { pages: "replay_pages", versions: "replay_versions" };
+const COMPARED: Tables =
+    Tables { pages: "replay_pages", versions: "replay_versions", has_traits: false };
 /// Changes of the terms of an ad that are looked back on: a page may have been stored before what its
 /// advertiser's page told a moment earlier was committed.
 const LAST_TERMS: i32 = 3;
 /// What says where a version was first seen and not what it says, or is judged apart from the rest.
-const NOT_COMPARED: &str = "'{day,id,market_id,first_seen_at,content_hash,advertiser_sk}'::text[]";
+const NOT_COMPARED: &str =
+    "'{day,id,market_id,first_seen_at,content_hash,advertiser_sk,traits}'::text[]";
 /// What is not told by the answer: what the close marks, and who read it.
 const NOT_OF_THE_PAGE: &str = "'{duplicate_positions,parser_version}'::text[]";
 
@@ -549,7 +551,7 @@ async fn compare_versions(
                             WHERE k.value IS DISTINCT FROM o.value) END AS fields
            FROM unnest($2::int[]) WITH ORDINALITY AS e (stored, n)
            JOIN replay_versions d ON d.id = e.n - 1
-           JOIN warehouse.offer_versions v ON v.day = $1 AND v.id = e.stored"
+           JOIN warehouse.offer_contents v ON v.day = $1 AND v.id = e.stored"
     );
     let rows: Vec<ComparedRow> = sqlx::query_as(sqlx::AssertSqlSafe(statement))
         .bind(day)

@@ -124,11 +124,16 @@ impl<'a> PageRows<'a> {
 pub(crate) struct Tables {
     pub(crate) pages: &'static str,
     pub(crate) versions: &'static str,
+    /// Whether traits tell what they can, and their columns are left NULL. Else every column is written.
+    pub(crate) has_traits: bool,
 }
 
 /// Where facts are kept.
-pub(crate) const WAREHOUSE: Tables =
-    Tables { pages: "warehouse.book_pages", versions: "warehouse.offer_versions" };
+pub(crate) const WAREHOUSE: Tables = Tables {
+    pages: "warehouse.book_pages",
+    versions: "warehouse.offer_versions",
+    has_traits: true,
+};
 
 /// Inserts pages and the versions they saw first. Called only for jobs that this transaction ends.
 pub(crate) async fn insert(
@@ -196,20 +201,31 @@ const INSERT_VERSIONS: &str = "INSERT INTO warehouse.offer_versions (
                 terms, price_type, price_floating_ratio, rate_floating_ratio,
                 buyer_kyc_limit, buyer_registration_days, buyer_btc_position,
                 voucher_template, system_labels, taker_conditions, adv_status, ad_created_at,
-                ad_updated_at, warnings)
+                ad_updated_at, warnings, traits)
          SELECT
                 x.day, x.id, x.market_id, x.advertiser_sk, x.content_hash, x.first_seen_at,
-                x.adv_no, x.price, x.available_amount, x.tradable_quantity, x.min_limit,
-                x.max_limit, x.dynamic_max_limit, x.min_quantity, x.max_quantity,
-                x.dynamic_max_quantity, x.initial_amount, x.amount_after_editing,
+                x.adv_no, x.price, x.available_amount,
+                CASE WHEN t.tradable_quantity > 0 THEN NULL ELSE x.tradable_quantity END,
+                x.min_limit, x.max_limit,
+                CASE WHEN t.dynamic_max_limit > 0 THEN NULL ELSE x.dynamic_max_limit END,
+                CASE WHEN t.min_quantity > 0 THEN NULL ELSE x.min_quantity END,
+                CASE WHEN t.max_quantity > 0 THEN NULL ELSE x.max_quantity END,
+                CASE WHEN t.dynamic_max_quantity > 0 THEN NULL ELSE x.dynamic_max_quantity END,
+                x.initial_amount, x.amount_after_editing,
                 x.commission_rate, x.taker_commission_rate, x.min_taker_fee,
-                x.pay_time_limit_minutes, x.payment_method_ids::int[], x.classify,
-                x.is_tradable, x.is_safe_payment, x.taker_kyc_required, x.asset_scale,
-                x.fiat_scale, x.price_scale, x.auto_reply, x.terms, x.price_type,
+                x.pay_time_limit_minutes, x.payment_method_ids::int[],
+                CASE WHEN t.classify > 0 THEN NULL ELSE x.classify END,
+                CASE WHEN t.is_tradable > 0 THEN NULL ELSE x.is_tradable END,
+                CASE WHEN t.is_safe_payment > 0 THEN NULL ELSE x.is_safe_payment END,
+                CASE WHEN t.taker_kyc_required > 0 THEN NULL ELSE x.taker_kyc_required END,
+                CASE WHEN t.asset_scale > 0 THEN NULL ELSE x.asset_scale END,
+                CASE WHEN t.fiat_scale > 0 THEN NULL ELSE x.fiat_scale END,
+                CASE WHEN t.price_scale > 0 THEN NULL ELSE x.price_scale END,
+                x.auto_reply, x.terms, x.price_type,
                 x.price_floating_ratio, x.rate_floating_ratio, x.buyer_kyc_limit,
                 x.buyer_registration_days, x.buyer_btc_position, x.voucher_template::jsonb,
                 x.system_labels::jsonb, x.taker_conditions::jsonb, x.adv_status, x.ad_created_at,
-                x.ad_updated_at, string_to_array(x.warnings, ' ')
+                x.ad_updated_at, string_to_array(x.warnings, ' '), a.traits
            FROM unnest(
                 $1::date[], $2::int[], $3::int[], $4::int[], $5::bigint[],
                 $6::timestamptz[], $7::text[], $8::numeric[], $9::numeric[],
@@ -232,7 +248,28 @@ const INSERT_VERSIONS: &str = "INSERT INTO warehouse.offer_versions (
                 terms, price_type, price_floating_ratio, rate_floating_ratio,
                 buyer_kyc_limit, buyer_registration_days, buyer_btc_position, voucher_template,
                 system_labels, taker_conditions, adv_status, ad_created_at, ad_updated_at,
-                warnings)";
+                warnings)
+          CROSS JOIN LATERAL (
+                SELECT CASE WHEN $46 THEN pipeline.offer_traits(
+                       x.price, x.available_amount, x.tradable_quantity, x.min_limit, x.max_limit,
+                       x.dynamic_max_limit, x.min_quantity, x.max_quantity, x.dynamic_max_quantity,
+                       x.commission_rate, x.classify, x.is_tradable, x.is_safe_payment,
+                       x.taker_kyc_required, x.asset_scale, x.fiat_scale, x.price_scale) END AS traits
+                -- Else it would be worked out anew wherever it is named.
+                OFFSET 0) a
+          CROSS JOIN LATERAL (
+                SELECT warehouse.trait(a.traits, 0, 2) AS tradable_quantity,
+                       warehouse.trait(a.traits, 2, 2) AS dynamic_max_limit,
+                       warehouse.trait(a.traits, 4, 1) AS min_quantity,
+                       warehouse.trait(a.traits, 5, 1) AS max_quantity,
+                       warehouse.trait(a.traits, 6, 1) AS dynamic_max_quantity,
+                       warehouse.trait(a.traits, 7, 2) AS is_tradable,
+                       warehouse.trait(a.traits, 9, 2) AS is_safe_payment,
+                       warehouse.trait(a.traits, 11, 2) AS taker_kyc_required,
+                       warehouse.trait(a.traits, 13, 4) AS asset_scale,
+                       warehouse.trait(a.traits, 17, 4) AS fiat_scale,
+                       warehouse.trait(a.traits, 21, 4) AS price_scale,
+                       warehouse.trait(a.traits, 25, 3) AS classify) t";
 
 pub(crate) async fn insert_versions(
     connection: &mut PgConnection,
@@ -291,6 +328,7 @@ pub(crate) async fn insert_versions(
         .bind(new.column(|_, a| a.details.created_at))
         .bind(new.column(|_, a| a.details.updated_at))
         .bind(new.column(|_, a| a.warnings()))
+        .bind(tables.has_traits)
         .execute(connection)
         .await?;
     Ok(())

@@ -12,7 +12,7 @@ use worker::store::{Store, ToStore};
 
 use crate::settings;
 
-fn advertiser(nickname: &str, orders: i32) -> Advertiser {
+pub(crate) fn advertiser(nickname: &str, orders: i32) -> Advertiser {
     Advertiser {
         user_no: "s1".to_owned(),
         nickname: nickname.to_owned(),
@@ -34,7 +34,7 @@ fn advertiser(nickname: &str, orders: i32) -> Advertiser {
     }
 }
 
-fn ad(advertiser: Advertiser) -> Ad {
+pub(crate) fn ad(advertiser: Advertiser) -> Ad {
     Ad {
         position: 0,
         adv_no: "13909656104853606400".to_owned(),
@@ -81,6 +81,11 @@ fn ad(advertiser: Advertiser) -> Ad {
 /// A page with one ad, read at `at`. No ledger knows its job: the page itself is not stored, but who it
 /// shows is.
 fn page(advertiser: Advertiser, at: DateTime<Utc>) -> ToStore {
+    page_of(vec![ad(advertiser)], at)
+}
+
+/// Page 1 of market 1, read at `at` by the first batch of its day.
+pub(crate) fn page_of(ads: Vec<Ad>, at: DateTime<Utc>) -> ToStore {
     let work = Work::Search {
         market_id: 1,
         market: Market::new("VES", "USDT", Side::Buy).unwrap(),
@@ -98,8 +103,8 @@ fn page(advertiser: Advertiser, at: DateTime<Utc>) -> ToStore {
     };
     let requests = Requests { attempts: 1, fetched_at: Some(at), ..Requests::default() };
     let page = Page {
-        total: Some(1),
-        ads: vec![ad(advertiser)],
+        total: u32::try_from(ads.len()).ok(),
+        ads,
         refusals: Vec::new(),
         warnings: Vec::new(),
         leniencies: Vec::new(),

@@ -7,6 +7,7 @@
 
 mod binary;
 mod client;
+mod contents;
 mod exchange;
 mod fleet;
 mod identity;
