@@ -9,15 +9,29 @@
 
 use std::fmt;
 use std::io;
+use std::sync::{Mutex, PoisonError};
 
 use sqlx::PgExecutor;
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::dict::{DecoderDictionary, EncoderDictionary};
+use zstd::dict::DecoderDictionary;
+use zstd::zstd_safe::{CParameter, Strategy};
 
-/// Level of compression: zstd's default. With a dictionary a page takes 0.1 ms and an ad 139 bytes; at level
-/// 6 it is 0.3 ms and 128 bytes, at level 9 0.7 ms and 120 bytes, and then packing costs as much as all else
-/// that is done with a page.
+/// Level of what [`SETTINGS`] leaves open: zstd's default.
 const LEVEL: i32 = 3;
+/// How hard zstd tries, fitted to pages with a dictionary (`bench storage` measures it beside zstd's own
+/// levels): as dense as its level 6 in half the time. What repeats in a page are names of fields, so short
+/// matches are not worth looking for, and the tables need not be large.
+const SETTINGS: [CParameter; 6] = [
+    CParameter::Strategy(Strategy::ZSTD_greedy),
+    CParameter::WindowLog(17),
+    CParameter::HashLog(15),
+    CParameter::ChainLog(15),
+    CParameter::SearchLog(3),
+    CParameter::MinMatch(6),
+];
+/// Compressors of a dictionary that are kept for the next group of answers. A worker stores one group at a
+/// time.
+const MAX_IDLE: usize = 2;
 /// Largest dictionary that is trained: zstd's own default. Workers hold it, prepared, in memory.
 const DICTIONARY_BYTES: usize = 112_640;
 /// Largest transcript that is packed: above every body that a worker takes.
@@ -95,7 +109,9 @@ pub enum ArchiveError {
 /// A dictionary, prepared for both ways.
 pub struct Dictionary {
     id: i32,
-    encoder: EncoderDictionary<'static>,
+    content: Vec<u8>,
+    /// Compressors that have learnt it, which takes as long as packing a hundred pages.
+    idle: Mutex<Vec<Compressor<'static>>>,
     decoder: DecoderDictionary<'static>,
 }
 
@@ -113,12 +129,21 @@ impl Dictionary {
             .and_then(|id| i32::try_from(id.get()).ok())
             .ok_or_else(no_id)
             .map_err(ArchiveError::BadDictionary)?;
+        // It is learnt with the first frame.
+        let learnt = compressor(bytes).and_then(|mut compressor| {
+            compressor.compress(&[])?;
+            Ok(compressor)
+        });
         Ok(Self {
             id,
-            encoder: EncoderDictionary::try_copy(bytes, LEVEL)
-                .map_err(ArchiveError::BadDictionary)?,
+            content: bytes.to_vec(),
+            idle: Mutex::new(vec![learnt.map_err(ArchiveError::BadDictionary)?]),
             decoder: DecoderDictionary::try_copy(bytes).map_err(ArchiveError::BadDictionary)?,
         })
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Compressor<'static>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The number that frames made with it name.
@@ -163,16 +188,31 @@ pub fn packed_bytes(
     Ok(bytes)
 }
 
+/// A compressor with our settings; `dictionary` may be empty.
+fn compressor(dictionary: &[u8]) -> io::Result<Compressor<'static>> {
+    let mut compressor = Compressor::new(LEVEL)?;
+    for setting in SETTINGS {
+        compressor.set_parameter(setting)?;
+    }
+    if !dictionary.is_empty() {
+        compressor.set_dictionary(LEVEL, dictionary)?;
+    }
+    Ok(compressor)
+}
+
 /// Packs transcripts, one after the other, with or without a dictionary.
-pub struct Packer<'a>(Compressor<'a>);
+pub struct Packer<'a> {
+    /// Always there, until it goes back to the dictionary.
+    compressor: Option<Compressor<'static>>,
+    dictionary: Option<&'a Dictionary>,
+}
 
 impl<'a> Packer<'a> {
     pub fn new(dictionary: Option<&'a Dictionary>) -> Result<Self, ArchiveError> {
-        let compressor = match dictionary {
-            Some(dictionary) => Compressor::with_prepared_dictionary(&dictionary.encoder),
-            None => Compressor::new(LEVEL),
-        };
-        compressor.map(Self).map_err(ArchiveError::Pack)
+        let idle = dictionary.and_then(|dictionary| dictionary.idle().pop());
+        let content = dictionary.map_or(&[][..], |dictionary| &dictionary.content);
+        let made = idle.map_or_else(|| compressor(content), Ok).map_err(ArchiveError::Pack)?;
+        Ok(Self { compressor: Some(made), dictionary })
     }
 
     /// One transcript as a frame.
@@ -181,7 +221,22 @@ impl<'a> Packer<'a> {
         if total > MAX_TRANSCRIPT_BYTES {
             return Err(ArchiveError::TooLarge(total));
         }
-        self.0.compress(&transcript.whole()).map_err(ArchiveError::Pack)
+        let gone = || io::Error::other("the compressor went back already");
+        let compressor = self.compressor.as_mut().ok_or_else(gone);
+        compressor
+            .and_then(|compressor| compressor.compress(&transcript.whole()))
+            .map_err(ArchiveError::Pack)
+    }
+}
+
+impl Drop for Packer<'_> {
+    fn drop(&mut self) {
+        if let (Some(compressor), Some(dictionary)) = (self.compressor.take(), self.dictionary) {
+            let mut idle = dictionary.idle();
+            if idle.len() < MAX_IDLE {
+                idle.push(compressor);
+            }
+        }
     }
 }
 
@@ -272,6 +327,27 @@ mod tests {
             matches!(error, ArchiveError::OtherDictionary { needed, given: 0 } if needed == dictionary.id()),
             "{error}"
         );
+    }
+
+    /// However many pack at once and one after the other, each frame is what it would be alone.
+    #[test]
+    fn packers_may_be_many() {
+        let transcript = |n: usize| Transcript {
+            body: format!("{{\"advNo\":\"{n}\",\"asset\":\"USDT\"}}").repeat(40).into_bytes(),
+            ..Default::default()
+        };
+        let alone: Vec<_> = (0..8).map(|n| pack(&transcript(n), Some(&*TRAINED))).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut packer = Packer::new(Some(&*TRAINED)).unwrap();
+                    for (n, alone) in alone.iter().enumerate() {
+                        assert_eq!(&packer.pack(&transcript(n)).unwrap(), alone);
+                    }
+                });
+            }
+        });
+        assert!(TRAINED.idle().len() <= MAX_IDLE);
     }
 
     #[test]
