@@ -44,6 +44,9 @@ pub(crate) struct Load {
     /// Jobs in flight in each of them (`MAX_WORKERS`).
     #[arg(long, default_value_t = 50)]
     pub(crate) in_hand: usize,
+    /// More options of the exchange, such as `--exchange "--change-per-minute 5"`.
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    pub(crate) exchange: String,
     /// More settings of the programs, as `NAME=VALUE`.
     #[arg(long, value_parser = pair)]
     pub(crate) set: Vec<(String, String)>,
@@ -77,7 +80,8 @@ impl Running {
         let name = Fleet::new_name();
         let directory = std::env::temp_dir().join(&name);
         // The clock stands still while a batch runs, so that every run reads the same.
-        let market = format!("--ads {} --fiats {} --manual-clock", load.ads, load.fiats);
+        let market =
+            format!("--ads {} --fiats {} --manual-clock {}", load.ads, load.fiats, load.exchange);
         let fleet = Fleet::start_as(name, servers, &directory, None, &market).await?;
         meter.add("exchange", fleet.exchange().id().context("the exchange has ended")?);
         let in_hand = load.in_hand.to_string();

@@ -4,6 +4,7 @@
 //! Batches are read by the real programs; then their rows go once more into tables of the same form, batch
 //! by batch and a transaction for each group of pages, so that sizes and WAL are those of nothing else.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -11,55 +12,199 @@ use load_tests::fleet::Fleet;
 use sqlx::AssertSqlSafe;
 
 use crate::figures::{Column, Figures};
-use crate::run::{Batch, Load, Running, wal_bytes};
+use crate::packing;
+use crate::run::{Batch, Load, Running};
 
+/// What changes and comes on the real exchange, of a full-depth book.
+const MEASURED_RATES: &str = "--change-per-minute 5 --churn-per-minute 2";
 /// Batches of a day, for which a day is reckoned from those that were read: one in which all ads are new,
 /// and others like the mean of the rest.
 const BATCHES_A_DAY: f64 = 144.0;
+/// Share of ads stored anew for which a day is reckoned besides.
+const REFERENCE_SHARE: f64 = 0.07;
 /// Jobs whose rows go in one transaction, as in the group of a worker under load.
 const GROUP: i32 = 32;
 
 /// Tables of one form, and the statements that fill them with the jobs `{from}` to `{until}` of a batch.
+/// `{day}` ends the names of the day's partitions.
 struct Form {
     name: &'static str,
     make: &'static str,
-    tables: &'static [&'static str],
-    fill: &'static str,
+    /// Each with what it fills; what only helps and is not to be kept fills `None`.
+    fill: &'static [(Option<Kept>, &'static str)],
 }
 
-const FORMS: [Form; 2] = [
+/// A table that is measured.
+#[derive(Clone, Copy, PartialEq)]
+enum Kept {
+    /// A row per page, or per ad and reading: costs the same with each batch.
+    Readings(&'static str),
+    /// Rows for what is new.
+    Contents(&'static str),
+}
+
+impl Kept {
+    fn table(self) -> &'static str {
+        match self {
+            Self::Readings(table) | Self::Contents(table) => table,
+        }
+    }
+}
+
+/// The versions that pages of these jobs saw first.
+macro_rules! new_versions {
+    ($columns:literal, $from:literal, $kept:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM ",
+            $from,
+            " v
+              WHERE v.day = '{day}' AND v.id IN (
+                    SELECT unnest(p.offer_ids) FROM warehouse.book_pages_{day} p
+                     WHERE p.batch_id = {batch} AND p.ordinal BETWEEN {from} AND {until})
+                AND NOT EXISTS (SELECT FROM ",
+            $kept,
+            " k WHERE k.id = v.id)
+              ORDER BY v.id"
+        )
+    };
+}
+
+const FORMS: [Form; 4] = [
     Form {
         name: "versions and pages",
-        make: "CREATE TABLE kept_pages (LIKE warehouse.book_pages INCLUDING ALL);
-               CREATE TABLE kept_versions (LIKE warehouse.offer_versions INCLUDING ALL)",
-        tables: &["kept_pages", "kept_versions"],
-        fill: "INSERT INTO kept_pages
-               SELECT * FROM warehouse.book_pages WHERE batch_id = {batch} AND ordinal BETWEEN {from} AND {until};
-               INSERT INTO kept_versions
-               SELECT v.* FROM warehouse.offer_versions v
-                WHERE v.id IN (SELECT unnest(p.offer_ids) FROM warehouse.book_pages p
-                                WHERE p.batch_id = {batch} AND p.ordinal BETWEEN {from} AND {until})
-                  AND NOT EXISTS (SELECT FROM kept_versions k WHERE k.day = v.day AND k.id = v.id)
-                ORDER BY v.id",
+        make: "CREATE TABLE kept_pages (LIKE warehouse.book_pages_{day} INCLUDING ALL);
+               CREATE TABLE kept_versions (LIKE warehouse.offer_versions_{day} INCLUDING ALL)",
+        fill: &[
+            (
+                Some(Kept::Readings("kept_pages")),
+                "INSERT INTO kept_pages
+                 SELECT * FROM warehouse.book_pages_{day} WHERE batch_id = {batch} AND ordinal BETWEEN {from} AND {until}",
+            ),
+            (
+                Some(Kept::Contents("kept_versions")),
+                concat!(
+                    "INSERT INTO kept_versions ",
+                    new_versions!("v.*", "warehouse.offer_versions_{day}", "kept_versions")
+                ),
+            ),
+        ],
+    },
+    // Without traits, the columns in the order of the parent.
+    Form {
+        name: "spelled out",
+        make: "CREATE TABLE spelled_pages (LIKE warehouse.book_pages INCLUDING ALL);
+               CREATE TABLE spelled_versions (LIKE warehouse.offer_versions INCLUDING ALL)",
+        fill: &[
+            (
+                Some(Kept::Readings("spelled_pages")),
+                "INSERT INTO spelled_pages
+                 SELECT * FROM warehouse.book_pages
+                  WHERE day = '{day}' AND batch_id = {batch} AND ordinal BETWEEN {from} AND {until}",
+            ),
+            (
+                Some(Kept::Contents("spelled_versions")),
+                concat!(
+                    "INSERT INTO spelled_versions ",
+                    new_versions!("v.*, NULL::integer", "warehouse.offer_contents", "spelled_versions")
+                ),
+            ),
+        ],
+    },
+    // What could be: what rarely changes of an ad apart from what does, numbers as numbers, and the lists of
+    // a page as bytes.
+    Form {
+        name: "split, an experiment",
+        make: "CREATE TABLE split_pages (fetched_at timestamptz NOT NULL, batch_id integer NOT NULL,
+                   market_id integer NOT NULL, ordinal integer NOT NULL, declared_total integer, page smallint NOT NULL,
+                   promoted_position smallint, parser_version smallint, is_lenient boolean, ids bytea NOT NULL,
+                   minutes bytea NOT NULL, duplicate_positions smallint[], privilege_types smallint[],
+                   PRIMARY KEY (batch_id, market_id, page, ordinal));
+               CREATE TABLE split_known (adv_no text, rest bigint, id integer NOT NULL, PRIMARY KEY (adv_no, rest));
+               CREATE TABLE split_ads (id integer PRIMARY KEY, market_id integer NOT NULL, advertiser_sk integer NOT NULL,
+                   pay_time_limit_minutes smallint, adv_no numeric(20) NOT NULL, min_limit numeric(20, 8) NOT NULL,
+                   max_limit numeric(20, 8) NOT NULL, payment_methods bytea NOT NULL, voucher_template jsonb, system_labels jsonb);
+               CREATE TABLE split_versions (content_hash bigint NOT NULL, id integer PRIMARY KEY, ad integer NOT NULL,
+                   traits integer, price numeric(20, 8) NOT NULL, available_amount numeric(20, 8) NOT NULL,
+                   tradable_quantity numeric(20, 8), dynamic_max_limit numeric(20, 8), min_quantity numeric(20, 8),
+                   max_quantity numeric(20, 8), dynamic_max_quantity numeric(20, 8))",
+        fill: &[
+            (
+                Some(Kept::Readings("split_pages")),
+                "INSERT INTO split_pages
+                 SELECT fetched_at, batch_id, market_id, ordinal, declared_total, page, promoted_position, parser_version,
+                        is_lenient, (SELECT string_agg(int4send(id), '' ORDER BY n) FROM unnest(offer_ids) WITH ORDINALITY l (id, n)),
+                        (SELECT string_agg(int2send(coalesce(m, -1::smallint)), '' ORDER BY n)
+                           FROM unnest(active_minutes) WITH ORDINALITY l (m, n)),
+                        duplicate_positions, privilege_types
+                   FROM warehouse.book_pages_{day} WHERE batch_id = {batch} AND ordinal BETWEEN {from} AND {until}",
+            ),
+            (
+                None,
+                concat!(
+                    "INSERT INTO split_known ",
+                    new_versions!(
+                        "v.adv_no, hashtextextended(concat_ws('|', v.market_id, v.advertiser_sk, v.pay_time_limit_minutes,
+                         v.min_limit, v.max_limit, v.payment_method_ids, v.voucher_template, v.system_labels), 0), v.id",
+                        "warehouse.offer_versions_{day}",
+                        "split_versions"
+                    ),
+                    " ON CONFLICT DO NOTHING"
+                ),
+            ),
+            (
+                Some(Kept::Contents("split_ads")),
+                "INSERT INTO split_ads
+                 SELECT v.id, v.market_id, v.advertiser_sk, v.pay_time_limit_minutes, v.adv_no::numeric, v.min_limit, v.max_limit,
+                        (SELECT coalesce(string_agg(int2send(m::smallint), ''), '') FROM unnest(v.payment_method_ids) m),
+                        v.voucher_template, v.system_labels
+                   FROM split_known k JOIN warehouse.offer_versions_{day} v ON v.day = '{day}' AND v.id = k.id
+                  WHERE NOT EXISTS (SELECT FROM split_ads a WHERE a.id = k.id)
+                  ORDER BY v.id",
+            ),
+            (
+                Some(Kept::Contents("split_versions")),
+                concat!(
+                    "INSERT INTO split_versions ",
+                    new_versions!(
+                        "v.content_hash, v.id,
+                         (SELECT k.id FROM split_known k WHERE k.adv_no = v.adv_no AND k.rest = hashtextextended(concat_ws('|',
+                          v.market_id, v.advertiser_sk, v.pay_time_limit_minutes, v.min_limit, v.max_limit, v.payment_method_ids,
+                          v.voucher_template, v.system_labels), 0)),
+                         v.traits, v.price, v.available_amount, v.tradable_quantity, v.dynamic_max_limit, v.min_quantity,
+                         v.max_quantity, v.dynamic_max_quantity",
+                        "warehouse.offer_versions_{day}",
+                        "split_versions"
+                    )
+                ),
+            ),
+        ],
     },
     Form {
         name: "a row per ad and reading",
         make: "CREATE TABLE plain AS SELECT * FROM warehouse.fact_offers WITH NO DATA;
                CREATE INDEX ON plain (market_id, extraction_timestamp);
                CREATE INDEX ON plain (advertiser_sk, extraction_timestamp)",
-        tables: &["plain"],
-        fill: "INSERT INTO plain
-               SELECT o.* FROM warehouse.fact_offers o
-                 JOIN pipeline.jobs j ON j.day = o.day AND j.batch_id = o.batch_id AND j.market_id = o.market_id
-                  AND j.page = o.page AND j.state = 'done' AND j.kind = 'search'
-                WHERE o.batch_id = {batch} AND j.ordinal BETWEEN {from} AND {until}
-                ORDER BY j.ordinal, o.rank",
+        fill: &[(
+            Some(Kept::Readings("plain")),
+            "INSERT INTO plain
+             SELECT o.* FROM warehouse.fact_offers o
+               JOIN pipeline.jobs j ON j.day = o.day AND j.batch_id = o.batch_id AND j.market_id = o.market_id
+                AND j.page = o.page AND j.state = 'done' AND j.kind = 'search'
+              WHERE o.batch_id = {batch} AND j.ordinal BETWEEN {from} AND {until}
+              ORDER BY j.ordinal, o.rank",
+        )],
     },
 ];
 
 pub(crate) async fn measure(load: &Load, batches: usize) -> Result<Vec<Column>> {
     ensure!(batches > 1, "the first batch says nothing of those after it");
-    let mut running = Running::start(load).await?;
+    let mut load = load.clone();
+    if load.exchange.is_empty() {
+        MEASURED_RATES.clone_into(&mut load.exchange);
+    }
+    let mut running = Running::start(&load).await?;
     let mut all = Vec::new();
     for number in 0..batches {
         if number > 0 {
@@ -73,65 +218,146 @@ pub(crate) async fn measure(load: &Load, batches: usize) -> Result<Vec<Column>> 
         columns.push(Column::new(form.name, &[keep(&running.fleet, form, &all).await?]));
     }
     columns.push(Column::new("Parquet", &[parquet(&running.fleet, &all).await?]));
-    columns.push(Column::new("raw archive", &[archive(&running.fleet, &all).await?]));
+    let (fleet, last) = (&running.fleet, all[batches - 1].id);
+    let mut archived = archive(fleet, &all).await?;
+    archived.extend(packing::measure(fleet, all[batches - 2].id, last).await?);
+    columns.push(Column::new("raw archive", &[archived]));
     running.remove().await?;
     Ok(columns)
 }
 
-async fn size(fleet: &Fleet, tables: &[&str]) -> Result<f64> {
-    let mut bytes = 0.0;
-    for table in tables {
-        let sql = format!("SELECT pg_total_relation_size('{table}')::float8");
-        bytes += sqlx::query_scalar::<_, f64>(AssertSqlSafe(sql)).fetch_one(&fleet.pool).await?;
+async fn size(fleet: &Fleet, table: &str) -> Result<f64> {
+    let sql = format!("SELECT pg_total_relation_size('{table}')::float8");
+    Ok(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&fleet.pool).await?)
+}
+
+/// Bytes of one batch.
+#[derive(Clone, Copy, Default)]
+struct Bytes {
+    readings: f64,
+    contents: f64,
+}
+
+impl Bytes {
+    fn add(&mut self, kept: Kept, bytes: f64) {
+        match kept {
+            Kept::Readings(_) => self.readings += bytes,
+            Kept::Contents(_) => self.contents += bytes,
+        }
     }
-    Ok(bytes)
 }
 
 async fn keep(fleet: &Fleet, form: &Form, batches: &[Batch]) -> Result<Figures> {
-    sqlx::raw_sql(form.make).execute(&fleet.pool).await?;
+    let days: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT to_char(day, 'YYYYMMDD') FROM pipeline.batches WHERE state = 'closed'",
+    )
+    .fetch_all(&fleet.pool)
+    .await?;
+    let [day] = &days[..] else {
+        anyhow::bail!("midnight fell between the batches: {days:?}");
+    };
+    let made = form.make.replace("{day}", day);
+    sqlx::raw_sql(AssertSqlSafe(made)).execute(&fleet.pool).await?;
     // What is written in whole pages after a checkpoint says more of checkpoints than of rows.
     sqlx::raw_sql("CHECKPOINT").execute(&fleet.pool).await?;
-    let (mut sizes, mut wal, mut readings) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut sizes, mut wal) = (Vec::new(), Vec::new());
+    let mut before: BTreeMap<&str, f64> = BTreeMap::new();
     for batch in batches {
+        let mut written = Bytes::default();
         let last: i32 =
             sqlx::query_scalar("SELECT max(ordinal) FROM warehouse.book_pages WHERE batch_id = $1")
                 .bind(batch.id)
                 .fetch_one(&fleet.pool)
                 .await?;
-        let (size_before, wal_before) = (size(fleet, form.tables).await?, wal_bytes(fleet).await?);
         for from in (0..=last).step_by(usize::try_from(GROUP)?) {
-            let fill = form
-                .fill
-                .replace("{batch}", &batch.id.to_string())
-                .replace("{from}", &from.to_string())
-                .replace("{until}", &(from + GROUP - 1).to_string());
-            sqlx::raw_sql(AssertSqlSafe(fill)).execute(&fleet.pool).await?;
+            for (kept, fill) in form.fill {
+                let fill = fill
+                    .replace("{day}", day)
+                    .replace("{batch}", &batch.id.to_string())
+                    .replace("{from}", &from.to_string())
+                    .replace("{until}", &(from + GROUP - 1).to_string());
+                let bytes = insert(fleet, &fill).await?;
+                kept.inspect(|kept| written.add(*kept, bytes));
+            }
         }
-        wal.push(wal_bytes(fleet).await? - wal_before);
-        sizes.push(size(fleet, form.tables).await? - size_before);
-        readings.push(batch.figures["ads"]);
+        let mut grown = Bytes::default();
+        for kept in form.fill.iter().filter_map(|(kept, _)| *kept) {
+            let now = size(fleet, kept.table()).await?;
+            grown.add(kept, now - before.insert(kept.table(), now).unwrap_or(0.0));
+        }
+        sizes.push(grown);
+        wal.push(written);
     }
     let mut figures = Figures::new();
+    let spared = rebuild_indexes(fleet, form).await?;
+    let readings: f64 = batches.iter().map(ads).sum();
+    figures
+        .insert("bytes per reading, spared if indexes were rebuilt".to_owned(), spared / readings);
     for (name, bytes) in [("bytes", sizes), ("WAL bytes", wal)] {
-        let (first, rest) = per_reading(&bytes, &readings)?;
-        let day = (first + (BATCHES_A_DAY - 1.0) * rest) / BATCHES_A_DAY;
-        figures.insert(format!("{name} per reading, first batch"), first);
-        figures.insert(format!("{name} per reading, other batches"), rest);
-        figures.insert(format!("{name} per reading, a day of 144"), day);
+        reckon(name, &bytes, batches, &mut figures)?;
     }
-    let stored: f64 =
-        batches[1..].iter().map(|batch| batch.figures["share of ads stored anew"]).sum();
-    #[expect(clippy::cast_precision_loss, reason = "some dozens of batches")]
-    figures.insert("share of ads stored anew".to_owned(), stored / (batches.len() - 1) as f64);
+    figures.insert(
+        "share of ads stored anew".to_owned(),
+        of_others(batches, stored_anew) / of_others(batches, ads),
+    );
     Ok(figures)
 }
 
-/// Of the first batch, and of the others together.
-fn per_reading(bytes: &[f64], readings: &[f64]) -> Result<(f64, f64)> {
+/// Makes the indexes anew, as if all rows had come in their order; the bytes that are spared.
+async fn rebuild_indexes(fleet: &Fleet, form: &Form) -> Result<f64> {
+    let mut spared = 0.0;
+    for kept in form.fill.iter().filter_map(|(kept, _)| *kept) {
+        let before = size(fleet, kept.table()).await?;
+        let rebuild = format!("REINDEX TABLE {}", kept.table());
+        sqlx::raw_sql(AssertSqlSafe(rebuild)).execute(&fleet.pool).await?;
+        spared += before - size(fleet, kept.table()).await?;
+    }
+    Ok(spared)
+}
+
+/// Runs an insert; the bytes of WAL that it wrote.
+async fn insert(fleet: &Fleet, statement: &str) -> Result<f64> {
+    let explained = format!("EXPLAIN (ANALYZE, WAL, TIMING OFF, FORMAT JSON) {statement}");
+    let plan: serde_json::Value =
+        sqlx::query_scalar(AssertSqlSafe(explained)).fetch_one(&fleet.pool).await?;
+    plan[0]["Plan"]["WAL Bytes"].as_f64().context("the plan tells no bytes of WAL")
+}
+
+fn ads(batch: &Batch) -> f64 {
+    batch.figures["ads"]
+}
+
+fn stored_anew(batch: &Batch) -> f64 {
+    batch.figures["share of ads stored anew"] * ads(batch)
+}
+
+/// The sum over all batches but the first.
+fn of_others(batches: &[Batch], figure: impl Fn(&Batch) -> f64) -> f64 {
+    batches[1..].iter().map(figure).sum()
+}
+
+/// Bytes per reading of the first batch, of the others together, and of a day.
+fn reckon(name: &str, bytes: &[Bytes], batches: &[Batch], figures: &mut Figures) -> Result<()> {
     let (first, others) = bytes.split_first().context("no batch")?;
-    let (first_readings, other_readings) = readings.split_first().context("no batch")?;
-    let (others, other_readings): (f64, f64) = (others.iter().sum(), other_readings.iter().sum());
-    Ok((first / first_readings, others / other_readings))
+    let readings = of_others(batches, ads);
+    let first_bytes = (first.readings + first.contents) / ads(&batches[0]);
+    let others_of = |part: fn(&Bytes) -> f64| others.iter().map(part).sum::<f64>();
+    let (listing, contents) = (others_of(|b| b.readings) / readings, others_of(|b| b.contents));
+    let other_bytes = listing + contents / readings;
+    let day = |others: f64| (first_bytes + (BATCHES_A_DAY - 1.0) * others) / BATCHES_A_DAY;
+    let mut put = |what: &str, value: f64| {
+        figures.insert(format!("{name} {what}"), value);
+    };
+    put("per reading, first batch", first_bytes);
+    put("per reading, other batches", other_bytes);
+    put("per reading, a day of 144", day(other_bytes));
+    if contents > 0.0 {
+        let one = contents / of_others(batches, stored_anew);
+        put("per reading, of pages", listing);
+        put("of a version", one);
+        put("per reading, a day with 7 % anew", day(listing + REFERENCE_SHARE * one));
+    }
+    Ok(())
 }
 
 /// All facts as `p2p export` writes them: a row per ad and reading, sorted, zstd.
