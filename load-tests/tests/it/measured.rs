@@ -292,13 +292,23 @@ async fn a_frozen_process_is_not_alive() -> Result<()> {
     let fleet = Fleet::start("--fiats 1 --ads 20").await?;
     let worker = Served::worker(&fleet, &[])?;
     worker.wait_until_ready(200, "").await?;
-    freeze(&worker.process)?;
+    freeze(&worker.process).await?;
     let probe = tokio::time::timeout(std::time::Duration::from_secs(2), worker.get("/healthz"));
     assert!(probe.await.is_err(), "a frozen process answered");
     drop(worker);
     fleet.remove().await
 }
 
-fn freeze(process: &Process) -> Result<()> {
-    process.signal(rustix::process::Signal::STOP)
+async fn freeze(process: &Process) -> Result<()> {
+    process.signal(rustix::process::Signal::STOP)?;
+    let id = process.id().context("the process has ended")?;
+    // The signal is on its way: on a busy machine it goes on for a moment.
+    let is_stopped = || -> Result<bool> {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+        Ok(stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+    };
+    while !is_stopped()? {
+        tokio::task::yield_now().await;
+    }
+    Ok(())
 }
