@@ -48,6 +48,9 @@ const LOCAL_PAUSE: Duration = Duration::from_secs(10);
 /// Permits whose slots come within this time are asked for together. At the rates that exchanges allow that is
 /// never more than one.
 const SOON: Duration = Duration::from_millis(10);
+/// A permit that came with another is given back if it was not used so long after its slot: no later than one
+/// that is given ahead would be used.
+const SPARE_LIFE: Duration = Duration::from_millis(50);
 /// Longest sleep without another look at Redis.
 const LOOK: Duration = Duration::from_secs(1);
 /// What was told no longer than this before Redis went away still holds: who waits asks every second.
@@ -309,30 +312,37 @@ impl Limiter {
                 Asked::AskAgain(wait) => tokio::time::sleep(wait.min(LOOK)).await,
             }
         };
+        // Who waited behind may be gone.
+        if self.0.waiting[class as usize].load(Ordering::Relaxed) == 0 {
+            self.give_back_all(&mut place);
+        }
         drop(place);
         tokio::time::sleep(wait).await;
         permit
     }
 
-    /// A permit that came with another, unless it is too old by now.
+    /// A permit that came with another, unless its moment is over: a pause may have begun since.
     fn take_spare(&self, spares: &mut Spares) -> Option<(Permit, Duration)> {
         let now = Instant::now();
         loop {
             let spare = spares.pop_front()?;
             let permit = self.permit(Some(spare.number), spare.at);
-            if permit.expires > now {
+            if spare.at + SPARE_LIFE > now {
                 return Some((permit, spare.at.saturating_duration_since(now)));
             }
         }
     }
 
-    /// Who waited is gone: what came for them is not needed. Whoever has the turn now uses it or gives it
-    /// back itself.
+    /// Who waited is gone: what came for them is not needed. Whoever has the turn now looks after it.
     fn give_back(&self, class: Class) {
         if let Ok(mut spares) = self.0.turns[class as usize].try_lock() {
-            for spare in spares.drain(..) {
-                drop(self.permit(Some(spare.number), spare.at));
-            }
+            self.give_back_all(&mut spares);
+        }
+    }
+
+    fn give_back_all(&self, spares: &mut Spares) {
+        for spare in spares.drain(..) {
+            drop(self.permit(Some(spare.number), spare.at));
         }
     }
 

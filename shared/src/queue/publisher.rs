@@ -88,8 +88,7 @@ impl Publisher {
                     return Ok(());
                 }
                 Err(error) => {
-                    // Whatever went wrong, the next call begins with a new connection.
-                    self.pool.retain(|_, _| false);
+                    self.forget_connections();
                     return Err(error);
                 }
             }
@@ -103,10 +102,16 @@ impl Publisher {
             publish_on(&channel, &self.topology, messages).await?;
             Ok(channel)
         };
-        let published = published.await;
+        let published = published.await.inspect_err(|_| self.forget_connections());
         let channel = give_back(connection, published)?;
         self.keep_idle(channel);
         Ok(())
+    }
+
+    /// Whatever went wrong, the next call begins with a new connection.
+    fn forget_connections(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.pool.retain(|_, _| false);
     }
 
     /// A channel that was not closed meanwhile.

@@ -250,11 +250,14 @@ const INSERT_VERSIONS: &str = "INSERT INTO warehouse.offer_versions (
                 system_labels, taker_conditions, adv_status, ad_created_at, ad_updated_at,
                 warnings)
           CROSS JOIN LATERAL (
+                -- As they are stored: the scale of a quotient is that of its operands.
                 SELECT CASE WHEN $46 THEN pipeline.offer_traits(
-                       x.price, x.available_amount, x.tradable_quantity, x.min_limit, x.max_limit,
-                       x.dynamic_max_limit, x.min_quantity, x.max_quantity, x.dynamic_max_quantity,
-                       x.commission_rate, x.classify, x.is_tradable, x.is_safe_payment,
-                       x.taker_kyc_required, x.asset_scale, x.fiat_scale, x.price_scale) END AS traits
+                       x.price::numeric(20, 8), x.available_amount::numeric(20, 8), x.tradable_quantity::numeric(20, 8),
+                       x.min_limit::numeric(20, 8), x.max_limit::numeric(20, 8), x.dynamic_max_limit::numeric(20, 8),
+                       x.min_quantity::numeric(20, 8), x.max_quantity::numeric(20, 8),
+                       x.dynamic_max_quantity::numeric(20, 8), x.commission_rate::numeric(20, 8), x.classify,
+                       x.is_tradable, x.is_safe_payment, x.taker_kyc_required, x.asset_scale, x.fiat_scale,
+                       x.price_scale) END AS traits
                 -- Else it would be worked out anew wherever it is named.
                 OFFSET 0) a
           CROSS JOIN LATERAL (

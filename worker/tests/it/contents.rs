@@ -17,9 +17,20 @@ use crate::settings;
 const PAGES: u32 = 20;
 const ADS_PER_PAGE: usize = 20;
 
-/// Odd ones.
-const NUMBERS: [&str; 8] =
-    ["0", "1", "0.00000001", "36.57", "100", "2500.5", "99999999999.99999999", "7.12345678"];
+/// Odd ones, some with more zeros than a column has room for.
+const NUMBERS: [&str; 11] = [
+    "0",
+    "1",
+    "0.00000001",
+    "0.00003",
+    "36.57",
+    "100",
+    "2500.5",
+    "20000.000000000000",
+    "666666666.66666666",
+    "99999999999.99999999",
+    "7.12345678",
+];
 
 /// Numbers as an exchange might tell them.
 fn amount() -> impl Strategy<Value = Decimal> {
