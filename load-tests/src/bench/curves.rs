@@ -29,7 +29,7 @@ const QUESTIONS: [(&str, &str); 3] = [
                                                GROUP BY 1, 2 ORDER BY count(*) DESC LIMIT 1)
           GROUP BY trade_type",
     ),
-    ("overview of all markets", "SELECT count(*) FROM warehouse.market_overview()"),
+    ("overview of all markets", "SELECT count(*) FROM warehouse.market_overview"),
     ("all ads of the latest state", "SELECT count(*) FROM warehouse.mv_latest_market_state"),
 ];
 
