@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt;
 use load_tests::fleet::Fleet;
-use shared::archive::{Dictionary, Lengths, Packer, Transcript, unpack};
+use shared::archive::{Dictionary, Packer, Transcript};
 use shared::domain::Market;
 use shared::exchange::binance;
 use shared::job::Work;
@@ -15,6 +15,7 @@ use shared::settings::{Broker, Vars};
 use sqlx::postgres::PgPoolCopyExt;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
+use crate::archived::Unpacker;
 use crate::figures::Figures;
 use crate::meter::{self, Meter};
 
@@ -221,20 +222,10 @@ async fn answers(fleet: &Fleet, batch: i32) -> Result<Vec<(Market, Transcript)>>
     .bind(batch)
     .fetch_all(&fleet.pool)
     .await?;
-    let mut dictionary: Option<Dictionary> = None;
+    let mut unpacker = Unpacker::new(&fleet.pool);
     let mut answers = Vec::with_capacity(rows.len());
     for row in rows {
-        let id: Option<i32> = row.try_get("dictionary_id")?;
-        if let Some(id) = id
-            && dictionary.as_ref().is_none_or(|known| known.id() != id)
-        {
-            dictionary = Some(Dictionary::load(&fleet.pool, id).await?);
-        }
-        let [request, headers, body] =
-            ["request_bytes", "headers_bytes", "body_bytes"].map(|name| row.try_get(name));
-        let lengths = Lengths::from_columns(request?, headers?, body?).context("lengths")?;
-        let content: Vec<u8> = row.try_get("content")?;
-        let transcript = unpack(&content, lengths, dictionary.as_ref().filter(|_| id.is_some()))?;
+        let transcript = unpacker.transcript(&row).await?;
         let market = Market {
             fiat: row.try_get::<String, _>("currency_code")?.parse()?,
             asset: row.try_get::<String, _>("symbol")?.parse()?,

@@ -6,6 +6,7 @@
 
 #![expect(clippy::float_arithmetic, reason = "durations and shares; no money is counted here")]
 
+mod archived;
 mod curves;
 mod figures;
 mod floors;

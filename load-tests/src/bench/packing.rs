@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::hint::black_box;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use load_tests::fleet::Fleet;
-use shared::archive::{Dictionary, Lengths, Packer, Transcript, train, unpack};
+use shared::archive::{Dictionary, Packer, Transcript, train};
 use sqlx::Row;
 use zstd::bulk::Compressor;
 use zstd::dict::EncoderDictionary;
 
+use crate::archived::Unpacker;
 use crate::figures::Figures;
 use crate::meter;
 
@@ -110,23 +111,13 @@ async fn pages(fleet: &Fleet, batch: i32) -> Result<Vec<Page>> {
     .bind(batch)
     .fetch_all(&fleet.pool)
     .await?;
-    let mut dictionary: Option<Dictionary> = None;
+    let mut unpacker = Unpacker::new(&fleet.pool);
     let mut pages = Vec::with_capacity(rows.len());
     for row in rows {
-        let id: Option<i32> = row.try_get("dictionary_id")?;
-        if let Some(id) = id
-            && dictionary.as_ref().is_none_or(|known| known.id() != id)
-        {
-            dictionary = Some(Dictionary::load(&fleet.pool, id).await?);
-        }
-        let [request, headers, body] =
-            ["request_bytes", "headers_bytes", "body_bytes"].map(|name| row.try_get(name));
-        let lengths = Lengths::from_columns(request?, headers?, body?).context("lengths")?;
-        let content: Vec<u8> = row.try_get("content")?;
         pages.push(Page {
             key: (row.try_get("market_id")?, row.try_get("page")?),
             ads: row.try_get("ads")?,
-            transcript: unpack(&content, lengths, dictionary.as_ref().filter(|_| id.is_some()))?,
+            transcript: unpacker.transcript(&row).await?,
         });
     }
     Ok(pages)
