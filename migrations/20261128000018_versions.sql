@@ -132,15 +132,19 @@ COMMENT ON FUNCTION pipeline.offer_traits(numeric, numeric, numeric, numeric, nu
 DO $$
 DECLARE
     part CONSTANT text := 'warehouse.offer_versions v';
+    functions CONSTANT name[] := '{book, walk_book}';
+    found name[];
     f regprocedure;
     made text := pg_get_viewdef('warehouse.fact_offers'::regclass);
 BEGIN
-    IF position(part IN made) = 0 THEN
-        RAISE EXCEPTION 'fact_offers reads no versions';
+    SELECT array_agg(p.proname ORDER BY p.proname) INTO found FROM pg_proc p
+     WHERE p.pronamespace = 'warehouse'::regnamespace AND p.prosrc LIKE '%' || part || '%';
+    IF position(part IN made) = 0 OR found IS DISTINCT FROM functions THEN
+        RAISE EXCEPTION 'what reads versions is not fact_offers and %: %, and %', functions, made, found;
     END IF;
     EXECUTE 'CREATE OR REPLACE VIEW warehouse.fact_offers AS ' || replace(made, part, 'warehouse.offer_contents v');
     FOR f IN SELECT p.oid FROM pg_proc p
-              WHERE p.pronamespace = 'warehouse'::regnamespace AND p.prosrc LIKE '%' || part || '%' LOOP
+              WHERE p.pronamespace = 'warehouse'::regnamespace AND p.proname = ANY (functions) LOOP
         EXECUTE replace(pg_get_functiondef(f), part, 'warehouse.offer_contents v');
     END LOOP;
 END

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use sqlx::Connection;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection};
 
 use crate::settings::Database;
 
@@ -98,11 +98,48 @@ pub async fn connect_with(
         .map_err(StoreError::Unreachable)
 }
 
+/// Longest wait of a migration for a lock. Who comes after it waits for as long, and the server looks for deadlocks
+/// after a second: it is the migration that gives way, and not who reads or writes.
+const LOCK_LIMIT: Duration = Duration::from_millis(800);
+/// Tries of a migration that meets locks, and the pause between them: five minutes together. An analysis that reads
+/// for longer is the operator's to end.
+const LOCK_TRIES: u32 = 120;
+const LOCK_PAUSE: Duration = Duration::from_millis(1_700);
+
 /// Brings the schema to this version. One that is newer stays: an upgrade that is taken back runs the programs of
-/// before on the schema of after, which only expanded.
+/// before on the schema of after, which only expanded. Where others hold what a migration needs it is tried again;
+/// each migration is done whole or not at all.
 pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
     let mut migrator = Migrator { migrations: MIGRATOR.migrations.clone(), ..Migrator::DEFAULT };
-    migrator.set_ignore_missing(true).run(pool).await
+    migrator.set_ignore_missing(true);
+    let mut tries = 0;
+    loop {
+        // A connection of its own, which is closed after: what is set must not stay with it. With the warehouse on
+        // the path, which is the owner's right, what was migrated would be looked for there.
+        let mut connection = pool.acquire().await?.detach();
+        let settings =
+            format!("SET lock_timeout = {}; SET search_path = public", LOCK_LIMIT.as_millis());
+        sqlx::raw_sql(AssertSqlSafe(settings)).execute(&mut connection).await?;
+        let migrated = migrator.run(&mut connection).await;
+        connection.close().await?;
+        tries += 1;
+        match migrated {
+            Err(error) if is_held(&error) && tries < LOCK_TRIES => {
+                tracing::warn!(%error, tries, "others hold what the migration needs, trying again");
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            migrated => return migrated,
+        }
+    }
+}
+
+/// Whether a migration gave way to a lock.
+fn is_held(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
+        return false;
+    };
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| [LOCK_NOT_AVAILABLE, DEADLOCK].contains(&&*code))
 }
 
 /// Refuses a schema older than this program. A newer one is fine: migrations expand before they
@@ -136,6 +173,9 @@ async fn sees_warehouse(pool: &PgPool) -> Result<bool, StoreError> {
         .map_err(StoreError::Unreachable)
 }
 
+/// `SQLSTATE`s of a lock that was not had in time, and of one that would never be.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+const DEADLOCK: &str = "40P01";
 /// `SQLSTATE` of a table that does not exist, or is not on the search path.
 const UNDEFINED_TABLE: &str = "42P01";
 /// `SQLSTATE` of something that the role may not do.

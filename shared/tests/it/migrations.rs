@@ -1,6 +1,11 @@
 //! What a migration may do while the programs of the version before are at work (ADR 23).
 
-use shared::store::MIGRATOR;
+use std::cell::Cell;
+
+use shared::store::{self, MIGRATOR};
+use sqlx::migrate::Migrator;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, PgPool};
 
 /// The last migration of before there was a rule.
 const BEFORE: i64 = 20_261_127_000_015;
@@ -76,4 +81,43 @@ fn what_takes_away_is_found() {
     ] {
         assert_eq!(breaks(good), Vec::<&str>::new());
     }
+}
+
+/// The last migration before one that takes locks on tables and views that others read.
+const BEFORE_VERSIONS: i64 = 20_261_128_000_016;
+
+/// Readers are in the way of a migration, and come while it waits: it gives way to them and is done when there is
+/// a gap. Here the schema's owner has the warehouse on the path, so that names are told without their schema.
+#[sqlx::test(migrations = false)]
+async fn migrations_give_way_to_readers(pool: PgPool) {
+    let name: String =
+        sqlx::query_scalar("SELECT current_database()").fetch_one(&pool).await.unwrap();
+    let path = format!("ALTER DATABASE \"{name}\" SET search_path = warehouse, public");
+    sqlx::query(AssertSqlSafe(path)).execute(&pool).await.unwrap();
+    let options = pool.connect_options().as_ref().clone();
+    let pool = PgPoolOptions::new().max_connections(4).connect_with(options).await.unwrap();
+    let migrations = MIGRATOR.iter().filter(|m| m.version <= BEFORE_VERSIONS).cloned();
+    let before = Migrator { migrations: migrations.collect(), ..Migrator::DEFAULT };
+    before.run(&pool).await.unwrap();
+
+    let mut reader = pool.begin().await.unwrap();
+    let read = "SELECT count(*) FROM warehouse.offer_versions";
+    sqlx::query(read).execute(&mut *reader).await.unwrap();
+    let is_done = Cell::new(false);
+    let migrating = async {
+        store::migrate(&pool).await.unwrap();
+        is_done.set(true);
+    };
+    let reading = async {
+        let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+                                       AND wait_event_type = 'Lock' AND query LIKE '%traits%')";
+        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut *reader).await.unwrap() {
+            assert!(!is_done.get(), "nothing was in its way");
+        }
+        let look = "SELECT count(*) FROM warehouse.mv_latest_market_state";
+        sqlx::query(look).execute(&pool).await.unwrap();
+        reader.commit().await.unwrap();
+    };
+    tokio::join!(migrating, reading);
+    store::check_schema(&pool).await.unwrap();
 }
