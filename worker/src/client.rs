@@ -444,16 +444,17 @@ fn tell(span: &Span, fetched: Result<&Answer, &FetchError>) {
 
 /// The body, if it is not too large.
 async fn whole(mut response: reqwest::Response) -> Result<Vec<u8>, FetchError> {
-    let (mut chunks, mut bytes) = (Vec::new(), 0);
+    // One buffer: chunks may be of a byte each.
+    let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
-        bytes += chunk.len();
-        if bytes > MAX_BODY_BYTES {
+        if body.len() + chunk.len() > MAX_BODY_BYTES {
             return Err(FetchError::TooLarge);
         }
-        chunks.push(chunk);
+        body.extend_from_slice(&chunk);
     }
-    // Not grown as it came: it is kept until its page is stored, and would be as large again.
-    Ok(chunks.concat())
+    // It is kept until its page is stored, and was grown by doubling.
+    body.shrink_to_fit();
+    Ok(body)
 }
 
 /// By its innermost cause: the outer ones only say that a request failed. What breaks while a body is

@@ -103,6 +103,9 @@ pub(super) enum Pass {
     Lenient,
 }
 
+/// Characters of a name to show: several times what the exchange allows, and short enough for an index.
+const MAX_NAME_CHARS: usize = 256;
+
 /// Distinct leniencies of one answer that are told.
 const MAX_LENIENCIES: usize = 100;
 
@@ -540,10 +543,13 @@ impl Reader {
     fn advertiser(&mut self, user: &wire::Advertiser<'_>) -> Result<Advertiser, Rejected> {
         let user_type = self.optional_text("userType", user.user_type);
         let user_no = self.key("userNo", user.user_no)?;
-        // A name to show is not worth an ad: without one the key stands in.
+        // A name to show is not worth an ad: without one that can be kept the key stands in.
         let nickname = self.expected_text("nickName", user.nick_name)?.map(Cow::into_owned);
+        let nickname = nickname.filter(|name| name.chars().count() <= MAX_NAME_CHARS);
         let nickname = nickname.unwrap_or_else(|| {
-            let detail = "is not told, the userNo stands in".to_owned();
+            let detail = format!(
+                "is not told, or in more than {MAX_NAME_CHARS} characters: the userNo stands in"
+            );
             self.warn(Rule::NameNotTold, "nickName", detail);
             user_no.clone()
         });

@@ -133,6 +133,10 @@ pub(super) fn instant(raw: Written<'_>) -> Result<DateTime<Utc>, Fault> {
     })
 }
 
+/// Largest exponent of a number in kept JSON, either way. `jsonb` holds 16,383 decimals, of which the longest
+/// text allowed has [`MAX_JSON_BYTES`].
+const MAX_EXPONENT: i32 = 5_000;
+
 /// Any JSON, numbers as they are written, that a database holds as `jsonb`: text without NUL, numbers
 /// that are no monsters.
 pub(super) fn json(raw: Written<'_>) -> Result<Json, Fault> {
@@ -146,7 +150,35 @@ pub(super) fn json(raw: Written<'_>) -> Result<Json, Fault> {
     if has_nul(&value) {
         return Err((Rule::BadText, "contains NUL, which a database can't hold".into()));
     }
+    if has_large_exponent(text) {
+        return Err((Rule::BadText, format!("has an exponent beyond {MAX_EXPONENT}")));
+    }
     Json::new(text.to_owned()).ok_or_else(|| wrong_type("JSON", text))
+}
+
+/// Whether a number of this JSON has an exponent that a database does not hold. Reading it does not tell: what is
+/// far too small is read as zero.
+fn has_large_exponent(json: &str) -> bool {
+    let bytes = json.as_bytes();
+    let (mut is_text, mut at) = (false, 0);
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'\\' => at += 1,
+            b'"' => is_text = !is_text,
+            // Else it is of a `true` or `false`.
+            b'e' | b'E' if !is_text && bytes[at - 1].is_ascii_digit() => {
+                let rest = &json[at + 1..];
+                let end = rest.find(|c: char| !c.is_ascii_digit() && c != '-' && c != '+');
+                let exponent = rest[..end.unwrap_or(rest.len())].parse::<i32>();
+                if exponent.map_or(true, |exponent| exponent.abs() > MAX_EXPONENT) {
+                    return true;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    false
 }
 
 fn has_nul(value: &serde_json::Value) -> bool {
@@ -311,6 +343,16 @@ mod tests {
         assert_eq!(count(raw("100000")), Some(100_000));
         for json in ["100001", "3000000000", "-1", "1.5", "true"] {
             assert_eq!(count(raw(json)), None, "{json}");
+        }
+    }
+
+    #[test]
+    fn kept_json_has_no_numbers_that_a_database_refuses() {
+        for json in ["1e-5001", "[0e99999999999]", r#"{"a":-0.5E-20000}"#, "0e-2147483649"] {
+            assert_eq!(super::json(raw(json)).unwrap_err().0, Rule::BadText, "{json}");
+        }
+        for json in [r#"["1e-9999\"1e-9999",1E+5,true,false,0e0]"#, "1e-5000", r#"{"e":"9e"}"#] {
+            assert!(super::json(raw(json)).is_ok(), "{json}");
         }
     }
 
