@@ -326,6 +326,9 @@ pub struct Broker {
 
 /// Seconds between heartbeats unless the URL says otherwise: a dead link is noticed within two.
 const HEARTBEAT_SECS: &str = "10";
+/// Bytes of a frame unless the URL says otherwise. Room for a report of many jobs; the client keeps 64 times as
+/// much for each connection, which with the broker's 128 KB is 8 MB.
+const FRAME_BYTES: &str = "16384";
 
 impl Broker {
     pub fn read(vars: &mut Vars) -> Self {
@@ -334,8 +337,10 @@ impl Broker {
         if url.scheme() != UNSET && url.host_str().is_none_or(|host| host.starts_with('[')) {
             vars.problem("AMQP_URL: allowed is the name of a host, or its IPv4 address".to_owned());
         }
-        if !url.query_pairs().any(|(name, _)| name == "heartbeat") {
-            url.query_pairs_mut().append_pair("heartbeat", HEARTBEAT_SECS);
+        for (name, value) in [("heartbeat", HEARTBEAT_SECS), ("frame_max", FRAME_BYTES)] {
+            if !url.query_pairs().any(|(given, _)| given == name) {
+                url.query_pairs_mut().append_pair(name, value);
+            }
         }
         Self { url, tls: Tls::read(vars) }
     }
@@ -505,10 +510,14 @@ mod tests {
     }
 
     #[test]
-    fn the_broker_url_always_has_a_heartbeat() {
-        let mut vars = Vars::from_pairs([("AMQP_URL", "amqp://h/%2f")]);
-        assert_eq!(Broker::read(&mut vars).url.as_str(), "amqp://h/%2f?heartbeat=10");
-        let mut vars = Vars::from_pairs([("AMQP_URL", "amqp://h/%2f?heartbeat=4")]);
-        assert_eq!(Broker::read(&mut vars).url.as_str(), "amqp://h/%2f?heartbeat=4");
+    fn the_broker_url_always_has_a_heartbeat_and_small_frames() {
+        for (given, read) in [
+            ("amqp://h/%2f", "amqp://h/%2f?heartbeat=10&frame_max=16384"),
+            ("amqp://h/%2f?heartbeat=4", "amqp://h/%2f?heartbeat=4&frame_max=16384"),
+            ("amqp://h/%2f?frame_max=8192", "amqp://h/%2f?frame_max=8192&heartbeat=10"),
+        ] {
+            let mut vars = Vars::from_pairs([("AMQP_URL", given)]);
+            assert_eq!(Broker::read(&mut vars).url.as_str(), read);
+        }
     }
 }
