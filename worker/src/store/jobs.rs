@@ -1,9 +1,10 @@
 //! The ledger, as a worker sees it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use shared::domain::{BatchId, Level};
+use shared::domain::{BatchId, Level, page_count};
+use shared::exchange::binance::SEARCH_ROWS;
 use shared::job::{EndState, Job, JobEnd, Report, Work};
 use sqlx::{PgConnection, PgExecutor, PgPool};
 use tokio::sync::oneshot;
@@ -19,22 +20,10 @@ pub struct JobRow {
     pub issue: i32,
     declared_total: Option<i32>,
     ads_taken: i32,
-    /// Ads of the book as the pages already read declare, the largest; `None`: no page read yet.
-    #[sqlx(try_from = "OptionalCount")]
+    /// Ads of the book as pages already read declare: the largest, or one that reaches to the job's page;
+    /// `None`: no page read yet.
+    #[sqlx(skip)]
     pub book_total: Option<u32>,
-}
-
-/// A count that the database holds as a signed number.
-#[derive(sqlx::Type)]
-#[sqlx(transparent)]
-struct OptionalCount(Option<i32>);
-
-impl TryFrom<OptionalCount> for Option<u32> {
-    type Error = std::num::TryFromIntError;
-
-    fn try_from(count: OptionalCount) -> Result<Self, Self::Error> {
-        count.0.map(u32::try_from).transpose()
-    }
 }
 
 impl JobRow {
@@ -101,17 +90,18 @@ impl Found {
     }
 }
 
-/// The rows of jobs of one batch, each under the index of its job; none for those which the ledger does
-/// not know, or no longer, or under another job's ordinal.
+/// The rows of jobs of one batch; none for those which the ledger does not know, or no longer, or under
+/// another job's ordinal.
 async fn find_all(pool: &PgPool, batch: BatchId, jobs: &[&Job]) -> Result<Vec<Found>, StoreError> {
+    // Each row by its whole key: of a batch that was just planned the planner knows nothing, and reads all its
+    // jobs to find some.
     let found = sqlx::query_as(
         "SELECT j.ordinal, j.kind, j.market_id, j.fiat_id, j.page::int AS page, j.advertiser_id,
                 j.state, j.reason, j.issue::int AS issue, j.declared_total,
-                coalesce(j.ads_taken, 0)::int AS ads_taken,
-                (SELECT max(p.declared_total) FROM warehouse.book_pages p
-                  WHERE p.day = $1 AND p.batch_id = $2 AND p.market_id = j.market_id) AS book_total
-           FROM pipeline.jobs j
-          WHERE j.day = $1 AND j.batch_id = $2 AND j.ordinal = ANY ($3)",
+                coalesce(j.ads_taken, 0)::int AS ads_taken
+           FROM unnest($3::int[]) AS w (ordinal)
+          CROSS JOIN LATERAL (SELECT * FROM pipeline.jobs
+                               WHERE day = $1 AND batch_id = $2 AND ordinal = w.ordinal OFFSET 0) j",
     )
     .bind(batch.day())
     .bind(batch.raw())
@@ -119,6 +109,67 @@ async fn find_all(pool: &PgPool, batch: BatchId, jobs: &[&Job]) -> Result<Vec<Fo
     .fetch_all(pool)
     .await?;
     Ok(found)
+}
+
+/// The largest total that the pages of each market declare that were read in the batch.
+async fn find_totals(
+    pool: &PgPool,
+    batch: BatchId,
+    markets: &BTreeSet<i32>,
+) -> Result<Vec<(i32, u32)>, StoreError> {
+    let totals: Vec<(i32, i32)> = sqlx::query_as(
+        "SELECT m.market_id, p.total
+           FROM unnest($3::int[]) AS m (market_id)
+          CROSS JOIN LATERAL (SELECT max(declared_total) AS total FROM warehouse.book_pages
+                               WHERE day = $1 AND batch_id = $2 AND market_id = m.market_id OFFSET 0) p
+          WHERE p.total IS NOT NULL",
+    )
+    .bind(batch.day())
+    .bind(batch.raw())
+    .bind(markets.iter().copied().collect::<Vec<_>>())
+    .fetch_all(pool)
+    .await?;
+    Ok(totals.into_iter().map(|(market, total)| (market, total.cast_unsigned())).collect())
+}
+
+/// The totals that books of the newest batch are known to declare at least, by market. While a batch is read the
+/// largest one only grows, so a page within what is known needs no look.
+#[derive(Default)]
+struct Totals {
+    batch: Option<BatchId>,
+    markets: HashMap<i32, u32>,
+}
+
+impl Totals {
+    /// Makes sure that the largest total is known of every market of which a job asks for a page beyond the total
+    /// that is known. A first page never is.
+    async fn look_up(
+        &mut self,
+        pool: &PgPool,
+        batch: BatchId,
+        jobs: &[&Job],
+    ) -> Result<(), StoreError> {
+        if self.batch != Some(batch) {
+            *self = Self { batch: Some(batch), markets: HashMap::new() };
+        }
+        let asked = jobs.iter().filter_map(|job| match job.work {
+            Work::Search { market_id, page, .. } if page > 1 => Some((market_id, page)),
+            _ => None,
+        });
+        let unknown = asked.filter(|(market_id, page)| {
+            self.markets.get(market_id).is_none_or(|total| *page > page_count(*total, SEARCH_ROWS))
+        });
+        let markets: BTreeSet<i32> = unknown.map(|(market_id, _)| market_id).collect();
+        if !markets.is_empty() {
+            self.markets.extend(find_totals(pool, batch, &markets).await?);
+        }
+        Ok(())
+    }
+
+    fn of(&self, job: &Job) -> Option<u32> {
+        let Work::Search { market_id, .. } = &job.work else { return None };
+        self.markets.get(market_id).copied()
+    }
 }
 
 /// A job that waits for its row.
@@ -129,7 +180,7 @@ type Waiting = (Job, oneshot::Sender<Option<JobRow>>);
 pub struct LookUps {
     pool: PgPool,
     waiting: Mutex<Vec<Waiting>>,
-    turn: tokio::sync::Mutex<()>,
+    turn: tokio::sync::Mutex<Totals>,
 }
 
 impl LookUps {
@@ -143,10 +194,10 @@ impl LookUps {
     pub async fn find(&self, job: &Job) -> Result<Option<JobRow>, StoreError> {
         let (told, answer) = oneshot::channel();
         self.waiting().push((job.clone(), told));
-        let turn = self.turn.lock().await;
+        let mut turn = self.turn.lock().await;
         // Whoever had the turn before may have looked this one up too.
         let waiting = std::mem::take(&mut *self.waiting());
-        let looked = self.look_up(waiting).await;
+        let looked = self.look_up(waiting, &mut turn).await;
         drop(turn);
         looked?;
         // Else the look that took it failed, or was given up.
@@ -157,7 +208,7 @@ impl LookUps {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn look_up(&self, waiting: Vec<Waiting>) -> Result<(), StoreError> {
+    async fn look_up(&self, waiting: Vec<Waiting>, totals: &mut Totals) -> Result<(), StoreError> {
         let mut batches: BTreeMap<BatchId, Vec<Waiting>> = BTreeMap::new();
         for one in waiting {
             batches.entry(one.0.batch_id).or_default().push(one);
@@ -165,14 +216,30 @@ impl LookUps {
         for (batch, waiting) in batches {
             let jobs: Vec<&Job> = waiting.iter().map(|(job, _)| job).collect();
             let found = find_all(&self.pool, batch, &jobs).await?;
+            totals.look_up(&self.pool, batch, &jobs).await?;
             for (job, told) in waiting {
                 let row = found.iter().find(|found| found.is_of(&job));
+                let row = row.map(|found| found.row.clone());
                 // Nobody may wait for it any more.
-                told.send(row.map(|found| found.row.clone())).ok();
+                told.send(row.map(|row| JobRow { book_total: totals.of(&job), ..row })).ok();
             }
         }
         Ok(())
     }
+}
+
+/// Whether the ledger has it that this worker ended the job.
+pub(super) async fn is_ended_by(
+    executor: impl PgExecutor<'_>,
+    (batch, ordinal): JobKey,
+    worker_id: &str,
+) -> Result<bool, StoreError> {
+    let is_ended = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pipeline.jobs
+                         WHERE day = $1 AND batch_id = $2 AND ordinal = $3 AND worker_id = $4 AND ended_at IS NOT NULL)",
+    );
+    let is_ended = is_ended.bind(batch.day()).bind(batch.raw()).bind(ordinal.cast_signed());
+    Ok(is_ended.bind(worker_id).fetch_one(executor).await?)
 }
 
 /// Ends those jobs that are still open and of the current issue; gives which.

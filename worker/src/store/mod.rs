@@ -124,8 +124,10 @@ pub struct Store {
     worker_id: String,
     egress_id: String,
     archive: Archive,
-    /// The batch for which the archive was last looked at.
-    archive_seen: Option<BatchId>,
+    /// The newest batch that this worker had jobs of.
+    batch: Option<BatchId>,
+    /// A job that this worker ended, the last group's.
+    last_ended: Option<JobKey>,
     advertisers: Advertisers,
     payment_methods: PaymentMethods,
     versions: VersionCache,
@@ -140,7 +142,8 @@ impl Store {
             worker_id: settings.worker_id.clone(),
             egress_id: settings.egress_id.clone(),
             archive: Archive::default(),
-            archive_seen: None,
+            batch: None,
+            last_ended: None,
             advertisers: Advertisers::new(),
             payment_methods: PaymentMethods::new(),
             versions: VersionCache::new(),
@@ -193,6 +196,7 @@ impl Store {
         self.advertisers = Advertisers::new();
         self.payment_methods = PaymentMethods::new();
         self.versions = VersionCache::new();
+        self.last_ended = None;
     }
 
     /// Adds requests that came to nothing to the ledger.
@@ -210,8 +214,8 @@ impl Store {
         group: &[&ToStore],
         twice: &[&ToStore],
     ) -> Result<HashSet<JobKey>, StoreError> {
+        self.begin_batch(group).await?;
         let pages = self.page_rows(group).await?;
-        self.look_at_archive(group).await?;
         let mut answers = self.archive.pack(group);
         let mut tx = self.pool.begin().await?;
         let ended = jobs::end(&mut tx, group, &self.worker_id, &self.egress_id).await?;
@@ -232,6 +236,7 @@ impl Store {
         let findings = self.shapes.insert(&mut tx, &kept).await?;
         tx.commit().await?;
         answers.measure();
+        self.last_ended = ended.iter().next().copied().or(self.last_ended);
         // Only now: an id that was not committed must never be referred to.
         for page in pages {
             self.versions.learn(page);
@@ -242,15 +247,22 @@ impl Store {
         Ok(ended)
     }
 
-    /// With a new batch, so that a dictionary that was trained before it is used from its first page.
-    async fn look_at_archive(&mut self, group: &[&ToStore]) -> Result<(), StoreError> {
+    /// With each new batch: is the database still the one of which this worker remembers keys, or was it made anew,
+    /// or taken back to an earlier moment? And is there a new dictionary, to be used from the batch's first page?
+    async fn begin_batch(&mut self, group: &[&ToStore]) -> Result<(), StoreError> {
         let newest = group.iter().max_by_key(|one| one.job.batch_id).map(|one| &one.job);
-        if let Some(job) =
-            newest.filter(|job| self.archive_seen.is_none_or(|seen| seen < job.batch_id))
+        let Some(job) = newest.filter(|job| self.batch.is_none_or(|seen| seen < job.batch_id))
+        else {
+            return Ok(());
+        };
+        if let Some(key) = self.last_ended
+            && !jobs::is_ended_by(&self.pool, key, &self.worker_id).await?
         {
-            self.archive.refresh(&self.pool, job.exchange).await?;
-            self.archive_seen = Some(job.batch_id);
+            tracing::warn!(batch = %key.0, ordinal = key.1, "the ledger lacks what this worker stored: all that it remembers of the database is forgotten");
+            self.forget();
         }
+        self.archive.refresh(&self.pool, job.exchange).await?;
+        self.batch = Some(job.batch_id);
         Ok(())
     }
 

@@ -6,7 +6,8 @@ use proptest::sample::select;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use rust_decimal::Decimal;
-use shared::domain::Ad;
+use shared::domain::{Ad, BatchId};
+use shared::job::Job;
 use sqlx::{PgPool, Row};
 use worker::store::Store;
 
@@ -136,6 +137,63 @@ fn shown(ad: &Ad) -> String {
     format!("{} {amounts:?} {flags:?} {scales:?} {:?}", ad.adv_no, ad.classify)
 }
 
+/// Enters a job of market 1 into the ledger, as published.
+async fn publish(pool: &PgPool, job: &Job) {
+    sqlx::query(
+        "INSERT INTO pipeline.jobs (day, batch_id, ordinal, kind, market_id, page, urgent, ads_expected, state,
+                                    planned_at, expires_at)
+         VALUES ($1, $2, $3, 'search', 1, 1, false, true, 'published', $4, $4)",
+    )
+    .bind(job.batch_id.day())
+    .bind(job.batch_id.raw())
+    .bind(job.ordinal.cast_signed())
+    .bind(job.expires_at)
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
+/// What a database lost, as one that is taken back to an earlier moment, is stored again: its keys are not
+/// believed any more.
+#[sqlx::test(migrations = "../migrations")]
+async fn what_the_database_lost_is_stored_again(pool: PgPool) {
+    let at = Utc::now();
+    sqlx::query("SELECT pipeline.make_partitions($1, $1)")
+        .bind(at.date_naive())
+        .execute(&pool)
+        .await
+        .unwrap();
+    let mut store = Store::new(pool.clone(), &settings(&[]));
+    for (batch, is_lost, new_versions) in
+        [(1, false, 1), (2, true, 0), (3, false, 1), (4, false, 0)]
+    {
+        let mut one = page_of(vec![ad(advertiser("somebody", 1))], at);
+        one.job.batch_id = BatchId::new(at.date_naive(), batch).unwrap();
+        publish(&pool, &one.job).await;
+        store.store(&[one]).await.unwrap();
+        let found: (i64, i64) = sqlx::query_as(
+            "SELECT count(v.id), count(*) FILTER (WHERE v.id >> 22 = (p.batch_id & 511))
+               FROM warehouse.book_pages p LEFT JOIN warehouse.offer_versions v ON v.day = p.day AND v.id = p.offer_ids[1]
+              WHERE p.batch_id = (SELECT max(batch_id) FROM warehouse.book_pages)",
+        )
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+        assert_eq!(found, (1, new_versions), "batch {batch}");
+        if is_lost {
+            for table in [
+                "pipeline.jobs",
+                "warehouse.book_pages",
+                "warehouse.offer_versions",
+                "warehouse.dim_advertisers",
+            ] {
+                let delete = format!("DELETE FROM {table}");
+                sqlx::query(sqlx::AssertSqlSafe(delete)).execute(&pool).await.unwrap();
+            }
+        }
+    }
+}
+
 #[sqlx::test(migrations = "../migrations")]
 async fn whatever_is_told_is_read_back(pool: PgPool) {
     let at = Utc::now();
@@ -157,18 +215,7 @@ async fn whatever_is_told_is_read_back(pool: PgPool) {
         sent.extend(ads.iter().map(shown));
         let mut one = page_of(ads, at);
         one.job.ordinal = ordinal;
-        sqlx::query(
-            "INSERT INTO pipeline.jobs (day, batch_id, ordinal, kind, market_id, page, urgent, ads_expected, state,
-                                        planned_at, expires_at)
-             VALUES ($1, $2, $3, 'search', 1, 1, false, true, 'published', $4, $4)",
-        )
-        .bind(at.date_naive())
-        .bind(one.job.batch_id.raw())
-        .bind(ordinal.cast_signed())
-        .bind(at)
-        .execute(&pool)
-        .await
-        .unwrap();
+        publish(&pool, &one.job).await;
         store.store(&[one]).await.unwrap();
     }
     let rows = sqlx::query("SELECT * FROM warehouse.offer_contents ORDER BY adv_no");
