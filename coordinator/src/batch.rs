@@ -46,6 +46,8 @@ const PUBLISH_CHUNK: usize = 500;
 const FOLD_CHUNK: usize = 200;
 /// Time between two looks into the database for ends whose report did not come.
 const SYNC_INTERVAL: Duration = Duration::from_secs(2);
+/// Time between two looks for books that moved, while jobs are out: each look costs as much as some books do.
+const DRIFT_INTERVAL: Duration = Duration::from_millis(500);
 /// Time between two looks whether an operator cancelled the batch.
 const CANCEL_PULSE: Duration = Duration::from_secs(1);
 /// Time between two looks at the deadline.
@@ -405,6 +407,7 @@ impl BatchRunner<'_> {
     async fn drive(&mut self, running: &mut Running) -> Settled {
         let mut next_sync = Instant::now() + SYNC_INTERVAL;
         let mut next_look = Instant::now();
+        let mut next_drift = Instant::now();
         loop {
             self.pulse.beat();
             if self.shutdown.is_cancelled() {
@@ -463,7 +466,10 @@ impl BatchRunner<'_> {
                 );
                 running.ledger.mark_lost();
             }
-            self.look_for_drift(running).await;
+            if Instant::now() >= next_drift || running.ledger.has_all_ends() {
+                self.look_for_drift(running).await;
+                next_drift = Instant::now() + DRIFT_INTERVAL;
+            }
             running.progress.show(running.ledger.counts());
         }
     }

@@ -14,8 +14,8 @@ use shared::job::{EMPTY_NO_ADS, EndState, Failure, JobEnd, Work};
 
 /// Issues of one job: a second one later in the batch, after the worker's own tries.
 const MAX_ISSUES: u16 = 2;
-/// Pages of one book: 10,000 ads, eight times the largest seen. A total beyond it is not believed.
-const MAX_PAGES_PER_BOOK: u32 = 500;
+/// Pages of one book: 40,000 ads, thirty times the largest seen. A total beyond it is not believed.
+pub const MAX_PAGES_PER_BOOK: u32 = 2_000;
 /// Pages of a book that answered without ads, with no ads on any page above, before the rest is not
 /// asked for: one may be a passing error of the exchange, and each was asked for twice.
 const EMPTY_PAGES_BEFORE_TRIM: usize = 2;
@@ -408,7 +408,13 @@ impl Ledger {
     /// through.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.open.len() == self.witness.len() && self.unchecked.is_empty()
+        self.has_all_ends() && self.unchecked.is_empty()
+    }
+
+    /// Whether every job has ended, those that read the witness left aside.
+    #[must_use]
+    pub fn has_all_ends(&self) -> bool {
+        self.open.len() == self.witness.len()
     }
 
     /// Whether jobs that read the witness are out.

@@ -113,9 +113,9 @@ SELECT $1, $2, market_id,
             THEN greatest(max_total - covered_ads - refused_ads, 0) END,
        first_fetched_at, last_fetched_at,
        (extract(epoch FROM last_fetched_at - first_fetched_at) * 1000)::int,
-       coalesce((SELECT c.is_listed AND f.is_listed
-                   FROM pipeline.catalog c
-                   JOIN warehouse.dim_markets m USING (market_id)
-                   JOIN pipeline.fiat_catalog f ON f.exchange_id = m.exchange_id AND f.fiat_id = m.fiat_id
-                  WHERE c.market_id = counted.market_id), true)
+       coalesce(l.is_listed, true)
   FROM counted
+  LEFT JOIN (SELECT c.market_id, c.is_listed AND f.is_listed AS is_listed
+               FROM pipeline.catalog c
+               JOIN warehouse.dim_markets m USING (market_id)
+               JOIN pipeline.fiat_catalog f ON f.exchange_id = m.exchange_id AND f.fiat_id = m.fiat_id) l USING (market_id)

@@ -316,13 +316,18 @@ async fn expire_open_jobs(
 /// Marks repeated ads on their pages and writes a certificate for every book, of what is listed
 /// ([`listed::read`]).
 pub(super) async fn certify(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<()> {
-    sqlx::raw_sql(listed::IN_MEMORY).execute(&mut *connection).await?;
+    // Of a batch that was just read the planner knows nothing, and would go through the jobs of all books for each.
+    for settings in [listed::IN_MEMORY, "SET LOCAL enable_nestloop = off"] {
+        sqlx::raw_sql(settings).execute(&mut *connection).await?;
+    }
     sqlx::query(include_str!("certify.sql"))
         .bind(batch.day())
         .bind(batch.raw())
         .execute(&mut *connection)
         .await?;
-    sqlx::raw_sql(listed::AS_BEFORE).execute(connection).await?;
+    for settings in [listed::AS_BEFORE, "RESET enable_nestloop"] {
+        sqlx::raw_sql(settings).execute(&mut *connection).await?;
+    }
     Ok(())
 }
 

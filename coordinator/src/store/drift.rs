@@ -3,6 +3,8 @@
 use shared::domain::BatchId;
 use sqlx::PgPool;
 
+use crate::ledger::MAX_PAGES_PER_BOOK;
+
 /// Pages of one book that are read again in a round. A book that moved at more places moves faster
 /// than it can be read.
 const MAX_PAGES_PER_ROUND: i32 = 12;
@@ -23,6 +25,7 @@ pub async fn list_moved_pages(
         .bind(markets)
         .bind(MAX_PAGES_PER_ROUND)
         .bind(MAX_PAGES_OF_STEPPED)
+        .bind(MAX_PAGES_PER_BOOK.cast_signed())
         .fetch_all(pool)
         .await?;
     Ok(rows.into_iter().map(|(market, page)| (market, page.cast_unsigned())).collect())

@@ -1,6 +1,7 @@
 -- Pages at which books moved while they were read: $1 day, $2 batch, $3 markets, $4 pages at most of a
 -- book whose total stayed: it becomes complete if the odd pages are found. $5 of a book whose total
--- changed: it can't any more, so it is looked at once only, for the ads that slipped.
+-- changed: it can't any more, so it is looked at once only, for the ads that slipped. $6 pages that a book is
+-- believed to have at most.
 --
 -- Looked at are the last readings of the pages. An ad on two of them went from one to the other, perhaps
 -- in place of one that went the other way. One of the two readings is the odd one: that with more such ads,
@@ -28,10 +29,10 @@ WITH readings AS (
       JOIN LATERAL (SELECT adv_no FROM warehouse.offer_versions WHERE day = $1 AND id = l.id OFFSET 0) v ON true
      WHERE r.is_last
 ), ads AS (
-    SELECT market_id,
-           count(DISTINCT adv_no) FILTER (WHERE NOT is_promoted) AS ordinary_ads,
-           count(DISTINCT adv_no) AS distinct_ads
-      FROM listed GROUP BY market_id
+    SELECT market_id, count(*) FILTER (WHERE is_ordinary) AS ordinary_ads, count(*) AS distinct_ads
+      FROM (SELECT market_id, adv_no, bool_or(NOT is_promoted) AS is_ordinary
+              FROM listed GROUP BY market_id, adv_no) a
+     GROUP BY market_id
 ), books AS (
     SELECT market_id, min(declared_total) AS least, max(declared_total) AS most,
            sum(ads_refused) FILTER (WHERE is_last) AS refused_ads,
@@ -64,7 +65,7 @@ WITH readings AS (
 ), hollow AS (
     SELECT m.market_id, n.page::smallint AS page
       FROM moved m
-     CROSS JOIN LATERAL generate_series(1, least((m.most + 19) / 20, 500)) AS n (page)
+     CROSS JOIN LATERAL generate_series(1, least((m.most + 19) / 20, $6)) AS n (page)
      WHERE n.page <> ALL (m.pages)
 ), suspect AS (
     SELECT market_id, page FROM repeated

@@ -299,6 +299,7 @@ async fn count(
         Check::TemporalConsistency => {
             query.bind(batch.day()).bind(batch.raw()).bind(CLOCK_TOLERANCE_SECS)
         }
+        Check::Duplicates => query.bind(batch.day()).bind(batch.raw()),
         _ => query,
     };
     let mut found: Vec<Found> = query.fetch_all(&mut *connection).await?;

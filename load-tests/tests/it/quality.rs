@@ -368,6 +368,28 @@ async fn each_damage_is_found_by_its_check() -> Result<()> {
     fleet.remove().await
 }
 
+/// A close looks at the marks on the pages, as readers do, and not at what it meant to mark.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_close_does_not_mark_it_finds() -> Result<()> {
+    let fleet = Fleet::start(WORLD).await?;
+    let _worker = fleet.worker("a", &[])?;
+    sqlx::raw_sql(
+        "CREATE FUNCTION warehouse.unmarked() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER unmarked BEFORE UPDATE ON warehouse.book_pages FOR EACH ROW
+            WHEN (NEW.duplicate_positions IS NOT NULL) EXECUTE FUNCTION warehouse.unmarked()",
+    )
+    .execute(&fleet.pool)
+    .await?;
+    fleet.batch(&[]).await?;
+    let verdicts: Vec<String> = sqlx::query_scalar(
+        "SELECT check_name FROM pipeline.quality_results WHERE verdict = 'fail'",
+    )
+    .fetch_all(&fleet.pool)
+    .await?;
+    assert_eq!(verdicts, ["duplicates"]);
+    fleet.remove().await
+}
+
 /// However often a batch is checked, the rows are the same and baselines learn once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_teaches_once() -> Result<()> {

@@ -495,6 +495,32 @@ fn computed_advertisers(books: &Books) -> BTreeSet<String> {
     lines
 }
 
+/// Whether somebody is a merchant is of the last book that lists him: a book that he left tells nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_gone_stays_what_he_was() -> Result<()> {
+    let fleet = Fleet::start(STILL).await?;
+    let _worker = fleet.worker("a", &[])?;
+    ensure!(fleet.batch(&[]).await? == 0);
+    sqlx::raw_sql(
+        "UPDATE warehouse.mart_advertiser_days SET is_merchant = NOT is_merchant;
+         CREATE TABLE warehouse.was AS TABLE warehouse.mart_advertiser_days",
+    )
+    .execute(&fleet.pool)
+    .await?;
+    fleet.admin(BETWEEN, &json!(null)).await?;
+    ensure!(fleet.batch(&[]).await? == 0);
+    let (gone, other): (i64, i64) = sqlx::query_as(
+        "SELECT count(*), count(*) FILTER (WHERE d.is_merchant <> w.is_merchant)
+           FROM warehouse.mart_advertiser_days d JOIN warehouse.was w USING (day, market_id, advertiser_id)
+          WHERE d.books = w.books AND d.outflow_upper > w.outflow_upper",
+    )
+    .fetch_one(&fleet.pool)
+    .await?;
+    assert!(gone > 0, "nobody left");
+    assert_eq!(other, 0, "of {gone} who left");
+    fleet.remove().await
+}
+
 async fn stored_advertisers(fleet: &Fleet) -> Result<BTreeSet<String>> {
     // Summed over days, should midnight pass meanwhile.
     let columns = "user_no, books, complete_books, best_books, ads_max, min_price, max_price, amount_max, \

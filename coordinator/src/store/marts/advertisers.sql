@@ -20,7 +20,8 @@ SELECT $1::date, market_id, advertiser_id, coalesce(s.is_merchant, v.is_merchant
   FROM summed s
   FULL JOIN moved v USING (market_id, advertiser_id)
     ON CONFLICT (advertiser_id, day, market_id) DO UPDATE
-   SET is_merchant = EXCLUDED.is_merchant,
+   -- Of the last book that lists the advertiser, which those of whom there is only a move left are not in.
+   SET is_merchant = CASE WHEN EXCLUDED.books > 0 THEN EXCLUDED.is_merchant ELSE d.is_merchant END,
        books = d.books + EXCLUDED.books,
        complete_books = d.complete_books + EXCLUDED.complete_books,
        best_books = d.best_books + EXCLUDED.best_books,
