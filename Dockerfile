@@ -10,6 +10,7 @@ ARG RUNTIME_IMAGE=docker.io/library/debian:bookworm-slim
 FROM ${BUILD_IMAGE} AS build
 WORKDIR /src
 # The dependencies alone, which change seldom and take longest: manifests, and programs that do nothing.
+COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock ./
 COPY shared/Cargo.toml shared/
 COPY coordinator/Cargo.toml coordinator/

@@ -1,7 +1,6 @@
 //! Advertisers: versions of identity (SCD2), and their figures, each written only on change.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::num::NonZeroUsize;
 
 use chrono::{DateTime, Utc};
 use lru::LruCache;
@@ -14,7 +13,7 @@ use super::StoreError;
 use super::versions::Hasher;
 
 /// Advertisers remembered: a few times the whole market of 2026, about 150 bytes each.
-const CACHED_ADVERTISERS: NonZeroUsize = NonZeroUsize::new(60_000).expect("not zero");
+const CACHED_ADVERTISERS: usize = 60_000;
 /// Tries when another worker changes the same advertisers at the same instant.
 const MAX_RACES: usize = 5;
 
@@ -118,7 +117,8 @@ pub(crate) struct Advertisers {
 
 impl Advertisers {
     pub(super) fn new() -> Self {
-        Self { known: LruCache::new(CACHED_ADVERTISERS), resolved: HashMap::new() }
+        // Bounded where it is filled: a bound given here is room taken at once.
+        Self { known: LruCache::unbounded(), resolved: HashMap::new() }
     }
 
     /// Makes sure that all advertisers seen have a version with their identity, and that their
@@ -171,6 +171,9 @@ impl Advertisers {
                         since: seen.first_at,
                     };
                     self.known.put(seen.advertiser.user_no.clone(), known);
+                    if self.known.len() > CACHED_ADVERTISERS {
+                        self.known.pop_lru();
+                    }
                     self.resolved.insert(seen.advertiser.user_no.clone(), advertiser_sk);
                     false
                 }
