@@ -8,7 +8,7 @@ use load_tests::fleet::Fleet;
 
 use crate::figures::{Column, Figures, median};
 use crate::plot::{Curve, svg};
-use crate::run::{Load, Running};
+use crate::run::{self, Load};
 
 /// Worker processes, and jobs in flight in one.
 const WORKERS: [usize; 4] = [1, 2, 4, 8];
@@ -140,19 +140,20 @@ fn write(directory: &Path, name: &str, picture: &str) -> Result<()> {
 /// Batches after the first.
 async fn steady(name: &str, load: &Load, batches: usize, asks: bool) -> Result<Column> {
     eprintln!("{name}");
-    let mut running = Running::start(load).await?;
-    running.batch().await?;
-    let mut all = Vec::new();
-    for _ in 0..batches {
-        running.let_time_pass().await?;
-        let mut figures = running.batch().await?.figures;
-        if asks {
-            figures.extend(ask(&running.fleet).await?);
+    run::with(load, async |running| {
+        running.batch().await?;
+        let mut all = Vec::new();
+        for _ in 0..batches {
+            running.let_time_pass().await?;
+            let mut figures = running.batch().await?.figures;
+            if asks {
+                figures.extend(ask(running.fleet).await?);
+            }
+            all.push(figures);
         }
-        all.push(figures);
-    }
-    running.remove().await?;
-    Ok(Column::new(name, &all))
+        Ok(Column::new(name, &all))
+    })
+    .await
 }
 
 async fn ask(fleet: &Fleet) -> Result<Figures> {

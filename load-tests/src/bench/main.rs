@@ -123,7 +123,11 @@ async fn main() -> ExitCode {
 async fn run(cli: &Cli) -> Result<bool> {
     let report = match &cli.what {
         What::Throughput(options) => throughput(options).await?,
-        What::Peers(options) => beside_peers(options).await?,
+        What::Peers(options) => {
+            let measure = async |running: &mut Running<'_>| beside_peers(options, running).await;
+            let columns = run::with(&options.load, measure).await?;
+            Report { machine: machine().await?, columns }
+        }
         What::Soak { load, batches } => return soak::soak(load, *batches).await,
         What::Storage { load, batches } => {
             let columns = storage::measure(load, *batches).await?;
@@ -153,7 +157,8 @@ async fn throughput(options: &Throughput) -> Result<Report> {
         if let Some(directory) = &options.beside {
             run_beside(options, directory, &mut beside).await?;
         }
-        run_once(options, &mut own).await?;
+        run::with(&options.load, async |running| run_once(options, running, &mut own).await)
+            .await?;
     }
     let mut columns = Vec::new();
     if options.beside.is_some() {
@@ -181,9 +186,8 @@ async fn light(load: &Load) -> Result<Figures> {
         ["INITIAL_RATE_LIMIT", "MAX_RATE_LIMIT"].map(|name| (name.to_owned(), "600".to_owned()));
     let burst = ("RATE_LIMIT_BURST".to_owned(), "1".to_owned());
     let set = load.set.iter().cloned().chain(limit).chain([burst]).collect();
-    let mut running = Running::start(&Load { ads: ADS, fiats: 1, set, ..load.clone() }).await?;
-    let figures = running.batch().await?.figures;
-    running.remove().await?;
+    let load = Load { ads: ADS, fiats: 1, set, ..load.clone() };
+    let figures = run::with(&load, async |running| Ok(running.batch().await?.figures)).await?;
     Ok(figures.into_iter().filter(|(name, _)| name.starts_with("answer_to")).collect())
 }
 
@@ -198,8 +202,11 @@ fn ratio(name: &str, before: &[Figures], now: &[Figures]) -> Column {
     Column { name: name.to_owned(), of: now.of, figures }
 }
 
-async fn run_once(options: &Throughput, measured: &mut Measured) -> Result<()> {
-    let mut running = Running::start(&options.load).await?;
+async fn run_once(
+    options: &Throughput,
+    running: &mut Running<'_>,
+    measured: &mut Measured,
+) -> Result<()> {
     let first = running.batch().await?;
     eprintln!("  first batch: {:.0} ads/s", first.figures["ads_per_s, opened to last end"]);
     measured.first.push(first.figures);
@@ -212,39 +219,36 @@ async fn run_once(options: &Throughput, measured: &mut Measured) -> Result<()> {
         last = batch.id;
     }
     if !options.no_floors {
-        measured.floors.push(floors::measure(&running.fleet, &running.meter, last).await?);
+        measured.floors.push(floors::measure(running.fleet, &running.meter, last).await?);
     }
-    running.remove().await
+    Ok(())
 }
 
 /// Ours, then the peers, in turn, on one exchange and one database.
-async fn beside_peers(options: &Peers) -> Result<Report> {
-    let (load, place) = (&options.load, &options.place);
-    let mut running = Running::start(load).await?;
+async fn beside_peers(options: &Peers, running: &mut Running<'_>) -> Result<Vec<Column>> {
+    let place = &options.place;
     let (mut ours, mut celery, mut asyncio) = (Vec::new(), Vec::new(), Vec::new());
     let first = running.batch().await?;
-    let pages = peers::prepare(&running.fleet, place, first.id).await?;
+    let pages = peers::prepare(running.fleet, place, first.id).await?;
     for round in 0..options.runs {
         eprintln!("round {} of {}", round + 1, options.runs);
         running.let_time_pass().await?;
         ours.push(running.batch().await?.figures);
-        let (fleet, meter) = (&running.fleet, &running.meter);
+        let (fleet, meter) = (running.fleet, &running.meter);
         // The first of Celery's finds its processes cold.
         let batches = round * 3 + 1..round * 3 + 3;
         asyncio.push(peers::asyncio(fleet, meter, place, &pages, batches.start - 1).await?);
         celery
             .extend(peers::celery(fleet, meter, place, &pages, batches).await?.into_iter().skip(1));
     }
-    running.remove().await?;
-    let columns = vec![
+    Ok(vec![
         Column::new("ours, first", &[first.figures]),
         Column::new("ours, steady", &ours),
         Column::new("Celery", &celery),
         Column::new("asyncio", &asyncio),
         ratio("ours : Celery", &celery, &ours),
         ratio("ours : asyncio", &asyncio, &ours),
-    ];
-    Ok(Report { machine: machine().await?, columns })
+    ])
 }
 
 /// One run of other programs, by their own `bench`.

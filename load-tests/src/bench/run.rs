@@ -1,16 +1,18 @@
 //! Batches through the real programs, with CPU by process and times from the ledger.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use load_tests::fleet::{Fleet, Process, Servers};
 use serde_json::json;
 use shared::domain::{Market, Side};
 use shared::exchange::binance::{self, Payload};
 use shared::job::Work;
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::figures::Figures;
@@ -58,8 +60,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 /// A fleet that runs, and what it is measured by.
-pub(crate) struct Running {
-    pub(crate) fleet: Fleet,
+pub(crate) struct Running<'a> {
+    pub(crate) fleet: &'a Fleet,
     pub(crate) coordinator: Process,
     pub(crate) workers: Vec<Process>,
     pub(crate) meter: Meter,
@@ -73,16 +75,69 @@ pub(crate) struct Batch {
     pub(crate) figures: Figures,
 }
 
-impl Running {
-    pub(crate) async fn start(load: &Load) -> Result<Self> {
-        let servers = Servers::from_environment()?;
-        let mut meter = Meter::of_servers(&servers)?;
-        let name = Fleet::new_name();
-        let directory = std::env::temp_dir().join(&name);
-        // The clock stands still while a batch runs, so that every run reads the same.
-        let market =
-            format!("--ads {} --fiats {} --manual-clock {}", load.ads, load.fiats, load.exchange);
-        let fleet = Fleet::start_as(name, servers, &directory, None, &market).await?;
+/// Runs a fleet for `work` and throws it away with its database, queues and files, whatever came of it.
+pub(crate) async fn with<T>(
+    load: &Load,
+    work: impl AsyncFnOnce(&mut Running<'_>) -> Result<T>,
+) -> Result<T> {
+    let servers = Servers::from_environment()?;
+    let meter = Meter::of_servers(&servers)?;
+    let name = Fleet::new_name();
+    let directory = std::env::temp_dir().join(&name);
+    // The clock stands still while a batch runs, so that every run reads the same.
+    let market =
+        format!("--ads {} --fiats {} --manual-clock {}", load.ads, load.fiats, load.exchange);
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let database_url = servers.database_url.clone();
+    let fleet = match Fleet::start_as(name.clone(), servers, &directory, None, &market).await {
+        Ok(fleet) => fleet,
+        Err(error) => {
+            return after(Err(error), remove_unstarted(&database_url, &name, &directory).await);
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = run(&fleet, meter, load, work) => outcome,
+        _ = terminate.recv() => Err(anyhow!("stopped by SIGTERM")),
+        _ = interrupt.recv() => Err(anyhow!("stopped by SIGINT")),
+    };
+    after(outcome, fleet.remove().await.with_context(|| format!("remove what {name} left")))
+}
+
+/// What came of work once it was tidied up after: of two errors the first is given and the second told.
+pub(crate) fn after<T>(outcome: Result<T>, tidied: Result<()>) -> Result<T> {
+    match (outcome, tidied) {
+        (Ok(done), tidied) => tidied.map(|()| done),
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(second)) => {
+            eprintln!("bench: {second:#}");
+            Err(error)
+        }
+    }
+}
+
+async fn run<T>(
+    fleet: &Fleet,
+    meter: Meter,
+    load: &Load,
+    work: impl AsyncFnOnce(&mut Running<'_>) -> Result<T>,
+) -> Result<T> {
+    let mut running = Running::start(fleet, meter, load).await?;
+    let outcome = work(&mut running).await?;
+    running.stop().await?;
+    Ok(outcome)
+}
+
+/// What a fleet that did not start may have made.
+async fn remove_unstarted(database_url: &str, name: &str, directory: &Path) -> Result<()> {
+    let mut connection = PgConnection::connect(database_url).await?;
+    let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+    sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut connection).await?;
+    Ok(std::fs::remove_dir_all(directory)?)
+}
+
+impl<'a> Running<'a> {
+    async fn start(fleet: &'a Fleet, mut meter: Meter, load: &Load) -> Result<Self> {
         meter.add("exchange", fleet.exchange().id().context("the exchange has ended")?);
         let in_hand = load.in_hand.to_string();
         let mut workers = Vec::new();
@@ -147,7 +202,7 @@ impl Running {
         .fetch_one(pool)
         .await?;
         let before = self.meter.read()?;
-        let wal_before = wal_bytes(&self.fleet).await?;
+        let wal_before = wal_bytes(self.fleet).await?;
         let until = Instant::now() + PATIENCE;
         let id = loop {
             let made: Option<(Option<i32>, bool, Option<String>)> = sqlx::query_as(
@@ -171,7 +226,7 @@ impl Running {
         // What is acknowledged after the last report belongs to the batch.
         tokio::time::sleep(PULSE * 4).await;
         let cpu = meter::used(&before, &self.meter.read()?);
-        let wal = wal_bytes(&self.fleet).await? - wal_before;
+        let wal = wal_bytes(self.fleet).await? - wal_before;
         let mut figures = self.ledger(id).await?;
         let ads = figures["ads"];
         ensure!(ads > 0.0, "batch {id} has no ads");
@@ -261,12 +316,13 @@ impl Running {
         Ok(figures.map(|(name, value)| (name.to_owned(), value)).into())
     }
 
-    pub(crate) async fn remove(mut self) -> Result<()> {
+    /// Has the programs end as they do in service; those of a run that failed are killed instead.
+    async fn stop(mut self) -> Result<()> {
         self.coordinator.terminate().await?;
         for mut worker in self.workers {
             worker.terminate().await?;
         }
-        self.fleet.remove().await
+        Ok(())
     }
 }
 

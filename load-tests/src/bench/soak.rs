@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::figures::median;
 use crate::meter;
-use crate::run::{Load, Running};
+use crate::run::{self, Load, Running};
 
 /// Time between two looks at the memory.
 const LOOK: Duration = Duration::from_millis(100);
@@ -31,7 +31,10 @@ struct Memory {
 
 /// Runs `batches`; tells each, and whether all limits hold.
 pub(crate) async fn soak(load: &Load, batches: usize) -> Result<bool> {
-    let mut running = Running::start(load).await?;
+    run::with(load, async |running| watch(running, batches).await).await
+}
+
+async fn watch(running: &mut Running<'_>, batches: usize) -> Result<bool> {
     let worker = running.workers.first().and_then(load_tests::fleet::Process::id);
     let ids = [worker.context("no worker")?, running.coordinator.id().context("ended")?];
     let most = Arc::new(Mutex::new([0.0_f64; 2]));
@@ -83,7 +86,6 @@ pub(crate) async fn soak(load: &Load, batches: usize) -> Result<bool> {
         );
     }
     looking.abort();
-    running.remove().await?;
     let mut is_good = true;
     for (name, memory, limit) in
         [("worker", workers, WORKER_MB), ("coordinator", coordinators, COORDINATOR_MB)]

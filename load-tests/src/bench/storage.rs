@@ -13,7 +13,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::figures::{Column, Figures};
 use crate::packing;
-use crate::run::{Batch, Load, Running};
+use crate::run::{self, Batch, Load, Running};
 
 /// What changes and comes on the real exchange, of a full-depth book.
 const MEASURED_RATES: &str = "--change-per-minute 5 --churn-per-minute 2";
@@ -204,7 +204,10 @@ pub(crate) async fn measure(load: &Load, batches: usize) -> Result<Vec<Column>> 
     if load.exchange.is_empty() {
         MEASURED_RATES.clone_into(&mut load.exchange);
     }
-    let mut running = Running::start(&load).await?;
+    run::with(&load, async |running| kept(running, batches).await).await
+}
+
+async fn kept(running: &mut Running<'_>, batches: usize) -> Result<Vec<Column>> {
     let mut all = Vec::new();
     for number in 0..batches {
         if number > 0 {
@@ -215,14 +218,13 @@ pub(crate) async fn measure(load: &Load, batches: usize) -> Result<Vec<Column>> 
     }
     let mut columns = Vec::new();
     for form in &FORMS {
-        columns.push(Column::new(form.name, &[keep(&running.fleet, form, &all).await?]));
+        columns.push(Column::new(form.name, &[keep(running.fleet, form, &all).await?]));
     }
-    columns.push(Column::new("Parquet", &[parquet(&running.fleet, &all).await?]));
-    let (fleet, last) = (&running.fleet, all[batches - 1].id);
+    columns.push(Column::new("Parquet", &[parquet(running.fleet, &all).await?]));
+    let (fleet, last) = (running.fleet, all[batches - 1].id);
     let mut archived = archive(fleet, &all).await?;
     archived.extend(packing::measure(fleet, all[batches - 2].id, last).await?);
     columns.push(Column::new("raw archive", &[archived]));
-    running.remove().await?;
     Ok(columns)
 }
 
