@@ -58,7 +58,8 @@ async def main(path):
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS)) as session:
         await asyncio.gather(store(), *(fetch(session) for _ in range(CONNECTIONS)))
-    print(json.dumps({"ads": ads, "pages": len(pages), "seconds": time.monotonic() - began}))
+    seconds = time.monotonic() - began
+    print(json.dumps({"ads": ads, "pages": len(pages), "seconds": seconds}))
 
 
 if __name__ == "__main__":

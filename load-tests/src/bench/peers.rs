@@ -1,10 +1,10 @@
 //! What people would build instead, on the same exchange, servers and pages.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use load_tests::fleet::{Fleet, Process};
 use serde::Deserialize;
 use serde_json::json;
@@ -12,9 +12,12 @@ use tokio::process::Command;
 
 use crate::figures::Figures;
 use crate::meter::{self, Meter};
+use crate::run::{PATIENCE, PULSE, after};
 
 /// Time for Celery's processes to start; they are idle afterwards.
 const WARM_UP: Duration = Duration::from_secs(5);
+/// Queue of Celery's tasks, below the prefix of the fleet.
+const QUEUE: &str = "celery";
 
 /// Where the peers are.
 #[derive(Clone, Debug, clap::Args)]
@@ -81,7 +84,7 @@ fn python(fleet: &Fleet, place: &Place) -> Result<Command> {
         .env("REDIS_URL", &fleet.servers.redis_url)
         .env("AMQP_URL", &fleet.servers.amqp_url)
         .env("BINANCE_BASE_URL", &fleet.exchange_url)
-        .env("PEER_QUEUE", format!("{}.celery", fleet.name))
+        .env("PEER_QUEUE", format!("{}.{QUEUE}", fleet.name))
         .stdin(Stdio::null());
     Ok(command)
 }
@@ -96,7 +99,7 @@ pub(crate) async fn asyncio(
 ) -> Result<Figures> {
     let mut command = python(fleet, place)?;
     command.arg(place.directory.join("asyncio_peer.py")).arg(task(pages, batch)?);
-    measure(command, meter).await
+    measure(command, meter).await.context("asyncio")
 }
 
 /// Celery's pool, which runs before and after; gives a measurement for each of `batches`.
@@ -107,38 +110,87 @@ pub(crate) async fn celery(
     pages: &Path,
     batches: std::ops::Range<i32>,
 ) -> Result<Vec<Figures>> {
+    let log = pages.with_file_name("celery.log");
+    let mut worker = start_celery(fleet, place, &log)?;
+    let outcome = drive(fleet, meter, place, pages, batches, &mut worker).await;
+    let outcome = after(outcome, end_celery(fleet, &mut worker).await);
+    if outcome.is_err() {
+        // The files of the fleet go with it; this one is to be read.
+        let kept = std::env::temp_dir().join(format!("{}_celery.log", fleet.name));
+        std::fs::rename(&log, &kept)?;
+        return outcome
+            .with_context(|| format!("Celery, whose messages are in {}", kept.display()));
+    }
+    outcome
+}
+
+async fn end_celery(fleet: &Fleet, worker: &mut Process) -> Result<()> {
+    if worker.try_wait()?.is_none() {
+        worker.terminate().await?;
+    }
+    // It goes with its consumers, of which there may have been none.
+    fleet.lose_queue(QUEUE).await
+}
+
+fn start_celery(fleet: &Fleet, place: &Place, log: &Path) -> Result<Process> {
+    let file = std::fs::File::create(log).with_context(|| format!("create {}", log.display()))?;
     let mut command = python(fleet, place)?;
     let processes = place.celery_processes.to_string();
     command
         .args(["-m", "celery", "-A", "celery_peer.tasks", "worker", "-P", "prefork"])
         .args(["-c", &processes, "--without-gossip", "--without-mingle", "--without-heartbeat"])
         .args(["-l", "ERROR"])
-        .stdout(Stdio::null());
+        .stdout(file.try_clone()?)
+        .stderr(file);
     // A process of its own group would outlive its owner less surely; Celery ends its children itself.
-    let mut worker = Process::spawn(command)?;
+    Process::spawn(command)
+}
+
+async fn drive(
+    fleet: &Fleet,
+    meter: &Meter,
+    place: &Place,
+    pages: &Path,
+    batches: std::ops::Range<i32>,
+    worker: &mut Process,
+) -> Result<Vec<Figures>> {
     tokio::time::sleep(WARM_UP).await;
     let mut meter = meter.clone();
-    meter.add("peer", worker.id().context("Celery has ended")?);
+    meter.add("peer", worker.id().context("its worker has ended")?);
     let mut all = Vec::new();
     for batch in batches {
         let mut command = python(fleet, place)?;
         command.args(["-m", "celery_peer.drive"]).arg(task(pages, batch)?);
-        all.push(measure(command, &meter).await?);
+        all.push(tokio::select! {
+            figures = measure(command, &meter) => figures?,
+            ended = end_of(worker) => bail!("its worker ended with {}", ended?),
+        });
     }
-    worker.terminate().await?;
     Ok(all)
+}
+
+async fn end_of(process: &mut Process) -> Result<ExitStatus> {
+    loop {
+        if let Some(status) = process.try_wait()? {
+            return Ok(status);
+        }
+        tokio::time::sleep(PULSE).await;
+    }
 }
 
 /// Runs a program that says at its end what it did, and counts its CPU and that of all servers.
 async fn measure(mut command: Command, meter: &Meter) -> Result<Figures> {
     let (from, own) = (meter.read()?, meter::own()?);
-    let child = command.stdout(Stdio::piped()).spawn()?;
-    let output = child.wait_with_output().await?;
-    ensure!(output.status.success(), "a peer ended with {}", output.status);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let ended = tokio::time::timeout(PATIENCE, command.output()).await;
+    let output =
+        ended.with_context(|| format!("the program does not end within {PATIENCE:?}"))??;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "the program ended with {}: {}", output.status, said.trim());
     // The CPU of the program is that of this process' children that have ended.
     let cpu = meter::used(&from, &meter.read()?);
     let program = meter::own()? - own;
-    let done: Done = serde_json::from_slice(&output.stdout).context("what a peer says")?;
+    let done: Done = serde_json::from_slice(&output.stdout).context("what it says")?;
     let mut figures = Figures::new();
     let mut put = |name: &str, value: f64| {
         figures.insert(name.to_owned(), value);
@@ -148,7 +200,7 @@ async fn measure(mut command: Command, meter: &Meter) -> Result<Figures> {
     put("ads per page", done.ads / done.pages);
     put("ads_per_s, opened to last end", done.ads / done.seconds);
     put("pages_per_s, opened to last end", done.pages / done.seconds);
-    let mut ours = 0.0;
+    let mut servers = 0.0;
     let mut peer = program;
     for (process, seconds) in cpu {
         match process {
@@ -157,12 +209,12 @@ async fn measure(mut command: Command, meter: &Meter) -> Result<Figures> {
             _ => {
                 put(&format!("cpu_s_per_1000_ads {process}"), seconds / done.ads * 1000.0);
                 if process != "exchange" {
-                    ours += seconds;
+                    servers += seconds;
                 }
             }
         }
     }
     put("cpu_s_per_1000_ads worker", peer / done.ads * 1000.0);
-    put("cpu_s_per_1000_ads, all but exchange", (ours + peer) / done.ads * 1000.0);
+    put("cpu_s_per_1000_ads, all but exchange", (servers + peer) / done.ads * 1000.0);
     Ok(figures)
 }

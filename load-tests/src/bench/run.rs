@@ -21,8 +21,9 @@ use crate::meter::{self, Meter};
 /// Simulated time between two batches: the interval of the schedule.
 const INTERVAL_MS: u64 = 600_000;
 /// Longest wait for a batch.
-const PATIENCE: Duration = Duration::from_mins(10);
-const PULSE: Duration = Duration::from_millis(50);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(10);
+/// Time between two looks at what is waited for.
+pub(crate) const PULSE: Duration = Duration::from_millis(50);
 /// A limit that limits nothing: a request each 60 µs, and a thousand at once.
 const NO_LIMIT: [(&str, &str); 4] = [
     ("INITIAL_RATE_LIMIT", "1000000"),
