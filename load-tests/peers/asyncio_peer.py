@@ -25,7 +25,7 @@ async def main(path):
     todo, done = asyncio.Queue(), asyncio.Queue(CONNECTIONS * 2)
     for page in pages:
         todo.put_nowait(page)
-    began = time.monotonic()
+    began, cpu = time.monotonic(), time.process_time()
     ads = 0
 
     async def fetch(session):
@@ -58,8 +58,8 @@ async def main(path):
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS)) as session:
         await asyncio.gather(store(), *(fetch(session) for _ in range(CONNECTIONS)))
-    seconds = time.monotonic() - began
-    print(json.dumps({"ads": ads, "pages": len(pages), "seconds": seconds}))
+    seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu
+    print(json.dumps({"ads": ads, "pages": len(pages), "seconds": seconds, "cpu_seconds": cpu_seconds}))
 
 
 if __name__ == "__main__":

@@ -35,13 +35,13 @@ def main(path):
         task = json.load(file)
     batch, pages = task["batch"], task["pages"]
     database = psycopg.connect(plain.database_url(), autocommit=True)
-    began = time.monotonic()
+    began, cpu = time.monotonic(), time.process_time()
     for page in pages:
         read.delay(batch, page)
     wait(database, batch, pages)
-    seconds = time.monotonic() - began
+    seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu
     ads = database.execute("SELECT count(*) FROM plain_offers WHERE batch_id = %s", (batch,)).fetchone()[0]
-    print(json.dumps({"ads": ads, "pages": len(pages), "seconds": seconds}))
+    print(json.dumps({"ads": ads, "pages": len(pages), "seconds": seconds, "cpu_seconds": cpu_seconds}))
 
 
 if __name__ == "__main__":

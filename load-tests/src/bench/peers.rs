@@ -39,6 +39,8 @@ struct Done {
     ads: f64,
     pages: f64,
     seconds: f64,
+    /// CPU of its process from the moment at which its clock began.
+    cpu_seconds: f64,
 }
 
 /// The pages that a batch read, as a file for the peers; and their tables.
@@ -180,16 +182,14 @@ async fn end_of(process: &mut Process) -> Result<ExitStatus> {
 
 /// Runs a program that says at its end what it did, and counts its CPU and that of all servers.
 async fn measure(mut command: Command, meter: &Meter) -> Result<Figures> {
-    let (from, own) = (meter.read()?, meter::own()?);
+    let from = meter.read()?;
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let ended = tokio::time::timeout(PATIENCE, command.output()).await;
     let output =
         ended.with_context(|| format!("the program does not end within {PATIENCE:?}"))??;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the program ended with {}: {}", output.status, said.trim());
-    // The CPU of the program is that of this process' children that have ended.
     let cpu = meter::used(&from, &meter.read()?);
-    let program = meter::own()? - own;
     let done: Done = serde_json::from_slice(&output.stdout).context("what it says")?;
     let mut figures = Figures::new();
     let mut put = |name: &str, value: f64| {
@@ -201,7 +201,8 @@ async fn measure(mut command: Command, meter: &Meter) -> Result<Figures> {
     put("ads_per_s, opened to last end", done.ads / done.seconds);
     put("pages_per_s, opened to last end", done.pages / done.seconds);
     let mut servers = 0.0;
-    let mut peer = program;
+    // By its own account, for ours and Celery's pool are not counted from their start either.
+    let mut peer = done.cpu_seconds;
     for (process, seconds) in cpu {
         match process {
             "worker" | "coordinator" => {}
