@@ -15,7 +15,8 @@ import rows as plain
 
 app = Celery("celery_peer", broker=os.environ["AMQP_URL"].split("?")[0])
 app.conf.update(
-    task_acks_late=True,  # a killed worker loses no page, as with ours
+    task_acks_late=True,  # a killed worker loses no page, as with ours,
+    task_reject_on_worker_lost=True,  # nor does a killed process of its pool
     task_ignore_result=True,
     worker_prefetch_multiplier=8,
     broker_transport_options={"confirm_publish": True},
