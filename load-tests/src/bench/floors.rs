@@ -106,13 +106,27 @@ pub(crate) async fn measure(fleet: &Fleet, meter: &Meter, batch: i32) -> Result<
 /// The rows of a batch into tables of the same form, by one connection in one transaction: seconds, and
 /// CPU seconds of the server.
 async fn copy(fleet: &Fleet, meter: &Meter, batch: i32, with_archive: bool) -> Result<(f64, f64)> {
-    let versions = "SELECT v.* FROM warehouse.offer_versions v, pipeline.batches b
-        WHERE b.batch_id = {batch} AND v.day = b.day AND v.first_seen_at BETWEEN b.opened_at AND b.closed_at";
     let of_batch = |table: &str| format!("SELECT * FROM {table} WHERE batch_id = {batch}");
+    // What does not name the batch that wrote it has the times of its answers.
+    let of_time = |table: &str, written: &str| {
+        format!(
+            "SELECT t.* FROM {table} t, pipeline.batches b
+              WHERE b.batch_id = {batch} AND ({written})",
+        )
+    };
+    let within = |time: &str| format!("t.{time} BETWEEN b.opened_at AND b.closed_at");
+    let versions = format!("t.day = b.day AND {}", within("first_seen_at"));
+    // New ones, and those that were written over.
+    let advertisers = ["valid_from", "valid_to", "figures_at"].map(within).join(" OR ");
     let mut sources = vec![
         ("pipeline.jobs", of_batch("pipeline.jobs")),
         ("warehouse.book_pages", of_batch("warehouse.book_pages")),
-        ("warehouse.offer_versions", versions.replace("{batch}", &batch.to_string())),
+        ("warehouse.offer_versions", of_time("warehouse.offer_versions", &versions)),
+        ("warehouse.dim_advertisers", of_time("warehouse.dim_advertisers", &advertisers)),
+        (
+            "warehouse.advertiser_figures",
+            of_time("warehouse.advertiser_figures", &within("observed_at")),
+        ),
     ];
     if with_archive {
         sources.push(("pipeline.raw_pages", of_batch("pipeline.raw_pages")));
