@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use load_tests::fleet::Fleet;
 
 use crate::figures::{Column, Figures, median};
 use crate::plot::{Curve, svg};
-use crate::run::{self, Load};
+use crate::run::{self, Load, MAX_ADS, MAX_FIATS};
 
 /// Worker processes, and jobs in flight in one.
 const WORKERS: [usize; 4] = [1, 2, 4, 8];
@@ -35,6 +35,17 @@ const QUESTIONS: [(&str, &str); 3] = [
 
 /// Measures all curves and draws them into `directory`.
 pub(crate) async fn draw(load: &Load, batches: usize, directory: &Path) -> Result<Vec<Column>> {
+    for (option, value, times, most) in
+        [("ads", load.ads, SIZES, MAX_ADS), ("fiats", load.fiats, FIATS, MAX_FIATS)]
+    {
+        let times = times.into_iter().max().unwrap_or(1);
+        ensure!(
+            value <= most / times,
+            "--{option} {value}: allowed are 1 to {}, for up to {times} times as many are measured and the \
+             exchange has at most {most}",
+            most / times
+        );
+    }
     std::fs::create_dir_all(directory)?;
     let mut columns = Vec::new();
     let read = "ads_per_s, opened to last end";

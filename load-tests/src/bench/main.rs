@@ -28,7 +28,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::process::Command;
 
 use self::figures::{Column, Figures, Report};
-use self::run::{Load, Running};
+use self::run::{Load, Running, counts};
 
 /// Measure the real programs on real servers.
 #[derive(Parser)]
@@ -51,7 +51,7 @@ enum What {
     Soak {
         #[command(flatten)]
         load: Load,
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = counts(soak::LEAST_BATCHES..=10_000))]
         batches: usize,
     },
     /// Bytes and WAL per reading of an ad, beside other forms of the same, and the archive. Without
@@ -59,7 +59,7 @@ enum What {
     Storage {
         #[command(flatten)]
         load: Load,
-        #[arg(long, default_value_t = 13)]
+        #[arg(long, default_value_t = 13, value_parser = counts(2..=144))]
         batches: usize,
     },
     /// Throughput by workers and by jobs in flight; close, plan and questions by ads; drawn as SVG.
@@ -67,7 +67,7 @@ enum What {
         #[command(flatten)]
         load: Load,
         /// Batches after the first, of each point.
-        #[arg(long, default_value_t = 3)]
+        #[arg(long, default_value_t = 3, value_parser = counts(1..=1_000))]
         batches: usize,
         /// Where the pictures go.
         #[arg(long, default_value = "docs")]
@@ -82,7 +82,7 @@ struct Peers {
     #[command(flatten)]
     place: peers::Place,
     /// Measurements of each.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=1_000))]
     runs: i32,
 }
 
@@ -91,10 +91,10 @@ struct Throughput {
     #[command(flatten)]
     load: Load,
     /// Times that a database is begun anew.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = counts(1..=1_000))]
     runs: usize,
     /// Batches after the first of each.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = counts(1..=1_000))]
     batches: usize,
     /// Leave the floors out.
     #[arg(long)]

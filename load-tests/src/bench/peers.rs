@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use crate::figures::Figures;
 use crate::meter::{self, Meter};
-use crate::run::{PATIENCE, PULSE, after};
+use crate::run::{PATIENCE, PULSE, after, counts};
 
 /// Time for Celery's processes to start; they are idle afterwards.
 const WARM_UP: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ pub(crate) struct Place {
     #[arg(long, default_value = "target/peers")]
     pub(crate) venv: PathBuf,
     /// Processes of Celery's pool.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = counts(1..=64))]
     pub(crate) celery_processes: usize,
 }
 

@@ -1,10 +1,13 @@
 //! Batches through the real programs, with CPU by process and times from the ledger.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::builder::RangedU64ValueParser;
+use clap::value_parser;
 use load_tests::fleet::{Fleet, Process, Servers};
 use serde_json::json;
 use shared::domain::{Market, Side};
@@ -32,20 +35,24 @@ const NO_LIMIT: [(&str, &str); 4] = [
     ("MAX_IN_FLIGHT", "1000"),
 ];
 
+/// What the simulated exchange has at most.
+pub(crate) const MAX_ADS: u64 = 1_000_000;
+pub(crate) const MAX_FIATS: u64 = 110;
+
 /// What is pushed through.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Load {
     /// Ads on the simulated exchange.
-    #[arg(long, default_value_t = 30_000)]
+    #[arg(long, default_value_t = 30_000, value_parser = value_parser!(u64).range(1..=MAX_ADS))]
     pub(crate) ads: u64,
     /// Its fiats, with as many as 14 assets on both sides each: the fewer, the fuller are the pages.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = value_parser!(u64).range(1..=MAX_FIATS))]
     pub(crate) fiats: u64,
     /// Worker processes.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = counts(1..=64))]
     pub(crate) workers: usize,
     /// Jobs in flight in each of them (`MAX_WORKERS`).
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 50, value_parser = counts(1..=500))]
     pub(crate) in_hand: usize,
     /// More options of the exchange, such as `--exchange "--change-per-minute 5"`.
     #[arg(long, default_value = "", allow_hyphen_values = true)]
@@ -53,6 +60,11 @@ pub(crate) struct Load {
     /// More settings of the programs, as `NAME=VALUE`.
     #[arg(long, value_parser = pair)]
     pub(crate) set: Vec<(String, String)>,
+}
+
+/// What an option that counts something may be.
+pub(crate) fn counts(allowed: RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(allowed)
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

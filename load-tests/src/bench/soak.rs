@@ -21,6 +21,9 @@ const FLAT_MB: f64 = 0.02;
 /// Of the batches so many, at their beginning, fill caches; their growth is not judged.
 const WARM_UP: usize = 4;
 
+/// The fewest batches that say whether memory grows.
+pub(crate) const LEAST_BATCHES: u64 = WARM_UP as u64 + 2;
+
 /// Memory of a process, in MB.
 #[derive(Clone, Copy, Debug, Default)]
 struct Memory {
