@@ -121,6 +121,7 @@ async fn main() -> ExitCode {
 
 /// Measures and prints; whether what is judged holds.
 async fn run(cli: &Cli) -> Result<bool> {
+    let mut is_good = true;
     let report = match &cli.what {
         What::Throughput(options) => throughput(options).await?,
         What::Peers(options) => {
@@ -128,7 +129,12 @@ async fn run(cli: &Cli) -> Result<bool> {
             let columns = run::with(&options.load, measure).await?;
             Report { machine: machine().await?, columns }
         }
-        What::Soak { load, batches } => return soak::soak(load, *batches).await,
+        What::Soak { load, batches } => {
+            let tell = |line: &str| if cli.json { eprintln!("{line}") } else { println!("{line}") };
+            let columns;
+            (columns, is_good) = soak::soak(load, *batches, tell).await?;
+            Report { machine: machine().await?, columns }
+        }
         What::Storage { load, batches } => {
             let columns = storage::measure(load, *batches).await?;
             Report { machine: machine().await?, columns }
@@ -139,7 +145,7 @@ async fn run(cli: &Cli) -> Result<bool> {
         }
     };
     println!("{}", if cli.json { report.json()? } else { report.text() });
-    Ok(true)
+    Ok(is_good)
 }
 
 /// What was measured of one set of programs.

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use load_tests::fleet::Process;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::figures::median;
+use crate::figures::{Column, Figures, median};
 use crate::meter;
 use crate::run::{self, Load, Running};
 
@@ -32,41 +34,73 @@ struct Memory {
     after: f64,
 }
 
-/// Runs `batches`; tells each, and whether all limits hold.
-pub(crate) async fn soak(load: &Load, batches: usize) -> Result<bool> {
-    run::with(load, async |running| watch(running, batches).await).await
+/// A process that is watched.
+struct Watched {
+    name: String,
+    id: u32,
+    /// What it may take.
+    limit: f64,
+    /// After each batch.
+    memory: Vec<Memory>,
 }
 
-async fn watch(running: &mut Running<'_>, batches: usize) -> Result<bool> {
-    let worker = running.workers.first().and_then(load_tests::fleet::Process::id);
-    let ids = [worker.context("no worker")?, running.coordinator.id().context("ended")?];
-    let most = Arc::new(Mutex::new([0.0_f64; 2]));
-    let looking = tokio::spawn({
+impl Watched {
+    fn new(name: String, process: &Process, limit: f64) -> Result<Self> {
+        let id = process.id().with_context(|| format!("{name} has ended"))?;
+        Ok(Self { name, id, limit, memory: Vec::new() })
+    }
+}
+
+/// Runs `batches` and tells each by `tell`. What each process took, and whether all limits hold.
+pub(crate) async fn soak(
+    load: &Load,
+    batches: usize,
+    tell: impl Fn(&str),
+) -> Result<(Vec<Column>, bool)> {
+    let processes = run::with(load, async |running| watch(running, batches, &tell).await).await?;
+    let mut columns = Vec::new();
+    let mut is_good = true;
+    for Watched { name, limit, memory, .. } in processes {
+        let judged = judge(&name, &memory, limit);
+        tell(judged.text.trim_end());
+        is_good &= judged.holds;
+        columns.push(Column { name, of: memory.len(), figures: judged.figures });
+    }
+    Ok((columns, is_good))
+}
+
+async fn watch(
+    running: &mut Running<'_>,
+    batches: usize,
+    tell: &impl Fn(&str),
+) -> Result<Vec<Watched>> {
+    let mut processes = Vec::new();
+    for (number, worker) in running.workers.iter().enumerate() {
+        processes.push(Watched::new(format!("worker {number}"), worker, WORKER_MB)?);
+    }
+    let coordinator = &running.coordinator;
+    processes.push(Watched::new("coordinator".to_owned(), coordinator, COORDINATOR_MB)?);
+    let ids: Vec<u32> = processes.iter().map(|process| process.id).collect();
+    let most = Arc::new(Mutex::new(vec![0.0_f64; ids.len()]));
+    let _looking = AbortOnDropHandle::new(tokio::spawn({
         let most = Arc::clone(&most);
         async move {
             loop {
-                let seen = ids.map(|id| meter::resident_mb(id).unwrap_or_default());
-                {
+                for (at, id) in ids.iter().enumerate() {
+                    let seen = meter::resident_mb(*id).unwrap_or_default();
                     let mut most = most.lock().unwrap_or_else(PoisonError::into_inner);
-                    for (most, seen) in most.iter_mut().zip(seen) {
-                        *most = most.max(seen);
-                    }
+                    most[at] = most[at].max(seen);
                 }
                 tokio::time::sleep(LOOK).await;
             }
         }
-    });
-    let (mut workers, mut coordinators) = (Vec::new(), Vec::new());
-    println!(
-        "{:>5} {:>8} {:>12} {:>14} {:>19} {:>14} {:>19}",
-        "batch",
-        "ads",
-        "ads/s",
-        "worker MB",
-        "most in the batch",
-        "coordinator MB",
-        "most in the batch"
-    );
+    }));
+    let mut head = format!("{:>5} {:>8} {:>12}", "batch", "ads", "ads/s");
+    for process in &processes {
+        let name = format!("{} MB", process.name);
+        write!(head, " {name:>14} {:>19}", "most in the batch").ok();
+    }
+    tell(&head);
     let mut days = BTreeSet::new();
     for number in 1..=batches {
         if number > 1 {
@@ -74,36 +108,36 @@ async fn watch(running: &mut Running<'_>, batches: usize) -> Result<bool> {
         }
         let batch = running.batch().await?;
         days.insert(batch.id >> 9);
-        let seen = std::mem::take(&mut *most.lock().unwrap_or_else(PoisonError::into_inner));
-        let after = [running.worker_mb()?, running.coordinator_mb()?];
-        workers.push(Memory { most: seen[0].max(after[0]), after: after[0] });
-        coordinators.push(Memory { most: seen[1].max(after[1]), after: after[1] });
-        println!(
-            "{number:5} {:8.0} {:12.0} {:14.1} {:19.1} {:14.1} {:19.1}",
-            batch.figures["ads"],
-            batch.figures["ads_per_s, opened to last end"],
-            after[0],
-            seen[0],
-            after[1],
-            seen[1]
+        let mut line = format!(
+            "{number:5} {:8.0} {:12.0}",
+            batch.figures["ads"], batch.figures["ads_per_s, opened to last end"]
         );
-    }
-    looking.abort();
-    let mut is_good = true;
-    for (name, memory, limit) in
-        [("worker", workers, WORKER_MB), ("coordinator", coordinators, COORDINATOR_MB)]
-    {
-        let (text, holds) = judge(name, &memory, limit);
-        print!("{text}");
-        is_good &= holds;
+        for (at, process) in processes.iter_mut().enumerate() {
+            let after = meter::resident_mb(process.id).context(process.name.clone())?;
+            let mut seen = most.lock().unwrap_or_else(PoisonError::into_inner);
+            let most = std::mem::take(&mut seen[at]).max(after);
+            process.memory.push(Memory { most, after });
+            write!(line, " {after:14.1} {most:19.1}").ok();
+        }
+        tell(&line);
     }
     if days.len() > 1 {
-        println!("the batches are of {} days: versions are stored anew with each", days.len());
+        tell(&format!(
+            "the batches are of {} days: versions are stored anew with each",
+            days.len()
+        ));
     }
-    Ok(is_good)
+    Ok(processes)
 }
 
-fn judge(name: &str, memory: &[Memory], limit: f64) -> (String, bool) {
+/// What is said of a process.
+struct Judged {
+    text: String,
+    figures: Figures,
+    holds: bool,
+}
+
+fn judge(name: &str, memory: &[Memory], limit: f64) -> Judged {
     let most = memory.iter().map(|memory| memory.most).fold(0.0, f64::max);
     let settled: Vec<f64> = memory.iter().skip(WARM_UP).map(|memory| memory.after).collect();
     let slope = slope(&settled);
@@ -115,7 +149,17 @@ fn judge(name: &str, memory: &[Memory], limit: f64) -> (String, bool) {
     let word = if flat { "flat" } else { "GROWS" };
     writeln!(text, "{name}: {slope:+.3} MB from batch to batch after the first {WARM_UP}: {word}")
         .ok();
-    (text, within && flat)
+    let after = |memory: Option<&Memory>| memory.map_or(f64::NAN, |memory| memory.after);
+    let figures = [
+        ("rss_mb, after the first batch", after(memory.first())),
+        ("rss_mb, after the last batch", after(memory.last())),
+        ("rss_mb, at most", most),
+        ("rss_mb, at most allowed", limit),
+        ("rss_mb from batch to batch", slope),
+        ("rss_mb from batch to batch, allowed", FLAT_MB),
+    ];
+    let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
+    Judged { text, figures, holds: within && flat }
 }
 
 /// The median of the slopes between all pairs (Theil and Sen): a single jump does not tilt it.
@@ -141,12 +185,12 @@ mod tests {
 
     #[test]
     fn growth_is_told_from_a_jump() {
-        assert!(judge("x", &of(|n| 20.0 + if n > 30.0 { 3.0 } else { 0.0 }), 40.0).1);
-        assert!(!judge("x", &of(|n| 20.0 + n * 0.1), 40.0).1);
+        assert!(judge("x", &of(|n| 20.0 + if n > 30.0 { 3.0 } else { 0.0 }), 40.0).holds);
+        assert!(!judge("x", &of(|n| 20.0 + n * 0.1), 40.0).holds);
     }
 
     #[test]
     fn too_much_is_not_held() {
-        assert!(!judge("x", &of(|_| 41.0), 40.0).1);
+        assert!(!judge("x", &of(|_| 41.0), 40.0).holds);
     }
 }
