@@ -155,8 +155,7 @@ async fn steady(name: &str, load: &Load, batches: usize, asks: bool) -> Result<C
         running.batch().await?;
         let mut all = Vec::new();
         for _ in 0..batches {
-            running.let_time_pass().await?;
-            let mut figures = running.batch().await?.figures;
+            let mut figures = running.steady().await?.figures;
             if asks {
                 figures.extend(ask(running.fleet).await?);
             }

@@ -218,8 +218,7 @@ async fn run_once(
     measured.first.push(first.figures);
     let mut last = first.id;
     for _ in 0..options.batches {
-        running.let_time_pass().await?;
-        let batch = running.batch().await?;
+        let batch = running.steady().await?;
         eprintln!("  batch: {:.0} ads/s", batch.figures["ads_per_s, opened to last end"]);
         measured.steady.push(batch.figures);
         last = batch.id;
@@ -238,8 +237,7 @@ async fn beside_peers(options: &Peers, running: &mut Running<'_>) -> Result<Vec<
     let pages = peers::prepare(running.fleet, place, first.id).await?;
     for round in 0..options.runs {
         eprintln!("round {} of {}", round + 1, options.runs);
-        running.let_time_pass().await?;
-        ours.push(running.batch().await?.figures);
+        ours.push(running.steady().await?.figures);
         let (fleet, meter) = (running.fleet, &running.meter);
         // The first of Celery's finds its processes cold.
         let batches = round * 3 + 1..round * 3 + 3;

@@ -80,6 +80,8 @@ pub(crate) struct Running<'a> {
     pub(crate) meter: Meter,
     /// Durations of the last close's steps, as the coordinator tells them.
     steps: mpsc::UnboundedReceiver<BTreeMap<String, f64>>,
+    /// Day of the last batch.
+    day: Option<i32>,
 }
 
 /// A batch that was closed.
@@ -149,6 +151,13 @@ async fn remove_unstarted(database_url: &str, name: &str, directory: &Path) -> R
     Ok(std::fs::remove_dir_all(directory)?)
 }
 
+impl Batch {
+    /// The UTC day at which it was opened, in days since 1970.
+    pub(crate) fn day(&self) -> i32 {
+        self.id >> 9
+    }
+}
+
 impl<'a> Running<'a> {
     async fn start(fleet: &'a Fleet, mut meter: Meter, load: &Load) -> Result<Self> {
         meter.add("exchange", fleet.exchange().id().context("the exchange has ended")?);
@@ -190,7 +199,7 @@ impl<'a> Running<'a> {
                 }
             }
         });
-        let running = Self { fleet, coordinator, workers, meter, steps };
+        let running = Self { fleet, coordinator, workers, meter, steps, day: None };
         running.prepare().await?;
         Ok(running)
     }
@@ -260,7 +269,26 @@ impl<'a> Running<'a> {
                 figures.insert(format!("close_ms {step}"), ms);
             }
         }
-        Ok(Batch { id, figures })
+        let batch = Batch { id, figures };
+        self.day = Some(batch.day());
+        Ok(batch)
+    }
+
+    /// A batch in steady state: ten simulated minutes after the one before it, and of its day. The first of a
+    /// day stores all ads anew, so if midnight falls between the two, another is read in its place.
+    pub(crate) async fn steady(&mut self) -> Result<Batch> {
+        loop {
+            let before = self.day;
+            self.let_time_pass().await?;
+            let batch = self.batch().await?;
+            if before == Some(batch.day()) {
+                return Ok(batch);
+            }
+            eprintln!(
+                "  left out: midnight fell before batch {}, which stores all ads anew",
+                batch.id
+            );
+        }
     }
 
     /// Lets ten simulated minutes pass: ads change, come and go.

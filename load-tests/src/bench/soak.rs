@@ -107,7 +107,7 @@ async fn watch(
             running.let_time_pass().await?;
         }
         let batch = running.batch().await?;
-        days.insert(batch.id >> 9);
+        days.insert(batch.day());
         let mut line = format!(
             "{number:5} {:8.0} {:12.0}",
             batch.figures["ads"], batch.figures["ads_per_s, opened to last end"]

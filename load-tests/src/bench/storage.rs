@@ -212,7 +212,15 @@ async fn kept(running: &mut Running<'_>, batches: usize) -> Result<Vec<Column>> 
         if number > 0 {
             running.let_time_pass().await?;
         }
-        all.push(running.batch().await?);
+        let batch = running.batch().await?;
+        // The first of a day stores all ads anew, and the forms are of the tables of one day.
+        let is_of_the_day = all.first().is_none_or(|first: &Batch| first.day() == batch.day());
+        ensure!(
+            is_of_the_day,
+            "midnight fell before batch {} of {batches}: begin anew",
+            number + 1
+        );
+        all.push(batch);
         eprintln!("batch {} of {batches}", number + 1);
     }
     let mut columns = Vec::new();
@@ -249,14 +257,12 @@ impl Bytes {
 }
 
 async fn keep(fleet: &Fleet, form: &Form, batches: &[Batch]) -> Result<Figures> {
-    let days: Vec<String> = sqlx::query_scalar(
+    let day: String = sqlx::query_scalar(
         "SELECT DISTINCT to_char(day, 'YYYYMMDD') FROM pipeline.batches WHERE state = 'closed'",
     )
-    .fetch_all(&fleet.pool)
+    .fetch_one(&fleet.pool)
     .await?;
-    let [day] = &days[..] else {
-        anyhow::bail!("midnight fell between the batches: {days:?}");
-    };
+    let day = day.as_str();
     let made = form.make.replace("{day}", day);
     sqlx::raw_sql(AssertSqlSafe(made)).execute(&fleet.pool).await?;
     // What is written in whole pages after a checkpoint says more of checkpoints than of rows.
