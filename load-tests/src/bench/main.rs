@@ -10,6 +10,7 @@ mod archived;
 mod curves;
 mod figures;
 mod floors;
+mod machine;
 mod meter;
 mod packing;
 mod peers;
@@ -23,8 +24,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use load_tests::fleet::Servers;
-use sqlx::{Connection, PgConnection};
 use tokio::process::Command;
 
 use self::figures::{Column, Figures, Report};
@@ -121,29 +120,25 @@ async fn main() -> ExitCode {
 
 /// Measures and prints; whether what is judged holds.
 async fn run(cli: &Cli) -> Result<bool> {
+    let mut machine = machine::describe().await?;
     let mut is_good = true;
-    let report = match &cli.what {
+    let columns = match &cli.what {
         What::Throughput(options) => throughput(options).await?,
         What::Peers(options) => {
+            machine.push(machine::describe_peers(&options.place).await?);
             let measure = async |running: &mut Running<'_>| beside_peers(options, running).await;
-            let columns = run::with(&options.load, measure).await?;
-            Report { machine: machine().await?, columns }
+            run::with(&options.load, measure).await?
         }
         What::Soak { load, batches } => {
             let tell = |line: &str| if cli.json { eprintln!("{line}") } else { println!("{line}") };
             let columns;
             (columns, is_good) = soak::soak(load, *batches, tell).await?;
-            Report { machine: machine().await?, columns }
+            columns
         }
-        What::Storage { load, batches } => {
-            let columns = storage::measure(load, *batches).await?;
-            Report { machine: machine().await?, columns }
-        }
-        What::Curves { load, batches, out } => {
-            let columns = curves::draw(load, *batches, out).await?;
-            Report { machine: machine().await?, columns }
-        }
+        What::Storage { load, batches } => storage::measure(load, *batches).await?,
+        What::Curves { load, batches, out } => curves::draw(load, *batches, out).await?,
     };
+    let report = Report { machine, columns };
     println!("{}", if cli.json { report.json()? } else { report.text() });
     Ok(is_good)
 }
@@ -156,7 +151,7 @@ struct Measured {
     floors: Vec<Figures>,
 }
 
-async fn throughput(options: &Throughput) -> Result<Report> {
+async fn throughput(options: &Throughput) -> Result<Vec<Column>> {
     let (mut own, mut beside) = (Measured::default(), Measured::default());
     for run in 1..=options.runs {
         eprintln!("run {run} of {}", options.runs);
@@ -182,7 +177,7 @@ async fn throughput(options: &Throughput) -> Result<Report> {
         columns.push(Column::new("floors", &own.floors));
         columns.push(Column::new("light load", &[light(&options.load).await?]));
     }
-    Ok(Report { machine: machine().await?, columns })
+    Ok(columns)
 }
 
 /// A small market at ten requests a second: how long a page waits for company before it is stored.
@@ -285,27 +280,4 @@ async fn run_beside(
         }
     }
     Ok(())
-}
-
-/// What it runs on.
-async fn machine() -> Result<Vec<String>> {
-    let servers = Servers::from_environment()?;
-    let mut connection = PgConnection::connect(&servers.database_url).await?;
-    let postgres: String = sqlx::query_scalar(
-        "SELECT 'PostgreSQL ' || current_setting('server_version') || ', shared_buffers '
-                || current_setting('shared_buffers') || ', synchronous_commit '
-                || current_setting('synchronous_commit') || ', fsync ' || current_setting('fsync')",
-    )
-    .fetch_one(&mut connection)
-    .await?;
-    let cpus = std::thread::available_parallelism()?;
-    let load = std::fs::read_to_string("/proc/loadavg")?;
-    let model = std::fs::read_to_string("/proc/cpuinfo")?;
-    let model = model.lines().find_map(|line| line.strip_prefix("model name"));
-    let model = model.map_or("unknown", |line| line.trim_start_matches([' ', '\t', ':']));
-    Ok(vec![
-        format!("{cpus} cores, {model}; load {}", load.trim()),
-        postgres,
-        format!("bench {}", env!("CARGO_PKG_VERSION")),
-    ])
 }

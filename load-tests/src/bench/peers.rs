@@ -33,6 +33,15 @@ pub(crate) struct Place {
     pub(crate) celery_processes: usize,
 }
 
+impl Place {
+    /// The interpreter that has what they need.
+    pub(crate) fn python(&self) -> Result<PathBuf> {
+        let python = self.venv.join("bin/python");
+        ensure!(python.exists(), "{} is missing: `make peers` installs it", python.display());
+        Ok(python)
+    }
+}
+
 /// What a peer says at its end.
 #[derive(Deserialize)]
 struct Done {
@@ -76,9 +85,7 @@ fn task(path: &Path, batch: i32) -> Result<PathBuf> {
 }
 
 fn python(fleet: &Fleet, place: &Place) -> Result<Command> {
-    let python = place.venv.join("bin/python");
-    ensure!(python.exists(), "{} is missing: `make peers` installs it", python.display());
-    let mut command = Command::new(python);
+    let mut command = Command::new(place.python()?);
     command
         .env("PYTHONPATH", &place.directory)
         .env("PYTHONDONTWRITEBYTECODE", "1")
