@@ -175,6 +175,7 @@ async fn throughput(options: &Throughput) -> Result<Vec<Column>> {
     }
     if !own.floors.is_empty() {
         columns.push(Column::new("floors", &own.floors));
+        columns.push(to_floors(&own.steady, &own.floors));
         columns.push(Column::new("light load", &[light(&options.load).await?]));
     }
     Ok(columns)
@@ -201,6 +202,29 @@ fn ratio(name: &str, before: &[Figures], now: &[Figures]) -> Column {
     };
     let figures = now.figures.iter().filter_map(of).collect();
     Column { name: name.to_owned(), of: now.of, figures }
+}
+
+/// How the medians in steady state compare to what nothing could be faster than.
+fn to_floors(steady: &[Figures], floors: &[Figures]) -> Column {
+    /// What the work of an ad is at least made of.
+    const PARTS: [&str; 4] =
+        ["COPY of facts and archive", "messages alone", "parsing alone", "packing alone"];
+    let (steady, floors) = (Column::new("", steady), Column::new("", floors));
+    let ours = |name: &str| steady.figures.get(name).copied().unwrap_or(f64::NAN);
+    let mut figures = Figures::new();
+    let speed = ours("ads_per_s, opened to last end");
+    for (name, floor) in &floors.figures {
+        if name.starts_with("ads_per_s") {
+            figures.insert(format!("{name}: ours to this"), speed / floor);
+        }
+    }
+    let sum: f64 =
+        PARTS.iter().map(|part| floors.figures[&format!("cpu_s_per_1000_ads {part}")]).sum();
+    figures.insert(
+        "cpu_s_per_1000_ads COPY + messages + parsing + packing: ours to this".to_owned(),
+        ours("cpu_s_per_1000_ads, all but exchange") / sum,
+    );
+    Column { name: "steady : floors".to_owned(), of: steady.of, figures }
 }
 
 async fn run_once(
