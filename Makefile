@@ -9,9 +9,9 @@ CHAOS := cargo build --workspace --locked && cargo run --quiet --locked -p load-
 
 MONTH := cargo run --quiet --locked -p load-tests --bin month --
 
-# Speed is that of release builds. Reads RUNS, and BEFORE: a directory with other programs to measure in turn.
+# Speed is that of release builds. Reads RUNS, JSON, and BEFORE: a directory with other programs to measure in turn.
 RELEASE := cargo build --release --locked -p worker -p coordinator -p cli -p load-tests
-BENCH := target/release/bench
+BENCH := target/release/bench $(if $(JSON),--json)
 
 SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/e2e dev/fuzz dev/security dev/upgrade dev/monitoring dev/backup-test dev/image dev/env dev/broker-users dev/compose dev/chart dev/lib.sh monitoring/alertmanager/configure .ci/run
 
@@ -41,9 +41,9 @@ e2e: ## Status page in a real Chromium, dashboards and alerts in a real Promethe
 month: ## 30 days of the whole market in a database, and every documented question timed (DAYS=30)
 	@dev/stack run sh -c '$(MONTH) --days $(or $(DAYS),30)'
 
-bench: ## Ads a second from end to end, CPU by process, floors and storage (RUNS=3, BEFORE=directory of other programs)
+bench: ## Ads a second from end to end, CPU by process, floors and storage (RUNS=3, JSON=1, BEFORE=directory of other programs)
 	@$(RELEASE)
-	@dev/stack run sh -c '$(BENCH) throughput --runs $(or $(RUNS),3) $(if $(BEFORE),--beside $(BEFORE)) && $(BENCH) storage'
+	@dev/stack run $(BENCH) suite --runs $(or $(RUNS),3) $(if $(BEFORE),--beside $(BEFORE))
 
 peers: ## The same beside Celery and asyncio, which are installed into target/peers from PyPI (RUNS=3)
 	@$(RELEASE)

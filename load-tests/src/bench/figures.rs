@@ -55,31 +55,31 @@ impl Report {
 
     /// A table with a column for each that was measured.
     pub(crate) fn text(&self) -> String {
-        const NAME: usize = 38;
+        let mut names: Vec<&str> = self
+            .columns
+            .iter()
+            .flat_map(|column| column.figures.keys().map(String::as_str))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        let longest = names.iter().map(|name| name.len()).max().unwrap_or(0);
         let mut out = self.machine.join("\n");
         out.push('\n');
-        let width = self.columns.iter().map(|column| column.name.len() + 2).max().unwrap_or(0);
-        let width = width.max(14);
-        write!(out, "{:NAME$}", "median").ok();
-        for column in &self.columns {
-            write!(out, "{:>width$}", column.name).ok();
-        }
-        write!(out, "\n{:NAME$}", "of measurements").ok();
-        for column in &self.columns {
-            write!(out, "{:>width$}", column.of).ok();
-        }
-        out.push('\n');
-        let mut names: Vec<&String> =
-            self.columns.iter().flat_map(|column| column.figures.keys()).collect();
-        names.sort();
-        names.dedup();
-        for name in names {
-            write!(out, "{name:NAME$}").ok();
+        let mut row = |name: &str, values: &dyn Fn(&Column) -> String| {
+            write!(out, "{name:longest$}").ok();
             for column in &self.columns {
-                let value = column.figures.get(name).map_or(String::new(), |value| shown(*value));
-                write!(out, "{value:>width$}").ok();
+                let width = (column.name.len() + 2).max(14);
+                write!(out, "{:>width$}", values(column)).ok();
             }
+            out.truncate(out.trim_end().len());
             out.push('\n');
+        };
+        row("median", &|column| column.name.clone());
+        row("of measurements", &|column| column.of.to_string());
+        for name in names {
+            row(name, &|column| {
+                column.figures.get(name).map_or(String::new(), |value| shown(*value))
+            });
         }
         out
     }

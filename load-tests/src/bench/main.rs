@@ -42,6 +42,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum What {
+    /// Throughput and storage, in one report.
+    Suite {
+        #[command(flatten)]
+        throughput: Throughput,
+        /// Batches for storage.
+        #[arg(long, default_value_t = 13, value_parser = counts(2..=144))]
+        storage_batches: usize,
+    },
     /// Batches from end to end: the first, in which all ads are new, and those after it.
     Throughput(Throughput),
     /// The same, beside what people would build instead.
@@ -60,6 +68,9 @@ enum What {
         load: Load,
         #[arg(long, default_value_t = 13, value_parser = counts(2..=144))]
         batches: usize,
+        /// Times that a database is begun anew.
+        #[arg(long, default_value_t = 1, value_parser = counts(1..=1_000))]
+        runs: usize,
     },
     /// Throughput by workers and by jobs in flight; close, plan and questions by ads; drawn as SVG.
     Curves {
@@ -123,6 +134,11 @@ async fn run(cli: &Cli) -> Result<bool> {
     let mut machine = machine::describe().await?;
     let mut is_good = true;
     let columns = match &cli.what {
+        What::Suite { throughput: options, storage_batches } => {
+            let mut columns = throughput(options).await?;
+            columns.extend(storage::measure(&options.load, *storage_batches, options.runs).await?);
+            columns
+        }
         What::Throughput(options) => throughput(options).await?,
         What::Peers(options) => {
             machine.push(machine::describe_peers(&options.place).await?);
@@ -135,7 +151,7 @@ async fn run(cli: &Cli) -> Result<bool> {
             (columns, is_good) = soak::soak(load, *batches, tell).await?;
             columns
         }
-        What::Storage { load, batches } => storage::measure(load, *batches).await?,
+        What::Storage { load, batches, runs } => storage::measure(load, *batches, *runs).await?,
         What::Curves { load, batches, out } => curves::draw(load, *batches, out).await?,
     };
     let report = Report { machine, columns };

@@ -198,15 +198,29 @@ const FORMS: [Form; 4] = [
     },
 ];
 
-pub(crate) async fn measure(load: &Load, batches: usize) -> Result<Vec<Column>> {
+/// Measures `runs` times, in a database of its own each.
+pub(crate) async fn measure(load: &Load, batches: usize, runs: usize) -> Result<Vec<Column>> {
     let mut load = load.clone();
     if load.exchange.is_empty() {
         MEASURED_RATES.clone_into(&mut load.exchange);
     }
-    run::with(&load, async |running| kept(running, batches).await).await
+    let mut forms: Vec<(&str, Vec<Figures>)> = Vec::new();
+    for run in 1..=runs {
+        eprintln!("storage, run {run} of {runs}");
+        for (name, figures) in
+            run::with(&load, async |running| once(running, batches).await).await?
+        {
+            match forms.iter_mut().find(|(form, _)| *form == name) {
+                Some((_, all)) => all.push(figures),
+                None => forms.push((name, vec![figures])),
+            }
+        }
+    }
+    Ok(forms.iter().map(|(name, all)| Column::new(*name, all)).collect())
 }
 
-async fn kept(running: &mut Running<'_>, batches: usize) -> Result<Vec<Column>> {
+/// What each form takes.
+async fn once(running: &mut Running<'_>, batches: usize) -> Result<Vec<(&'static str, Figures)>> {
     let mut all = Vec::new();
     for number in 0..batches {
         if number > 0 {
@@ -223,16 +237,16 @@ async fn kept(running: &mut Running<'_>, batches: usize) -> Result<Vec<Column>> 
         all.push(batch);
         eprintln!("batch {} of {batches}", number + 1);
     }
-    let mut columns = Vec::new();
+    let mut forms = Vec::new();
     for form in &FORMS {
-        columns.push(Column::new(form.name, &[keep(running.fleet, form, &all).await?]));
+        forms.push((form.name, keep(running.fleet, form, &all).await?));
     }
-    columns.push(Column::new("Parquet", &[parquet(running.fleet, &all).await?]));
+    forms.push(("Parquet", parquet(running.fleet, &all).await?));
     let (fleet, last) = (running.fleet, all[batches - 1].id);
     let mut archived = archive(fleet, &all).await?;
     archived.extend(packing::measure(fleet, all[batches - 2].id, last).await?);
-    columns.push(Column::new("raw archive", &[archived]));
-    Ok(columns)
+    forms.push(("raw archive", archived));
+    Ok(forms)
 }
 
 async fn size(fleet: &Fleet, table: &str) -> Result<f64> {
