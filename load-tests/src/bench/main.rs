@@ -321,3 +321,30 @@ async fn run_beside(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_measures_nothing_is_refused() {
+        for (line, allowed) in [
+            ("suite --runs 0", "1..=1000"),
+            ("suite --storage-batches 1", "2..=144"),
+            ("throughput --batches 0", "1..=1000"),
+            ("throughput --workers 0", "1..=64"),
+            ("throughput --in-hand 501", "1..=500"),
+            ("throughput --fiats 111", "1..=110"),
+            ("throughput --ads 0", "1..=1000000"),
+            ("peers --runs 0", "1..=1000"),
+            ("peers --celery-processes 0", "1..=64"),
+            ("soak --batches 5", "6..=10000"),
+            ("storage --batches 1", "2..=144"),
+            ("curves --batches 0", "1..=1000"),
+        ] {
+            let words = std::iter::once("bench").chain(line.split(' '));
+            let refused = Cli::try_parse_from(words).err().map(|error| error.to_string());
+            assert!(refused.is_some_and(|error| error.contains(allowed)), "{line}");
+        }
+    }
+}
