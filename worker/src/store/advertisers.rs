@@ -12,8 +12,8 @@ use sqlx::{PgConnection, PgPool};
 use super::StoreError;
 use super::versions::Hasher;
 
-/// Advertisers remembered: a few times the whole market of 2026, about 150 bytes each.
-const CACHED_ADVERTISERS: usize = 60_000;
+/// Advertisers remembered: twice the whole market of 2026, about 200 bytes each.
+const CACHED_ADVERTISERS: usize = 30_000;
 /// Tries when another worker changes the same advertisers at the same instant.
 const MAX_RACES: usize = 5;
 
