@@ -8,11 +8,12 @@ use rust_decimal::Decimal;
 use shared::domain::Advertiser;
 use shared::exchange::Exchange;
 use sqlx::{PgConnection, PgPool};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::StoreError;
 use super::versions::Hasher;
 
-/// Advertisers remembered: twice the whole market of 2026, about 200 bytes each.
+/// Advertisers remembered: twice the whole market of 2026, about 90 bytes each.
 const CACHED_ADVERTISERS: usize = 30_000;
 /// Tries when another worker changes the same advertisers at the same instant.
 const MAX_RACES: usize = 5;
@@ -35,13 +36,28 @@ impl Figures {
             release_seconds: advertiser.release_seconds,
         }
     }
+
+    fn hash(&self) -> i64 {
+        let mut hasher = Hasher::default();
+        hasher.number(self.month_order_count);
+        hasher.decimal(self.completion_rate);
+        hasher.decimal(self.positive_rate);
+        hasher.number(self.release_seconds);
+        hasher.finish()
+    }
 }
 
+/// The `userNo` of an advertiser as a key, of so many bits that no two share one.
+fn advertiser_key(user_no: &str) -> u128 {
+    xxh3_128(user_no.as_bytes())
+}
+
+/// What is remembered of an advertiser: no more than tells whether anything changed.
 #[derive(Clone, Copy)]
 struct Known {
     advertiser_sk: i32,
     identity_hash: i64,
-    figures: Figures,
+    figures_hash: i64,
     /// An earlier sighting than this is worth telling: pages are not stored in the order of their answers.
     since: DateTime<Utc>,
 }
@@ -110,7 +126,8 @@ struct Current {
 }
 
 pub(crate) struct Advertisers {
-    known: LruCache<String, Known>,
+    /// By [`advertiser_key`].
+    known: LruCache<u128, Known>,
     /// The version of each advertiser of the group that is being stored.
     resolved: HashMap<String, i32>,
 }
@@ -135,10 +152,10 @@ impl Advertisers {
         for (advertiser, at) in seen {
             let seen = Seen::new(advertiser, at);
             let user_no = advertiser.user_no.as_str();
-            match self.known.get(user_no) {
+            match self.known.get(&advertiser_key(user_no)) {
                 Some(known)
                     if known.identity_hash == seen.identity_hash
-                        && known.figures == seen.figures
+                        && known.figures_hash == seen.figures.hash()
                         && known.since <= at =>
                 {
                     self.resolved.insert(user_no.to_owned(), known.advertiser_sk);
@@ -167,10 +184,10 @@ impl Advertisers {
                     let known = Known {
                         advertiser_sk,
                         identity_hash: seen.identity_hash,
-                        figures: seen.figures,
+                        figures_hash: seen.figures.hash(),
                         since: seen.first_at,
                     };
-                    self.known.put(seen.advertiser.user_no.clone(), known);
+                    self.known.put(advertiser_key(&seen.advertiser.user_no), known);
                     if self.known.len() > CACHED_ADVERTISERS {
                         self.known.pop_lru();
                     }
@@ -191,7 +208,8 @@ impl Advertisers {
         seen: &[(&Advertiser, DateTime<Utc>)],
     ) -> Result<(), StoreError> {
         let known = |(advertiser, _): &(&Advertiser, DateTime<Utc>)| {
-            self.known.peek(&advertiser.user_no).map(|known| known.advertiser_sk)
+            let key = advertiser_key(&advertiser.user_no);
+            self.known.peek(&key).map(|known| known.advertiser_sk)
         };
         let versions: BTreeSet<i32> = seen.iter().filter_map(known).collect();
         if versions.is_empty() {
@@ -204,7 +222,7 @@ impl Advertisers {
         .fetch_all(pool)
         .await?;
         for user_no in closed {
-            self.known.pop(&user_no);
+            self.known.pop(&advertiser_key(&user_no));
         }
         Ok(())
     }

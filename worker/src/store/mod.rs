@@ -22,7 +22,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use shared::domain::BatchId;
-use shared::job::{Job, Report};
+use shared::job::{EndState, Job, Report};
 use shared::store::{ANSWER_LIMIT, within};
 use sqlx::PgPool;
 
@@ -126,8 +126,8 @@ pub struct Store {
     archive: Archive,
     /// The newest batch that this worker had jobs of.
     batch: Option<BatchId>,
-    /// A job that this worker ended, the last group's.
-    last_ended: Option<JobKey>,
+    /// A job that this worker read, of the last group.
+    last_read: Option<JobKey>,
     advertisers: Advertisers,
     payment_methods: PaymentMethods,
     versions: VersionCache,
@@ -143,7 +143,7 @@ impl Store {
             egress_id: settings.egress_id.clone(),
             archive: Archive::default(),
             batch: None,
-            last_ended: None,
+            last_read: None,
             advertisers: Advertisers::new(),
             payment_methods: PaymentMethods::new(),
             versions: VersionCache::new(),
@@ -196,7 +196,7 @@ impl Store {
         self.advertisers = Advertisers::new();
         self.payment_methods = PaymentMethods::new();
         self.versions = VersionCache::new();
-        self.last_ended = None;
+        self.last_read = None;
     }
 
     /// Adds requests that came to nothing to the ledger.
@@ -236,7 +236,9 @@ impl Store {
         let findings = self.shapes.insert(&mut tx, &kept).await?;
         tx.commit().await?;
         answers.measure();
-        self.last_ended = ended.iter().next().copied().or(self.last_ended);
+        // One that is read for good: what failed may be issued again.
+        let done = kept.iter().find(|one| one.ending.state == EndState::Done);
+        self.last_read = done.map(|one| one.key()).or(self.last_read);
         // Only now: an id that was not committed must never be referred to.
         for page in pages {
             self.versions.learn(page);
@@ -255,7 +257,7 @@ impl Store {
         else {
             return Ok(());
         };
-        if let Some(key) = self.last_ended
+        if let Some(key) = self.last_read
             && !jobs::is_ended_by(&self.pool, key, &self.worker_id).await?
         {
             tracing::warn!(batch = %key.0, ordinal = key.1, "the ledger lacks what this worker stored: all that it remembers of the database is forgotten");
