@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
+use sqlx::Connection;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection};
 
 use crate::settings::Database;
 
@@ -117,9 +117,10 @@ pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
         // A connection of its own, which is closed after: what is set must not stay with it. With the warehouse on
         // the path, which is the owner's right, what was migrated would be looked for there.
         let mut connection = pool.acquire().await?.detach();
-        let settings =
-            format!("SET lock_timeout = {}; SET search_path = public", LOCK_LIMIT.as_millis());
-        sqlx::raw_sql(AssertSqlSafe(settings)).execute(&mut connection).await?;
+        sqlx::query("SELECT set_config('lock_timeout', $1, false), set_config('search_path', 'public', false)")
+            .bind(LOCK_LIMIT.as_millis().to_string())
+            .execute(&mut connection)
+            .await?;
         let migrated = migrator.run(&mut connection).await;
         connection.close().await?;
         tries += 1;
