@@ -79,7 +79,7 @@ async fn told(fleet: &Fleet, database_url: &str) -> Result<Vec<String>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dump_is_restored_as_the_runbook_says() -> Result<()> {
     let fleet =
-        Fleet::start("--fiats 2 --ads 300 --churn-per-minute 0 --fault bad-price:60").await?;
+        Fleet::start("--fiats 2 --ads 300 --churn-per-minute 0 --fault bad-price:300").await?;
     let worker = fleet.worker("a", &[])?;
     ensure!(fleet.batch(&[]).await? == 3, "partial, for ads are in quarantine");
     drop(worker);
