@@ -122,7 +122,7 @@ async fn faults_of_the_exchange_cost_requests_only() -> Result<()> {
         Fleet::start(&format!("--fiats 3 --ads 2000 --seed 701 {}", faults.join(" "))).await?;
     // A kind that never ends is given up after this.
     // Refusals that have nothing to do with the rate would take it down to the floor.
-    let settings = [("REQUEST_TIMEOUT_SECONDS", "2"), ("MIN_RATE_LIMIT", "6000")];
+    let settings = [("REQUEST_TIMEOUT_SECONDS", "4"), ("MIN_RATE_LIMIT", "6000")];
     let _worker = fleet.worker("a", &settings)?;
     assert_eq!(fleet.batch(&[]).await?, 0);
     fleet.must_equal_truth().await?;
