@@ -316,8 +316,7 @@ async fn expire_open_jobs(
 /// Marks repeated ads on their pages and writes a certificate for every book, of what is listed
 /// ([`listed::read`]).
 pub(super) async fn certify(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<()> {
-    // Of a batch that was just read the planner knows nothing, and would go through the jobs of all books for each.
-    for settings in [listed::IN_MEMORY, "SET LOCAL enable_nestloop = off"] {
+    for settings in [listed::IN_MEMORY, listed::BY_HASH] {
         sqlx::raw_sql(settings).execute(&mut *connection).await?;
     }
     sqlx::query(include_str!("certify.sql"))
@@ -325,7 +324,7 @@ pub(super) async fn certify(connection: &mut PgConnection, batch: BatchId) -> an
         .bind(batch.raw())
         .execute(&mut *connection)
         .await?;
-    for settings in [listed::AS_BEFORE, "RESET enable_nestloop"] {
+    for settings in [listed::AS_BEFORE, listed::BY_ANY_JOIN] {
         sqlx::raw_sql(settings).execute(&mut *connection).await?;
     }
     Ok(())

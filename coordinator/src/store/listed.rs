@@ -9,6 +9,10 @@ use super::marts::Batches;
 /// Sorting and hashing a batch of 300,000 ads in memory; the default of 4 MB spills to disk. Hashed, because
 /// merging what is listed would mean to sort it anew each time.
 pub(super) const IN_MEMORY: &str = "SET LOCAL work_mem = '64MB'; SET LOCAL enable_mergejoin = off";
+/// For what joins the books of a batch with each other. The planner knows nothing of rows that were just written and
+/// expects one: with a nested loop each of three thousand books then reads all others.
+pub(super) const BY_HASH: &str = "SET LOCAL enable_nestloop = off; SET LOCAL random_page_cost = 4";
+pub(super) const BY_ANY_JOIN: &str = "RESET enable_nestloop; RESET random_page_cost";
 /// In place of what was listed before in the transaction, if anything was; that nothing was is no news.
 const ANEW: &str = "SET LOCAL client_min_messages = warning;
      DROP TABLE IF EXISTS pg_temp.listed_ids, pg_temp.listed_ads;

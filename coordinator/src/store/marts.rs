@@ -35,10 +35,8 @@ impl Batches {
 }
 
 /// Parts of the transaction are about a few thousand rows of many: looking each up by its key beats
-/// reading the day. Elsewhere the temporary tables meet each other, and nested loops would be a disaster
-/// where the planner expects one row.
+/// reading the day. Elsewhere the temporary tables meet each other ([`listed::BY_HASH`]).
 const BY_KEY: &str = "SET LOCAL enable_nestloop = on; SET LOCAL random_page_cost = 1.1";
-const BY_HASH: &str = "SET LOCAL enable_nestloop = off; SET LOCAL random_page_cost = 4";
 /// Groups are hashed, not sorted, and so take their rows in the order in which these come.
 const IN_ORDER: &str = "SET LOCAL enable_sort = off; SET LOCAL enable_hashagg = on";
 
@@ -174,14 +172,14 @@ async fn make_in(
         bound(connection, include_str!("marts/before.sql").into(), &[*before]).await?;
     }
     execute(connection, "ANALYZE ids_before").await?;
-    execute(connection, BY_HASH).await?;
+    execute(connection, listed::BY_HASH).await?;
     bound(connection, include_str!("marts/unmatched.sql").into(), &[day]).await?;
     execute(connection, "ANALYZE unmatched").await?;
     execute(connection, BY_KEY).await?;
     for before in &before {
         bound(connection, include_str!("marts/gone.sql").into(), &[*before]).await?;
     }
-    execute(connection, BY_HASH).await?;
+    execute(connection, listed::BY_HASH).await?;
     execute(connection, "ANALYZE ads_before").await?;
     execute(connection, include_str!("marts/moves.sql")).await?;
     execute(connection, "ANALYZE ad_moves").await?;

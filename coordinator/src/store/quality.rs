@@ -31,11 +31,6 @@ const STATEMENT_LIMIT: &str = "SET LOCAL statement_timeout = '10s'";
 const CLOCK_TOLERANCE_SECS: i32 = 60;
 /// What was ordinary so many hours ago is not compared with.
 const MAX_BASELINE_AGE_HOURS: i32 = 24;
-/// What joins the books of the batch with each other. The planner knows nothing of rows that were just written and
-/// expects one: with a nested loop each of three thousand books then reads all others.
-const BY_HASH: &str = "SET LOCAL enable_nestloop = off; SET LOCAL random_page_cost = 4";
-const AS_BEFORE: &str = "RESET enable_nestloop; RESET random_page_cost";
-
 /// A check, as the column `check_name` and the label of metrics name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Check {
@@ -293,7 +288,7 @@ async fn count(
     check: Check,
     sql: &'static str,
 ) -> anyhow::Result<Outcome> {
-    sqlx::raw_sql(BY_HASH).execute(&mut *connection).await?;
+    sqlx::raw_sql(listed::BY_HASH).execute(&mut *connection).await?;
     let query = sqlx::query_as(sql);
     let query = match check {
         Check::TemporalConsistency => {
@@ -303,7 +298,7 @@ async fn count(
         _ => query,
     };
     let mut found: Vec<Found> = query.fetch_all(&mut *connection).await?;
-    sqlx::raw_sql(AS_BEFORE).execute(&mut *connection).await?;
+    sqlx::raw_sql(listed::BY_ANY_JOIN).execute(&mut *connection).await?;
     found.sort_by_key(|found| (-found.found, found.market_id));
     let sum: i64 = found.iter().map(|found| found.found).sum();
     let mut kinds: BTreeMap<&str, i64> = BTreeMap::new();
@@ -491,14 +486,14 @@ async fn look_at_baselines(
 }
 
 async fn list_books(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<Vec<Book>> {
-    sqlx::raw_sql(BY_HASH).execute(&mut *connection).await?;
+    sqlx::raw_sql(listed::BY_HASH).execute(&mut *connection).await?;
     let books = sqlx::query_as(include_str!("quality/readings.sql"))
         .bind(batch.day())
         .bind(batch.raw())
         .bind(MAX_BASELINE_AGE_HOURS)
         .fetch_all(&mut *connection)
         .await?;
-    sqlx::raw_sql(AS_BEFORE).execute(connection).await?;
+    sqlx::raw_sql(listed::BY_ANY_JOIN).execute(connection).await?;
     Ok(books)
 }
 
@@ -646,7 +641,7 @@ async fn learn(
     let learned = of(&|book, found| {
         book.is_whole() && !matches!(found.class, Class::Suspect | Class::WeFailed)
     });
-    sqlx::raw_sql(BY_HASH).execute(&mut *connection).await?;
+    sqlx::raw_sql(listed::BY_HASH).execute(&mut *connection).await?;
     sqlx::query(include_str!("quality/learn.sql"))
         .bind(batch.day())
         .bind(batch.raw())
@@ -657,7 +652,7 @@ async fn learn(
         .bind(of(&|_, found| found.class == Class::Suspect))
         .execute(&mut *connection)
         .await?;
-    sqlx::raw_sql(AS_BEFORE).execute(connection).await?;
+    sqlx::raw_sql(listed::BY_ANY_JOIN).execute(connection).await?;
     Ok(())
 }
 
@@ -718,7 +713,7 @@ async fn hold(
         Pass::Again => Check::OF_FACTS.map(Check::as_str).to_vec(),
     };
     let (markets, reasons): (Vec<i32>, Vec<&str>) = held.into_iter().unzip();
-    sqlx::raw_sql(BY_HASH).execute(&mut *connection).await?;
+    sqlx::raw_sql(listed::BY_HASH).execute(&mut *connection).await?;
     sqlx::query(include_str!("quality/hold.sql"))
         .bind(batch.day())
         .bind(batch.raw())
@@ -727,7 +722,7 @@ async fn hold(
         .bind(looked_for)
         .execute(&mut *connection)
         .await?;
-    sqlx::raw_sql(AS_BEFORE).execute(&mut *connection).await?;
+    sqlx::raw_sql(listed::BY_ANY_JOIN).execute(&mut *connection).await?;
     let held = sqlx::query_scalar(
         "SELECT count(*) FROM warehouse.books
           WHERE day = $1 AND batch_id = $2 AND held_reason IS NOT NULL",

@@ -219,9 +219,10 @@ impl LookUps {
             totals.look_up(&self.pool, batch, &jobs).await?;
             for (job, told) in waiting {
                 let row = found.iter().find(|found| found.is_of(&job));
-                let row = row.map(|found| found.row.clone());
+                let row =
+                    row.map(|found| JobRow { book_total: totals.of(&job), ..found.row.clone() });
                 // Nobody may wait for it any more.
-                told.send(row.map(|row| JobRow { book_total: totals.of(&job), ..row })).ok();
+                told.send(row).ok();
             }
         }
         Ok(())
