@@ -22,6 +22,8 @@ use crate::settings::{Binance, Settings};
 /// Largest body that is read, after decompression: a page of 21 ads has about 70 kB, the longest
 /// list (payment methods of a fiat) a few hundred.
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+/// Room that is made for a body at once: most pages have less, and a buffer that grows is copied each time.
+const USUAL_BODY_BYTES: usize = 64 * 1024;
 
 /// Status of a place that may not ask.
 const RESTRICTED: u16 = StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS.as_u16();
@@ -445,14 +447,14 @@ fn tell(span: &Span, fetched: Result<&Answer, &FetchError>) {
 /// The body, if it is not too large.
 async fn whole(mut response: reqwest::Response) -> Result<Vec<u8>, FetchError> {
     // One buffer: chunks may be of a byte each.
-    let mut body = Vec::new();
+    let mut body = Vec::with_capacity(USUAL_BODY_BYTES);
     while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
         if body.len() + chunk.len() > MAX_BODY_BYTES {
             return Err(FetchError::TooLarge);
         }
         body.extend_from_slice(&chunk);
     }
-    // It is kept until its page is stored, and was grown by doubling.
+    // It is kept until its page is stored.
     body.shrink_to_fit();
     Ok(body)
 }

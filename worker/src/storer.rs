@@ -9,6 +9,7 @@ use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use futures::future::join_all;
 use shared::domain::BatchId;
 use shared::health::Pulse;
 use shared::job::{Failure, Report};
@@ -211,8 +212,10 @@ impl Storer {
             tokio::time::sleep(backoff.next().unwrap_or(LAST_BACKOFF)).await;
         }
         drop(reports);
-        for one in recorded.iter().filter(|one| !matches!(one.stored, Stored::Not)) {
-            if let Err(error) = one.delivery.ack().await {
+        let done = recorded.iter().filter(|one| !matches!(one.stored, Stored::Not));
+        // Together: each waits until the broker's own thread has written it.
+        for acknowledged in join_all(done.map(|one| one.delivery.ack())).await {
+            if let Err(error) = acknowledged {
                 tracing::warn!(%error, "not acknowledged; the message will come again");
             }
         }

@@ -99,10 +99,13 @@ local function name(from, field)
   return value
 end
 
-local state = {}
+local state, stored = {}, {}
 do
   local fields = redis.call('HGETALL', STATE)
-  for i = 1, #fields, 2 do state[fields[i]] = tonumber(fields[i + 1]) end
+  for i = 1, #fields, 2 do
+    local value = tonumber(fields[i + 1])
+    state[fields[i]], stored[fields[i]] = value, value
+  end
 end
 -- A field that was never written is 0.
 local s = setmetatable({}, {__index = function(_, field) return state[field] or 0 end, __newindex = state})
@@ -124,10 +127,12 @@ s.seen = now
 local function save()
   local fields = {}
   for field, value in pairs(state) do
-    fields[#fields + 1] = field
-    fields[#fields + 1] = text(value)
+    if value ~= stored[field] then
+      fields[#fields + 1] = field
+      fields[#fields + 1] = text(value)
+    end
   end
-  redis.call('HSET', STATE, unpack(fields))
+  if #fields > 0 then redis.call('HSET', STATE, unpack(fields)) end
   -- A pause must not be forgotten before its end, except one without end that nobody asks about.
   local longest = math.max(s.pause_until, s.held_until, s.open_until) - now
   local keep = DAY + math.min(math.max(longest, 0), 30 * DAY)

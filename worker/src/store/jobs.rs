@@ -194,6 +194,8 @@ impl LookUps {
     pub async fn find(&self, job: &Job) -> Result<Option<JobRow>, StoreError> {
         let (told, answer) = oneshot::channel();
         self.waiting().push((job.clone(), told));
+        // Jobs come in bursts, as places are freed by groups: those that are about to ask are looked up together.
+        tokio::task::yield_now().await;
         let mut turn = self.turn.lock().await;
         // Whoever had the turn before may have looked this one up too.
         let waiting = std::mem::take(&mut *self.waiting());
