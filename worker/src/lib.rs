@@ -77,6 +77,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let storer = storer::Storer::new(
         store,
         publisher.clone(),
+        in_hand,
         health.watch("storer", storer::SILENCE_LIMIT),
         shutdown.clone(),
     );

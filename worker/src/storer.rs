@@ -1,7 +1,7 @@
 //! The loop from finished jobs to committed facts, reports and acknowledgements.
 //!
-//! Jobs that finished while the last group was being stored make the next one: one transaction for
-//! many pages under load, no waiting without load. The order commit, report, ack is a law: whatever
+//! Jobs that finished while the last group was being stored make the next one, with those that are about to finish: one
+//! transaction for many pages under load, no waiting without load. The order commit, report, ack is a law: whatever
 //! dies in between, the message comes again and finds the job ended.
 
 use std::collections::BTreeMap;
@@ -30,6 +30,10 @@ const MAX_GROUP: usize = 64;
 /// Most bytes of answers in one transaction, unless a single one has more: fifty pages, or a few that are
 /// unusually large. What a group packs and binds is held in memory until its commit.
 const MAX_GROUP_BYTES: usize = 4 << 20;
+/// Of the jobs in flight, how many make a group that waits for no others: the rest is being fetched while it is stored.
+const ENOUGH_PERCENT: usize = 80;
+/// Longest wait for them.
+const LINGER: Duration = Duration::from_millis(20);
 /// Pauses between tries to store. It is tried until the database takes it, for what was fetched is worth
 /// keeping and the jobs in flight are bounded; nothing is acknowledged meanwhile.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
@@ -45,6 +49,8 @@ pub const SILENCE_LIMIT: Duration = Duration::from_mins(2);
 pub struct Storer {
     store: Store,
     publisher: Publisher,
+    /// Jobs for which a group waits no longer.
+    enough: usize,
     pulse: Pulse,
     shutdown: CancellationToken,
 }
@@ -58,24 +64,44 @@ struct Recorded {
 }
 
 impl Storer {
+    /// For jobs of which `max_in_flight` are in hand at most.
     #[must_use]
     pub fn new(
         store: Store,
         publisher: Publisher,
+        max_in_flight: usize,
         pulse: Pulse,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { store, publisher, pulse, shutdown }
+        let enough = (max_in_flight * ENOUGH_PERCENT / 100).min(MAX_GROUP);
+        Self { store, publisher, enough, pulse, shutdown }
     }
 
     /// Stores until the channel is closed and empty.
     pub async fn run(mut self, mut finished: mpsc::Receiver<Finished>) {
         let mut group = Vec::with_capacity(MAX_GROUP);
         while self.pulse.while_waiting(finished.recv_many(&mut group, MAX_GROUP)).await > 0 {
+            self.gather(&mut finished, &mut group).await;
             while !group.is_empty() {
                 let sizes = group.iter().map(|finished| finished.outcome.answer_bytes());
                 let recorded = self.record(group.drain(..fitting(sizes))).await;
                 self.acknowledge(recorded).await;
+            }
+        }
+    }
+
+    /// Waits a moment for jobs that are about to finish, as each group costs the same whatever its size. What finishes alone
+    /// is not kept waiting.
+    async fn gather(&self, finished: &mut mpsc::Receiver<Finished>, group: &mut Vec<Finished>) {
+        if group.len() < 2 {
+            return;
+        }
+        let until = Instant::now() + LINGER;
+        while group.len() < self.enough {
+            let more = finished.recv_many(group, MAX_GROUP - group.len());
+            match tokio::time::timeout_at(until, more).await {
+                Ok(count) if count > 0 => {}
+                _ => return,
             }
         }
     }

@@ -2,9 +2,12 @@
 -- first in it can have.
 WITH changes AS (
     -- Ads that came or changed. One whose content a worker did not remember counts too: its cache was
-    -- cold, which the smoothing bears.
+    -- cold, which the smoothing bears. The first reading of a day stores every ad anew, so it tells nothing.
     SELECT market_id, count(*) AS ads
-      FROM (SELECT DISTINCT market_id, adv_no FROM listed_ads WHERE id BETWEEN $3 AND $4 AND adv_no IS NOT NULL) v
+      FROM (SELECT DISTINCT market_id, adv_no FROM listed_ads
+             WHERE id BETWEEN $3 AND $4 AND adv_no IS NOT NULL
+               AND market_id IN (SELECT market_id FROM pipeline.catalog
+                                  WHERE (last_read_at AT TIME ZONE 'UTC')::date = $1)) v
      GROUP BY market_id
 ), books AS (
     SELECT k.*, t.slot_at, k.pages_read > 0 AND k.pages_lost = 0 AND k.pages_shed = 0 AS is_good,
@@ -17,7 +20,6 @@ WITH changes AS (
     SELECT DISTINCT market_id FROM pipeline.jobs
      WHERE day = $1 AND batch_id = $2 AND kind = 'search' AND state = 'expired'
 ), rates AS (
-    -- The first reading of a day stores every ad anew, so it tells nothing of changes.
     SELECT b.market_id,
            -- A bound far above any market: two batches may be moments apart.
            least(b.changes * 3600 / extract(epoch FROM b.slot_at - c.last_read_at), 1000000)::int AS per_hour

@@ -3,9 +3,10 @@
 -- An ad that a book lists more than once is kept once: at its ordinary place rather than the promoted
 -- one, then as the latest page showed it. The other places are marked on their pages.
 WITH sightings AS MATERIALIZED (
-    SELECT market_id, adv_no, count(*) AS places,
-           count(*) FILTER (WHERE is_last) AS last_places,
-           count(*) FILTER (WHERE is_last AND NOT is_promoted) AS last_ordinary_places,
+    -- As integers: sums of larger numbers are made digit by digit.
+    SELECT market_id, adv_no, count(*)::int AS places,
+           (count(*) FILTER (WHERE is_last))::int AS last_places,
+           (count(*) FILTER (WHERE is_last AND NOT is_promoted))::int AS last_ordinary_places,
            bool_or(NOT is_promoted) AS is_ordinary
       FROM listed_ads WHERE adv_no IS NOT NULL GROUP BY market_id, adv_no
 ), ranked AS (
@@ -13,8 +14,8 @@ WITH sightings AS MATERIALIZED (
            row_number() OVER (PARTITION BY market_id, adv_no
                               ORDER BY l.is_promoted, l.fetched_at DESC, l.ordinal DESC, l.position) AS sighting
       FROM listed_ads l
-      JOIN sightings s USING (market_id, adv_no)
-     WHERE s.places > 1
+     -- Not as a join, for which all that is listed would be hashed instead of the few.
+     WHERE ((market_id, adv_no) IN (SELECT market_id, adv_no FROM sightings WHERE places > 1)) IS TRUE
 ), repeated AS (
     SELECT market_id, page, ordinal, array_agg(position ORDER BY position) AS positions
       FROM ranked WHERE sighting > 1 GROUP BY market_id, page, ordinal

@@ -288,7 +288,9 @@ async fn count(
     check: Check,
     sql: &'static str,
 ) -> anyhow::Result<Outcome> {
-    sqlx::raw_sql(listed::BY_HASH).execute(&mut *connection).await?;
+    for settings in [listed::IN_MEMORY, listed::BY_HASH] {
+        sqlx::raw_sql(settings).execute(&mut *connection).await?;
+    }
     let query = sqlx::query_as(sql);
     let query = match check {
         Check::TemporalConsistency => {
@@ -298,7 +300,9 @@ async fn count(
         _ => query,
     };
     let mut found: Vec<Found> = query.fetch_all(&mut *connection).await?;
-    sqlx::raw_sql(listed::BY_ANY_JOIN).execute(&mut *connection).await?;
+    for settings in [listed::AS_BEFORE, listed::BY_ANY_JOIN] {
+        sqlx::raw_sql(settings).execute(&mut *connection).await?;
+    }
     found.sort_by_key(|found| (-found.found, found.market_id));
     let sum: i64 = found.iter().map(|found| found.found).sum();
     let mut kinds: BTreeMap<&str, i64> = BTreeMap::new();

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use shared::domain::{BatchId, Level, page_count};
 use shared::exchange::binance::SEARCH_ROWS;
 use shared::job::{EndState, Job, JobEnd, Report, Work};
-use sqlx::{PgConnection, PgExecutor, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool};
 use tokio::sync::oneshot;
 
 use super::{JobKey, StoreError, ToStore};
@@ -90,20 +90,27 @@ impl Found {
     }
 }
 
+/// `statement` with the day of the batch in the place of `DAY`. The plan then knows its one partition and is made once a
+/// day; of a bound day it is made anew each time, among all partitions, which takes five times as long as what it does.
+/// A list is in a `SELECT` of its own for the same reason: else a plan for its very length seems cheaper each time.
+fn of_day(statement: &str, batch: BatchId) -> AssertSqlSafe<String> {
+    AssertSqlSafe(statement.replacen("DAY", &format!("DATE '{}'", batch.day()), 1))
+}
+
 /// The rows of jobs of one batch; none for those which the ledger does not know, or no longer, or under
 /// another job's ordinal.
 async fn find_all(pool: &PgPool, batch: BatchId, jobs: &[&Job]) -> Result<Vec<Found>, StoreError> {
     // Each row by its whole key: of a batch that was just planned the planner knows nothing, and reads all its
     // jobs to find some.
-    let found = sqlx::query_as(
+    let found = sqlx::query_as(of_day(
         "SELECT j.ordinal, j.kind, j.market_id, j.fiat_id, j.page::int AS page, j.advertiser_id,
                 j.state, j.reason, j.issue::int AS issue, j.declared_total,
                 coalesce(j.ads_taken, 0)::int AS ads_taken
-           FROM unnest($3::int[]) AS w (ordinal)
+           FROM unnest((SELECT $2::int[])) AS w (ordinal)
           CROSS JOIN LATERAL (SELECT * FROM pipeline.jobs
-                               WHERE day = $1 AND batch_id = $2 AND ordinal = w.ordinal OFFSET 0) j",
-    )
-    .bind(batch.day())
+                               WHERE day = DAY AND batch_id = $1 AND ordinal = w.ordinal OFFSET 0) j",
+        batch,
+    ))
     .bind(batch.raw())
     .bind(jobs.iter().map(|job| job.ordinal.cast_signed()).collect::<Vec<_>>())
     .fetch_all(pool)
@@ -117,14 +124,14 @@ async fn find_totals(
     batch: BatchId,
     markets: &BTreeSet<i32>,
 ) -> Result<Vec<(i32, u32)>, StoreError> {
-    let totals: Vec<(i32, i32)> = sqlx::query_as(
+    let totals: Vec<(i32, i32)> = sqlx::query_as(of_day(
         "SELECT m.market_id, p.total
-           FROM unnest($3::int[]) AS m (market_id)
+           FROM unnest((SELECT $2::int[])) AS m (market_id)
           CROSS JOIN LATERAL (SELECT max(declared_total) AS total FROM warehouse.book_pages
-                               WHERE day = $1 AND batch_id = $2 AND market_id = m.market_id OFFSET 0) p
+                               WHERE day = DAY AND batch_id = $1 AND market_id = m.market_id OFFSET 0) p
           WHERE p.total IS NOT NULL",
-    )
-    .bind(batch.day())
+        batch,
+    ))
     .bind(batch.raw())
     .bind(markets.iter().copied().collect::<Vec<_>>())
     .fetch_all(pool)

@@ -9,8 +9,10 @@ WITH methods AS (
            count(*) FILTER (WHERE adv_no IS NULL) AS versions,
            count(*) FILTER (WHERE version_market_id <> market_id) AS versions_of_another_market,
            count(*) FILTER (WHERE adv_no IS NOT NULL AND advertiser_id IS NULL) AS advertisers,
-           count(*) FILTER (WHERE cardinality(lost_methods.ids) > 0 AND payment_method_ids && lost_methods.ids) AS payment_methods
+           count(*) FILTER (WHERE payment_method_ids && ids) AS payment_methods
       FROM listed_ads, lost_methods
+     WHERE adv_no IS NULL OR version_market_id <> market_id OR advertiser_id IS NULL
+        OR cardinality(ids) > 0 AND payment_method_ids && ids
      GROUP BY market_id
 )
 SELECT market_id, f.kind, f.found
@@ -19,5 +21,5 @@ SELECT market_id, f.kind, f.found
                             ('advertiser', c.advertisers), ('payment_method', c.payment_methods)) AS f (kind, found)
  WHERE f.found > 0
 UNION ALL
-SELECT market_id, 'market', 1 FROM counted c
+SELECT market_id, 'market', 1 FROM (SELECT DISTINCT market_id FROM listed_ads) c
  WHERE NOT EXISTS (SELECT FROM warehouse.dim_markets m WHERE m.market_id = c.market_id)
