@@ -3,14 +3,14 @@
 //!
 //! Folding the end of a page tells what more is to be done: a book that declares more ads than were
 //! planned for is extended, one that turns out empty past some page is trimmed, a job that failed for
-//! a passing reason is issued once more, and a book of several pages that has been read to its end is
-//! looked through for drift.
+//! a passing reason is issued once more, and a book of several pages that has been read to its end and
+//! does not show all that it declares is looked through for drift.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use shared::domain::{MAX_JOBS_PER_BATCH, Market, page_count};
 use shared::exchange::binance::SEARCH_ROWS;
-use shared::job::{EMPTY_NO_ADS, EndState, Failure, JobEnd, Work};
+use shared::job::{EMPTY_NO_ADS, EndState, Failure, JobEnd, Listed, Work};
 
 /// Issues of one job: a second one later in the batch, after the worker's own tries.
 const MAX_ISSUES: u16 = 2;
@@ -82,6 +82,12 @@ struct Book {
     ads_expected: bool,
     /// Whether a page was left out or given up: such a book is not looked through for drift.
     is_cut: bool,
+    /// What its pages list, as the last reading of each was reported.
+    listed: BTreeMap<u32, (u32, Listed)>,
+    /// The largest total that a page with ads declared.
+    most: u32,
+    /// Whether of some page it is known only that it was read.
+    is_untold: bool,
 }
 
 impl Book {
@@ -97,7 +103,34 @@ impl Book {
             beyond: BTreeSet::new(),
             ads_expected,
             is_cut: false,
+            listed: BTreeMap::new(),
+            most: 0,
+            is_untold: false,
         }
+    }
+
+    /// Takes in what a page with ads lists.
+    fn page_listed(&mut self, page: u32, end: &JobEnd) {
+        self.most = self.most.max(end.declared_total.unwrap_or_default());
+        let Some(listed) = &end.listed else {
+            self.is_untold = true;
+            return;
+        };
+        let last = self.listed.entry(page).or_default();
+        if last.0 <= end.ordinal {
+            *last = (end.ordinal, listed.clone());
+        }
+    }
+
+    /// Whether the last readings of its pages show all ads of the largest total, as far as reports tell: then nothing
+    /// moved out of sight. By the rule of `store/drift.sql`, which looks through all other books.
+    fn is_whole(&self) -> bool {
+        let pages = || self.listed.values().map(|(_, listed)| listed);
+        let ordinary: HashSet<u32> = pages().flat_map(|page| &page.ordinary).copied().collect();
+        // A promoted ad that comes at no ordinary place may be the one that lacks; so may a refused one.
+        let has_more = pages().filter_map(|page| page.promoted).any(|ad| !ordinary.contains(&ad));
+        let refused: usize = pages().map(|page| page.refused as usize).sum();
+        !self.is_untold && ordinary.len() + usize::from(has_more) + refused >= self.most as usize
     }
 
     /// Rounds in which pages were read again.
@@ -259,6 +292,7 @@ impl Ledger {
             EndState::Done => {
                 book.highest_with_ads = book.highest_with_ads.max(page);
                 book.without_ads.remove(&page);
+                book.page_listed(page, end);
             }
             EndState::Empty if end.reason.as_deref() == Some(EMPTY_NO_ADS) => {
                 book.without_ads.insert(page);
@@ -299,7 +333,7 @@ impl Ledger {
         let Some(book) = self.books.get(&market_id) else { return };
         let may_have_moved = book.planned > 1 && !book.is_cut;
         let may_be_read_again = book.rounds() < MAX_REREAD_ROUNDS && self.rereads_left() > 0;
-        if book.open == 0 && may_have_moved && may_be_read_again {
+        if book.open == 0 && may_have_moved && may_be_read_again && !book.is_whole() {
             self.unchecked.insert(market_id);
         }
     }
@@ -476,7 +510,14 @@ mod tests {
             reason: None,
             declared_total: Some(total),
             ads: 20,
+            listed: None,
         }
+    }
+
+    /// The end of a page that lists these ads.
+    fn lists(ordinal: u32, total: u32, ordinary: &[u32], promoted: Option<u32>) -> JobEnd {
+        let listed = Listed { ordinary: ordinary.to_vec(), promoted, refused: 0 };
+        JobEnd { listed: Some(listed), ..done(ordinal, total) }
     }
 
     fn ledger(pages: u32) -> Ledger {
@@ -503,6 +544,7 @@ mod tests {
             reason: Some(Failure::Timeout.as_str().to_owned()),
             declared_total: None,
             ads: 0,
+            listed: None,
         };
         assert_eq!(ledger.fold(&failed), FollowUp::default(), "not issued again");
         assert_eq!((ledger.open(), ledger.is_settled()), (vec![0], false));
@@ -589,6 +631,44 @@ mod tests {
         }
         assert_eq!(ledger.unchecked(), [] as [i32; 0], "a third round is not made");
         assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn a_book_that_shows_all_it_declares_is_not_looked_through() {
+        let is_unchecked = |ends: &[JobEnd]| {
+            let mut ledger = ledger(u32::try_from(ends.len()).unwrap());
+            for end in ends {
+                ledger.fold(end);
+            }
+            ledger.unchecked() == [1]
+        };
+        let first: Vec<u32> = (0..20).collect();
+        assert!(!is_unchecked(&[lists(0, 22, &first, None), lists(1, 22, &[20, 21], None)]));
+        // One went to the other page, and another in its place.
+        assert!(is_unchecked(&[lists(0, 22, &first, None), lists(1, 22, &[19, 21], None)]));
+        // A page that was read before declared more.
+        assert!(is_unchecked(&[lists(0, 23, &first, None), lists(1, 22, &[20, 21], None)]));
+        // A promoted ad may be the one that lacks, if it comes at no ordinary place; and so may a refused one.
+        assert!(!is_unchecked(&[lists(0, 22, &first, Some(21)), lists(1, 22, &[20], None)]));
+        assert!(is_unchecked(&[lists(0, 22, &first, Some(20)), lists(1, 22, &[20], None)]));
+        let refused = Listed { ordinary: vec![20], promoted: None, refused: 1 };
+        let refused = JobEnd { listed: Some(refused), ..done(1, 22) };
+        assert!(!is_unchecked(&[lists(0, 22, &first, None), refused]));
+        // Of one page nobody told.
+        assert!(is_unchecked(&[lists(0, 22, &first, None), done(1, 22)]));
+    }
+
+    /// What counts of a page is its last reading, in whatever order ends are told.
+    #[test]
+    fn a_book_is_whole_by_the_last_readings() {
+        let mut ledger = ledger(2);
+        let first: Vec<u32> = (0..20).collect();
+        ledger.fold(&lists(0, 22, &first, None));
+        ledger.fold(&lists(1, 22, &[19, 21], None));
+        assert_eq!(ledger.unchecked(), [1]);
+        let again = ledger.reread(&[1], &[(1, 2)]);
+        ledger.fold(&lists(again[0].ordinal, 22, &[20, 21], None));
+        assert!(ledger.unchecked().is_empty());
     }
 
     #[test]

@@ -258,6 +258,22 @@ pub struct JobEnd {
     pub declared_total: Option<u32>,
     /// Ads stored.
     pub ads: u32,
+    /// Which ads these are; `None`: there are none, or it is not known any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listed: Option<Listed>,
+}
+
+/// The ads of a page by keys, by which a book is seen to be whole without reading it from the database. Two ads of a book
+/// that share a key make it seem to lack one, and it is read then.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// At their ordinary places.
+    pub ordinary: Vec<u32>,
+    /// The one that is out of the order of prices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promoted: Option<u32>,
+    /// Ads that were refused.
+    pub refused: u32,
 }
 
 impl Report {

@@ -7,18 +7,19 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
-use shared::domain::{MAX_ADS_PER_PAGE, Refusal, Rule, Warning, page_count};
+use shared::domain::{Ad, MAX_ADS_PER_PAGE, Refusal, Rule, Warning, page_count};
 use shared::exchange::binance::{self, AnswerError, SEARCH_ROWS};
 use shared::exchange::shape::Finding;
 use shared::job::{
-    EMPTY_BEYOND_LAST_PAGE, EMPTY_NO_ADS, EXPIRED_DEADLINE, EndState, Failure, Job, JobEnd, Report,
-    Work,
+    EMPTY_BEYOND_LAST_PAGE, EMPTY_NO_ADS, EXPIRED_DEADLINE, EndState, Failure, Job, JobEnd, Listed,
+    Report, Work,
 };
 use shared::store::{ANSWER_LIMIT, within};
 use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::alerts::Alerts;
 pub use crate::client::Answer;
@@ -174,9 +175,9 @@ impl Ending {
     /// The acknowledgement of the job.
     #[must_use]
     pub fn report(&self, job: &Job) -> Report {
-        let ads = match &self.facts {
-            Facts::Page(page) => u32::try_from(page.ads.len()).unwrap_or(u32::MAX),
-            _ => 0,
+        let (ads, listed) = match &self.facts {
+            Facts::Page(page) => (count(page.ads.len()), listed(page)),
+            _ => (0, None),
         };
         let end = JobEnd {
             ordinal: job.ordinal,
@@ -185,9 +186,27 @@ impl Ending {
             reason: self.reason.map(str::to_owned),
             declared_total: self.declared_total(),
             ads,
+            listed,
         };
         Report::new(job.batch_id, end)
     }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// The ads of a page as its report names them; `None`: it has none.
+fn listed(page: &binance::Page) -> Option<Listed> {
+    // Half of a hash is enough to tell the ads of a book apart.
+    let key = |ad: &Ad| (xxh3_64(ad.adv_no.as_bytes()) >> 32) as u32;
+    let promoted = page.ads.iter().position(|ad| ad.is_promoted);
+    let ordinary = page.ads.iter().enumerate().filter(|(index, _)| Some(*index) != promoted);
+    (!page.ads.is_empty()).then(|| Listed {
+        ordinary: ordinary.map(|(_, ad)| key(ad)).collect(),
+        promoted: promoted.map(|index| key(&page.ads[index])),
+        refused: count(page.refusals.len()),
+    })
 }
 
 /// Status with which some calls send the exchange's own codes.

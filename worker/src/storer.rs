@@ -342,7 +342,8 @@ mod tests {
     fn jobs_of_a_batch_are_reported_together() {
         let report = |batch, ordinal| {
             let (issue, state, reason) = (1, EndState::Done, None);
-            let end = JobEnd { ordinal, issue, state, reason, declared_total: Some(31), ads: 11 };
+            let (declared_total, ads, listed) = (Some(31), 11, None);
+            let end = JobEnd { ordinal, issue, state, reason, declared_total, ads, listed };
             Report::new(BatchId::from_raw(batch).unwrap(), end)
         };
         let each = [report(10_639_001, 7), report(10_639_000, 3), report(10_639_001, 9)];

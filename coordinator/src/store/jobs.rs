@@ -198,6 +198,7 @@ impl EndRow {
             reason: self.reason.clone(),
             declared_total: self.declared_total.map(i32::cast_unsigned),
             ads: self.ads.cast_unsigned(),
+            listed: None,
         })
     }
 }

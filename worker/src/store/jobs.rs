@@ -43,6 +43,7 @@ impl JobRow {
             reason: self.reason.clone(),
             declared_total: self.declared_total.and_then(|total| u32::try_from(total).ok()),
             ads: u32::try_from(self.ads_taken).unwrap_or_default(),
+            listed: None,
         };
         Report::new(job.batch_id, end)
     }
