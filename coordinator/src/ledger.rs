@@ -324,6 +324,8 @@ impl Ledger {
             self.counts.ended += 1;
             if let Some(book) = self.books.get_mut(&market_id) {
                 book.open -= 1;
+                // It may have been read before, and its report be on the way.
+                book.is_untold = true;
             }
         }
         beyond
