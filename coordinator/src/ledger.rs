@@ -84,8 +84,6 @@ struct Book {
     is_cut: bool,
     /// What its pages list, as the last reading of each was reported.
     listed: BTreeMap<u32, (u32, Listed)>,
-    /// The largest total that a page with ads declared.
-    most: u32,
     /// Whether of some page it is known only that it was read.
     is_untold: bool,
 }
@@ -104,14 +102,12 @@ impl Book {
             ads_expected,
             is_cut: false,
             listed: BTreeMap::new(),
-            most: 0,
             is_untold: false,
         }
     }
 
     /// Takes in what a page with ads lists.
     fn page_listed(&mut self, page: u32, end: &JobEnd) {
-        self.most = self.most.max(end.declared_total.unwrap_or_default());
         let Some(listed) = &end.listed else {
             self.is_untold = true;
             return;
@@ -130,7 +126,8 @@ impl Book {
         // A promoted ad that comes at no ordinary place may be the one that lacks; so may a refused one.
         let has_more = pages().filter_map(|page| page.promoted).any(|ad| !ordinary.contains(&ad));
         let refused: usize = pages().map(|page| page.refused as usize).sum();
-        !self.is_untold && ordinary.len() + usize::from(has_more) + refused >= self.most as usize
+        let total = self.total.unwrap_or_default() as usize;
+        !self.is_untold && ordinary.len() + usize::from(has_more) + refused >= total
     }
 
     /// Rounds in which pages were read again.

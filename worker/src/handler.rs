@@ -19,7 +19,6 @@ use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::alerts::Alerts;
 pub use crate::client::Answer;
@@ -28,6 +27,7 @@ use crate::metrics;
 use crate::rate_limit::{Class, Limiter, NoPermit, Permit};
 use crate::settings::Settings;
 use crate::store::jobs::{JobRow, LookUps};
+use crate::store::versions::ad_key;
 
 /// What became of a delivery.
 #[derive(Debug)]
@@ -199,7 +199,7 @@ fn count(number: usize) -> u32 {
 /// The ads of a page as its report names them; `None`: it has none.
 fn listed(page: &binance::Page) -> Option<Listed> {
     // Half of a hash is enough to tell the ads of a book apart.
-    let key = |ad: &Ad| (xxh3_64(ad.adv_no.as_bytes()) >> 32) as u32;
+    let key = |ad: &Ad| (ad_key(&ad.adv_no) >> 32) as u32;
     let promoted = page.ads.iter().position(|ad| ad.is_promoted);
     let ordinary = page.ads.iter().enumerate().filter(|(index, _)| Some(*index) != promoted);
     (!page.ads.is_empty()).then(|| Listed {

@@ -166,7 +166,7 @@ pub(super) fn hash_details(hasher: &mut Hasher, details: &AdDetails) {
 
 /// The number of an ad as a key. Two ads would have to share it *and* their content's hash, which
 /// holds the number too, to be taken for one another.
-fn ad_key(adv_no: &str) -> u64 {
+pub(crate) fn ad_key(adv_no: &str) -> u64 {
     xxh3_64(adv_no.as_bytes())
 }
 
