@@ -517,6 +517,9 @@ impl Leader<'_> {
                 if let Some(partition) = &round.waits_for {
                     tracing::warn!(%partition, "an old partition is still read, dropping it later");
                 }
+                for index in &round.repacked {
+                    tracing::info!(%index, "an index of a day that is over was built anew");
+                }
                 let deleted = round.quarantine_deleted + round.latest_forgotten;
                 if deleted + round.dictionaries_deleted > 0 {
                     tracing::info!(

@@ -22,14 +22,12 @@ const ANEW: &str = "SET LOCAL client_min_messages = warning;
 const READING: &str = "SET LOCAL random_page_cost = 1.1; SET LOCAL enable_memoize = off";
 pub(super) const AS_BEFORE: &str =
     "RESET work_mem; RESET enable_mergejoin; RESET random_page_cost; RESET enable_memoize";
-/// Planning needs to know how often a value comes, roughly; a larger sample takes longer than what it helps. Of ids and
-/// numbers it would believe that each comes thousands of times, and hash nothing by them.
-const ANALYZE_IDS: &str = "SET LOCAL default_statistics_target = 10;
-     ANALYZE listed_ids (id);
-     RESET default_statistics_target";
-const ANALYZE: &str = "SET LOCAL default_statistics_target = 10;
-     ANALYZE listed_ads (batch_id, market_id, advertiser_id, adv_no);
-     RESET default_statistics_target";
+/// Planning needs to know how often a value comes, roughly; a larger sample takes longer than what it helps. For the
+/// rest of the transaction: marts are made of such tables too.
+const SMALL_SAMPLES: &str = "SET LOCAL default_statistics_target = 10";
+/// Of ids and numbers the planner would believe that each comes thousands of times, and hash nothing by them.
+const ANALYZE_IDS: &str = "ANALYZE listed_ids (id)";
+const ANALYZE: &str = "ANALYZE listed_ads (batch_id, market_id, advertiser_id, adv_no)";
 
 /// Lists what the books of `batches` show into the temporary table `listed_ads`, in place of what it had. Of
 /// these markets only, if any are named.
@@ -39,7 +37,7 @@ pub(super) async fn read(
     markets: Option<&[i32]>,
 ) -> sqlx::Result<()> {
     let day: NaiveDate = batches.first.day();
-    for settings in [ANEW, IN_MEMORY, READING] {
+    for settings in [ANEW, IN_MEMORY, READING, SMALL_SAMPLES] {
         sqlx::raw_sql(settings).execute(&mut *connection).await?;
     }
     sqlx::query(include_str!("listed_ids.sql"))

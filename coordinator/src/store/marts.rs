@@ -40,6 +40,9 @@ const BY_KEY: &str = "SET LOCAL enable_nestloop = on; SET LOCAL random_page_cost
 /// Groups are hashed, not sorted, and so take their rows in the order in which these come.
 const IN_ORDER: &str = "SET LOCAL enable_sort = off; SET LOCAL enable_hashagg = on";
 
+/// Rows of the day are read together by the index of days and not one by one, and never all of the month.
+const BY_DAY: &str = "SET LOCAL enable_seqscan = off";
+
 /// Which books marts are made of, and where they are put.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -163,13 +166,17 @@ async fn make_in(
         }
     }
     execute(connection, "ANALYZE book_pairs").await?;
-    execute(connection, include_str!("marts/before_tables.sql")).await?;
+    execute(connection, include_str!("marts/ads_before.sql")).await?;
     let before: Vec<NaiveDate> = sqlx::query_scalar("SELECT DISTINCT previous_day FROM book_pairs")
         .fetch_all(&mut *connection)
         .await?;
-    // Day by day, so that each statement names the one partition it reads.
-    for before in &before {
-        bound(connection, include_str!("marts/before.sql").into(), &[*before]).await?;
+    // Day by day, so that each statement names the one partition it reads. Without books before, none of this one.
+    let ids = include_str!("marts/before.sql");
+    let (first, others) = before.split_first().unwrap_or((&day, &[]));
+    let made = format!("CREATE TEMP TABLE ids_before ON COMMIT DROP AS {ids}");
+    bound(connection, made.into(), &[*first]).await?;
+    for other in others {
+        bound(connection, format!("INSERT INTO ids_before {ids}").into(), &[*other]).await?;
     }
     execute(connection, "ANALYZE ids_before").await?;
     execute(connection, listed::BY_HASH).await?;
@@ -194,7 +201,9 @@ async fn make_in(
         include_str!("marts/summed.sql")
     };
     let advertisers = include_str!("marts/advertisers.sql").replace("SUMMED", summed);
+    execute(connection, BY_DAY).await?;
     bound(connection, place.statement(advertisers), &[day]).await?;
+    execute(connection, "RESET enable_seqscan").await?;
     run(connection, batches, place.statement(include_str!("marts/hours.sql"))).await?;
     bound(connection, place.statement(include_str!("marts/days.sql")), &[day]).await?;
     execute(

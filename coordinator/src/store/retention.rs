@@ -12,6 +12,8 @@
 //! 4. `DROP TABLE` of what is then a table of its own;
 //! 5. the record says when it was gone.
 //!
+//! Indexes of days that are over are built anew on the way ([`repack`]).
+//!
 //! None of it can be bound to the leader's term, for step 2 takes no transaction. It need not be: each
 //! step leaves the same behind whoever does it, and a lock of the session lets one at a time try.
 
@@ -27,6 +29,9 @@ use crate::settings::Retention;
 const LOCK_LIMIT: &str = "500ms";
 /// Longest statement: dropping a partition deletes its files.
 const STATEMENT_LIMIT: &str = "5s";
+/// Longest building of an index anew, and most of them in one round.
+const REPACK_LIMIT: &str = "15s";
+const REPACKED_PER_ROUND: i64 = 4;
 /// Partitions dropped in one round. A day has six; after a long absence the rest comes in the next.
 const PARTITIONS_PER_ROUND: i64 = 16;
 /// A dictionary that is not the newest may still be used by workers that have not heard of its successor,
@@ -50,6 +55,8 @@ pub struct Round {
     pub latest_forgotten: u64,
     /// Dictionaries of the raw archive that nothing needs any more.
     pub dictionaries_deleted: u64,
+    /// Indexes that were built anew, with their schemas.
+    pub repacked: Vec<String>,
     /// Whether there is more to do than one round does.
     pub has_more: bool,
 }
@@ -135,11 +142,74 @@ pub async fn round(
         let deleted = delete_quarantine(owner, first_kept(kept.quarantine_days)).await?;
         round.quarantine_deleted += deleted;
         if i64::try_from(deleted).is_ok_and(|deleted| deleted < QUARANTINE_CHUNK) {
+            // Building waits for who reads, as dropping does.
+            if round.waits_for.is_none() {
+                repack(owner, today, until, &mut round).await?;
+            }
             return Ok(round);
         }
         round.has_more = true;
     }
     Ok(round)
+}
+
+/// An index of a partition that is over.
+#[derive(Debug, sqlx::FromRow)]
+struct Loose {
+    /// Quoted, with its schema.
+    index: String,
+    /// What a building that was cut left of the same table, quoted, with schemas.
+    left_over: Vec<String>,
+}
+
+/// Builds indexes of days that are over anew: up to a third of them is empty where rows came in another order than
+/// that of the key. `CONCURRENTLY`, so nobody waits for it; it waits for those who read.
+///
+/// That an index is to be full is what says that it was built anew. A kill between the two statements leaves
+/// an index as loose as it was and costs nothing else.
+async fn repack(
+    owner: &mut PgConnection,
+    today: NaiveDate,
+    until: Instant,
+    round: &mut Round,
+) -> Result<(), sqlx::Error> {
+    let loose: Vec<Loose> = sqlx::query_as(include_str!("retention_loose.sql"))
+        .bind(today)
+        .bind(REPACKED_PER_ROUND)
+        .fetch_all(&mut *owner)
+        .await?;
+    round.has_more |= i64::try_from(loose.len()).is_ok_and(|loose| loose == REPACKED_PER_ROUND);
+    for Loose { index, left_over } in loose {
+        if Instant::now() >= until {
+            round.has_more = true;
+            return Ok(());
+        }
+        match build_anew(owner, &index, &left_over).await {
+            Ok(()) => round.repacked.push(index),
+            Err(error) if is_in_use(&error) => {
+                run(owner, format!("ALTER INDEX {index} RESET (fillfactor)")).await?;
+                round.has_more = true;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn build_anew(
+    owner: &mut PgConnection,
+    index: &str,
+    left_over: &[String],
+) -> Result<(), sqlx::Error> {
+    for left_over in left_over {
+        run(owner, format!("DROP INDEX CONCURRENTLY IF EXISTS {left_over}")).await?;
+    }
+    run(owner, format!("ALTER INDEX {index} SET (fillfactor = 100)")).await?;
+    run(owner, format!("SET statement_timeout = '{REPACK_LIMIT}'")).await?;
+    let built = run(owner, format!("REINDEX INDEX CONCURRENTLY {index}")).await;
+    run(owner, format!("SET statement_timeout = '{STATEMENT_LIMIT}'")).await?;
+    built
 }
 
 /// A market whose last good book is of a day before `first_kept` has no latest state any more: a row

@@ -254,6 +254,76 @@ async fn a_day_is_dropped_beside_an_export(db: PgPool) {
     is_dropped_beside_a_reader(db, "REPEATABLE READ").await;
 }
 
+/// Pages of a day in an order that is not that of their key, as many as make several blocks of an index.
+async fn pages_out_of_order(db: &PgPool, batch: i32, on: &str) {
+    run(
+        db,
+        format!(
+            "INSERT INTO warehouse.book_pages (day, batch_id, market_id, page, ordinal, fetched_at, offer_ids, active_minutes)
+             SELECT '{on}', {batch}, hashint4(n) & 1048575, 1, n, now(), '{{1}}', '{{1}}' FROM generate_series(1, 50000) AS n"
+        ),
+    )
+    .await;
+}
+
+const INDEX_BYTES: &str = "SELECT pg_relation_size('warehouse.book_pages_20240101_pkey')";
+const INDEXES_OF_TWO_DAYS: &str =
+    "SELECT count(*) FROM pg_index WHERE indrelid::regclass::text ~ 'book_pages_2024010[12]$'";
+
+/// When a day is over its loose index is built anew, full, once, and with the same entries.
+#[sqlx::test(migrations = "../migrations")]
+async fn indexes_of_days_that_are_over_are_built_anew(db: PgPool) {
+    make(&db, "2024-01-01", "2024-01-02").await;
+    let old = batch(&db, "2024-01-01").await;
+    pages_out_of_order(&db, old, "2024-01-01").await;
+    assert_eq!(round(&db, "2024-01-01").await, Round::default(), "the day is not over");
+    let loose = number(&db, INDEX_BYTES).await;
+    batch(&db, "2024-01-02").await;
+
+    let first = round(&db, "2024-01-02").await;
+    assert_eq!(first.repacked, ["warehouse.book_pages_20240101_pkey"], "{first:?}");
+    let full = number(&db, INDEX_BYTES).await;
+    assert!(full * 4 < loose * 3, "{loose} bytes, then {full}");
+    run(&db, "SET enable_seqscan = off; SET enable_bitmapscan = off").await;
+    let of_day =
+        "SELECT count(*) FROM warehouse.book_pages WHERE day = '2024-01-01' AND batch_id > 0";
+    assert_eq!(number(&db, of_day).await, 50_000);
+    assert_eq!(number(&db, INDEXES_OF_TWO_DAYS).await, 2);
+    assert_eq!(round(&db, "2024-01-02").await, Round::default(), "once is enough");
+    // The key still holds who would store a page again.
+    let again =
+        "INSERT INTO warehouse.book_pages SELECT * FROM warehouse.book_pages WHERE ordinal = 1";
+    let error = sqlx::query(again).execute(&db).await.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("23505"));
+}
+
+/// Building waits for who reads, and gives up; what a cut one leaves is cleared away, and it is built then.
+#[sqlx::test(migrations = "../migrations")]
+async fn an_index_is_built_anew_after_its_readers(db: PgPool) {
+    make(&db, "2024-01-01", "2024-01-02").await;
+    let old = batch(&db, "2024-01-01").await;
+    pages_out_of_order(&db, old, "2024-01-01").await;
+    batch(&db, "2024-01-02").await;
+    let loose = number(&db, INDEX_BYTES).await;
+    let mut reader = db.begin().await.unwrap();
+    let read = "SELECT count(*) FROM warehouse.book_pages";
+    sqlx::query(read).execute(&mut *reader).await.unwrap();
+    for _ in 0..2 {
+        let began = Instant::now();
+        let waiting = round(&db, "2024-01-02").await;
+        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+        assert_eq!(waiting, Round { has_more: true, ..Round::default() });
+        // Who comes meanwhile does not wait.
+        tokio::time::timeout(PATIENCE, page(&db, old, "2024-01-01")).await.expect("others wait");
+    }
+    reader.commit().await.unwrap();
+    let after = round(&db, "2024-01-02").await;
+    assert_eq!(after.repacked, ["warehouse.book_pages_20240101_pkey"], "{after:?}");
+    assert!(number(&db, INDEX_BYTES).await < loose);
+    assert_eq!(number(&db, INDEXES_OF_TWO_DAYS).await, 2, "nothing is left over");
+    assert_eq!(round(&db, "2024-01-02").await, Round::default());
+}
+
 /// Partitions are made while somebody reads for long, and while somebody waits behind nobody.
 #[sqlx::test(migrations = "../migrations")]
 async fn partitions_are_made_beside_a_reader(db: PgPool) {

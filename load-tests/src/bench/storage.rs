@@ -120,7 +120,7 @@ const FORMS: [Form; 4] = [
                    market_id integer NOT NULL, ordinal integer NOT NULL, declared_total integer, page smallint NOT NULL,
                    promoted_position smallint, parser_version smallint, is_lenient boolean, ids bytea NOT NULL,
                    minutes bytea NOT NULL, duplicate_positions smallint[], privilege_types smallint[],
-                   PRIMARY KEY (batch_id, market_id, page, ordinal));
+                   PRIMARY KEY (batch_id, market_id, ordinal));
                CREATE TABLE split_known (adv_no text, rest bigint, id integer NOT NULL, PRIMARY KEY (adv_no, rest));
                CREATE TABLE split_ads (id integer PRIMARY KEY, market_id integer NOT NULL, advertiser_sk integer NOT NULL,
                    pay_time_limit_minutes smallint, adv_no numeric(20) NOT NULL, min_limit numeric(20, 8) NOT NULL,
@@ -310,10 +310,13 @@ async fn keep(fleet: &Fleet, form: &Form, batches: &[Batch]) -> Result<Figures> 
         wal.push(written);
     }
     let mut figures = Figures::new();
-    let spared = rebuild_indexes(fleet, form).await?;
-    let readings: f64 = batches.iter().map(ads).sum();
-    figures
-        .insert("bytes per reading, spared if indexes were rebuilt".to_owned(), spared / readings);
+    let left = pack_indexes(fleet, form).await?;
+    let packed = sizes.iter().map(|bytes| Bytes {
+        readings: bytes.readings * left.readings,
+        contents: bytes.contents * left.contents,
+    });
+    let over = a_day(&packed.collect::<Vec<_>>(), batches)?;
+    figures.insert("bytes per reading, a day of 144 that is over".to_owned(), over);
     for (name, bytes) in [("bytes", sizes), ("WAL bytes", wal)] {
         reckon(name, &bytes, batches, &mut figures)?;
     }
@@ -324,16 +327,31 @@ async fn keep(fleet: &Fleet, form: &Form, batches: &[Batch]) -> Result<Figures> 
     Ok(figures)
 }
 
-/// Makes the indexes anew, as if all rows had come in their order; the bytes that are spared.
-async fn rebuild_indexes(fleet: &Fleet, form: &Form) -> Result<f64> {
-    let mut spared = 0.0;
+/// Builds the indexes anew and full, as a coordinator does with those of days that are over; the shares of the bytes
+/// that are left.
+async fn pack_indexes(fleet: &Fleet, form: &Form) -> Result<Bytes> {
+    let (mut before, mut after) = (Bytes::default(), Bytes::default());
     for kept in form.fill.iter().filter_map(|(kept, _)| *kept) {
-        let before = size(fleet, kept.table()).await?;
-        let rebuild = format!("REINDEX TABLE {}", kept.table());
-        sqlx::raw_sql(AssertSqlSafe(rebuild)).execute(&fleet.pool).await?;
-        spared += before - size(fleet, kept.table()).await?;
+        let table = kept.table();
+        before.add(kept, size(fleet, table).await?);
+        let indexes: Vec<String> = sqlx::query_scalar(
+            "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = $1::regclass",
+        )
+        .bind(table)
+        .fetch_all(&fleet.pool)
+        .await?;
+        for index in indexes {
+            let pack = format!("ALTER INDEX {index} SET (fillfactor = 100); REINDEX INDEX {index}");
+            sqlx::raw_sql(AssertSqlSafe(pack)).execute(&fleet.pool).await?;
+        }
+        after.add(kept, size(fleet, table).await?);
     }
-    Ok(spared)
+    // A form without contents has none before and after.
+    let share = |after: f64, before: f64| if before > 0.0 { after / before } else { 1.0 };
+    Ok(Bytes {
+        readings: share(after.readings, before.readings),
+        contents: share(after.contents, before.contents),
+    })
 }
 
 /// Runs an insert; the bytes of WAL that it wrote.
@@ -357,6 +375,18 @@ fn of_others(batches: &[Batch], figure: impl Fn(&Batch) -> f64) -> f64 {
     batches[1..].iter().map(figure).sum()
 }
 
+/// Bytes per reading of a day, of those of its first batches.
+fn a_day(bytes: &[Bytes], batches: &[Batch]) -> Result<f64> {
+    let (first, others) = bytes.split_first().context("no batch")?;
+    let first = (first.readings + first.contents) / ads(&batches[0]);
+    let others: f64 = others.iter().map(|b| b.readings + b.contents).sum();
+    Ok(day(first, others / of_others(batches, ads)))
+}
+
+fn day(first: f64, other: f64) -> f64 {
+    (first + (BATCHES_A_DAY - 1.0) * other) / BATCHES_A_DAY
+}
+
 /// Bytes per reading of the first batch, of the others together, and of a day.
 fn reckon(name: &str, bytes: &[Bytes], batches: &[Batch], figures: &mut Figures) -> Result<()> {
     let (first, others) = bytes.split_first().context("no batch")?;
@@ -365,18 +395,17 @@ fn reckon(name: &str, bytes: &[Bytes], batches: &[Batch], figures: &mut Figures)
     let others_of = |part: fn(&Bytes) -> f64| others.iter().map(part).sum::<f64>();
     let (listing, contents) = (others_of(|b| b.readings) / readings, others_of(|b| b.contents));
     let other_bytes = listing + contents / readings;
-    let day = |others: f64| (first_bytes + (BATCHES_A_DAY - 1.0) * others) / BATCHES_A_DAY;
     let mut put = |what: &str, value: f64| {
         figures.insert(format!("{name} {what}"), value);
     };
     put("per reading, first batch", first_bytes);
     put("per reading, other batches", other_bytes);
-    put("per reading, a day of 144", day(other_bytes));
+    put("per reading, a day of 144", a_day(bytes, batches)?);
     if contents > 0.0 {
         let one = contents / of_others(batches, stored_anew);
         put("per reading, of pages", listing);
         put("of a version", one);
-        put("per reading, a day with 7 % anew", day(listing + REFERENCE_SHARE * one));
+        put("per reading, a day with 7 % anew", day(first_bytes, listing + REFERENCE_SHARE * one));
     }
     Ok(())
 }

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::servers::millis;
 use super::{Checks, Level, SKEW_TRIES, Skew, check_skew};
 
-/// Oldest version: `idle_session_timeout`, by which a silent leader is replaced, came with 14.
-const MIN_SERVER_VERSION: i32 = 140_000;
+/// Oldest version: `MERGE`, by which marts grow, came with 15.
+const MIN_SERVER_VERSION: i32 = 150_000;
 /// Days for which partitions are to be there: the coordinator makes them three days ahead with every
 /// batch, and a day without one is no alarm yet.
 const PARTITION_DAYS_AHEAD: i32 = 2;

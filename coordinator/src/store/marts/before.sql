@@ -1,5 +1,4 @@
--- What the books before listed, of one day: $1.
-INSERT INTO ids_before (batch_id, market_id, day, id)
+-- What the complete books before listed, of one day: $1. batch_id is that of the book that is closing.
 SELECT b.batch_id, b.market_id, p.day, l.id
   FROM book_pairs b
   JOIN warehouse.book_pages p
