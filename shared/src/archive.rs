@@ -79,9 +79,9 @@ impl Transcript {
         Lengths { request: self.request.len(), headers: self.headers.len(), body: self.body.len() }
     }
 
-    /// As it stands in a frame.
-    fn whole(&self) -> Vec<u8> {
-        [self.request.as_slice(), &self.headers, &self.body].concat()
+    /// In the order in which they stand in a frame.
+    fn parts(&self) -> [&[u8]; 3] {
+        [&self.request, &self.headers, &self.body]
     }
 }
 
@@ -171,7 +171,7 @@ impl Dictionary {
 
 /// Makes a dictionary out of samples. Takes about a second for each 5 MB.
 pub fn train(samples: &[Transcript]) -> Result<Vec<u8>, ArchiveError> {
-    let samples: Vec<Vec<u8>> = samples.iter().map(Transcript::whole).collect();
+    let samples: Vec<Vec<u8>> = samples.iter().map(|sample| sample.parts().concat()).collect();
     zstd::dict::from_samples(&samples, DICTIONARY_BYTES).map_err(ArchiveError::BadDictionary)
 }
 
@@ -205,6 +205,10 @@ pub struct Packer<'a> {
     /// Always there, until it goes back to the dictionary.
     compressor: Option<Compressor<'static>>,
     dictionary: Option<&'a Dictionary>,
+    /// Room for a transcript in one piece and for its frame, used again: a frame takes a tenth of the room that
+    /// must be there for it.
+    whole: Vec<u8>,
+    frame: Vec<u8>,
 }
 
 impl<'a> Packer<'a> {
@@ -212,7 +216,7 @@ impl<'a> Packer<'a> {
         let idle = dictionary.and_then(|dictionary| dictionary.idle().pop());
         let content = dictionary.map_or(&[][..], |dictionary| &dictionary.content);
         let made = idle.map_or_else(|| compressor(content), Ok).map_err(ArchiveError::Pack)?;
-        Ok(Self { compressor: Some(made), dictionary })
+        Ok(Self { compressor: Some(made), dictionary, whole: Vec::new(), frame: Vec::new() })
     }
 
     /// One transcript as a frame.
@@ -222,10 +226,15 @@ impl<'a> Packer<'a> {
             return Err(ArchiveError::TooLarge(total));
         }
         let gone = || io::Error::other("the compressor went back already");
-        let compressor = self.compressor.as_mut().ok_or_else(gone);
-        compressor
-            .and_then(|compressor| compressor.compress(&transcript.whole()))
-            .map_err(ArchiveError::Pack)
+        let compressor = self.compressor.as_mut().ok_or_else(gone).map_err(ArchiveError::Pack)?;
+        self.whole.clear();
+        for part in transcript.parts() {
+            self.whole.extend_from_slice(part);
+        }
+        self.frame.clear();
+        self.frame.reserve(zstd::zstd_safe::compress_bound(total));
+        compressor.compress_to_buffer(&self.whole, &mut self.frame).map_err(ArchiveError::Pack)?;
+        Ok(self.frame.as_slice().to_vec())
     }
 }
 

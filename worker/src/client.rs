@@ -3,6 +3,7 @@
 //! One request, one outcome; retries are the handler's. Bounded in time (from the first byte sent to
 //! the last received) and in size; redirects are refused, for an answer from elsewhere is no answer.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,6 +25,8 @@ use crate::settings::{Binance, Settings};
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 /// Room that is made for a body at once: most pages have less, and a buffer that grows is copied each time.
 const USUAL_BODY_BYTES: usize = 64 * 1024;
+/// Such rooms that are kept for the next bodies; as many are seldom read at the same moment.
+const MAX_IDLE_ROOMS: usize = 4;
 
 /// Status of a place that may not ask.
 const RESTRICTED: u16 = StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS.as_u16();
@@ -229,6 +232,7 @@ pub struct Client {
     http: reqwest::Client,
     endpoints: Binance,
     timeout: Duration,
+    rooms: Rooms,
 }
 
 impl Client {
@@ -247,7 +251,8 @@ impl Client {
             http = http.proxy(proxy);
         }
         let http = http.build().context("the HTTP client can't be made")?;
-        Ok(Self { http, endpoints: settings.binance.clone(), timeout: settings.request_timeout })
+        let (endpoints, timeout) = (settings.binance.clone(), settings.request_timeout);
+        Ok(Self { http, endpoints, timeout, rooms: Rooms::default() })
     }
 
     /// Sends one request, which uses up the permit, and tells the limiter what came of it.
@@ -273,7 +278,7 @@ impl Client {
             Ok(answer) => Ok(answer),
             Err(Failed { error, begun: None }) => Err(error),
             Err(Failed { error, begun: Some(begun) }) => {
-                let whole = tokio::time::timeout(ERROR_BODY_LIMIT, begun.whole()).await;
+                let whole = tokio::time::timeout(ERROR_BODY_LIMIT, begun.whole(&self.rooms)).await;
                 let answer = whole.ok().and_then(Result::ok).map(Box::new);
                 Err(error.with_answer(answer))
             }
@@ -303,7 +308,7 @@ impl Client {
         let content_type = begun.response.headers().get(CONTENT_TYPE);
         let content_type = content_type.map(|value| String::from_utf8_lossy(value.as_bytes()));
         let content_type = content_type.unwrap_or_default().into_owned();
-        let answer = begun.whole().await?;
+        let answer = begun.whole(&self.rooms).await?;
         if answer.body().is_empty() {
             return Err(FetchError::EmptyBody(Box::new(answer)).into());
         }
@@ -385,10 +390,10 @@ struct Begun {
 
 impl Begun {
     /// With its body.
-    async fn whole(self) -> Result<Answer, FetchError> {
+    async fn whole(self, rooms: &Rooms) -> Result<Answer, FetchError> {
         let status = self.response.status().as_u16();
         let headers = kept_headers(self.response.headers());
-        let body = whole(self.response).await?;
+        let body = rooms.read(self.response).await?;
         let transcript = Transcript { request: self.request, headers, body };
         Ok(Answer { status, transcript, fetched_at: Utc::now() })
     }
@@ -444,19 +449,37 @@ fn tell(span: &Span, fetched: Result<&Answer, &FetchError>) {
     }
 }
 
-/// The body, if it is not too large.
-async fn whole(mut response: reqwest::Response) -> Result<Vec<u8>, FetchError> {
-    // One buffer: chunks may be of a byte each.
-    let mut body = Vec::with_capacity(USUAL_BODY_BYTES);
-    while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
-        if body.len() + chunk.len() > MAX_BODY_BYTES {
-            return Err(FetchError::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
+/// Rooms in which bodies are read; to make one for each body costs more than to copy it out.
+#[derive(Default)]
+struct Rooms(Mutex<Vec<Vec<u8>>>);
+
+impl Rooms {
+    fn idle(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    // It is kept until its page is stored.
-    body.shrink_to_fit();
-    Ok(body)
+
+    /// The body, if it is not too large.
+    async fn read(&self, mut response: reqwest::Response) -> Result<Vec<u8>, FetchError> {
+        // Taken with the first bytes, which come late. One room: chunks may be of a byte each.
+        let mut room = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
+            if room.capacity() == 0 {
+                let idle = self.idle().pop();
+                room = idle.unwrap_or_else(|| Vec::with_capacity(USUAL_BODY_BYTES));
+            }
+            if room.len() + chunk.len() > MAX_BODY_BYTES {
+                return Err(FetchError::TooLarge);
+            }
+            room.extend_from_slice(&chunk);
+        }
+        // It is kept until its page is stored, without room that it does not need.
+        let body = room.as_slice().to_vec();
+        room.clear();
+        if room.capacity() == USUAL_BODY_BYTES && self.idle().len() < MAX_IDLE_ROOMS {
+            self.idle().push(room);
+        }
+        Ok(body)
+    }
 }
 
 /// By its innermost cause: the outer ones only say that a request failed. What breaks while a body is

@@ -13,8 +13,8 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::StoreError;
 use super::versions::Hasher;
 
-/// Advertisers remembered: twice the whole market of 2026, about 90 bytes each.
-const CACHED_ADVERTISERS: usize = 30_000;
+/// Advertisers remembered: a third more than the whole market of 2026 has, about 90 bytes each.
+const CACHED_ADVERTISERS: usize = 20_000;
 /// Tries when another worker changes the same advertisers at the same instant.
 const MAX_RACES: usize = 5;
 

@@ -20,9 +20,9 @@ use super::pages::PageRows;
 
 /// Ads remembered: several times the whole market of 2026, about 40 bytes each.
 const MAX_CACHED_ADS: usize = 150_000;
-/// Batches for which an ad that is gone is remembered: six hours of ten minutes. Advertisers go offline and
+/// Batches for which an ad that is gone is remembered: four hours of ten minutes. Advertisers go offline and
 /// come back with the same ad, and then it costs no row.
-const GONE_FOR_BATCHES: u32 = 36;
+const GONE_FOR_BATCHES: u32 = 24;
 /// With more ads than this those that are gone are forgotten at once: room is for those on show.
 const MAX_WITH_GONE: usize = MAX_CACHED_ADS / 2;
 
@@ -197,6 +197,8 @@ impl MarketVersions {
         let before = self.ads.len();
         let since = batch.number().saturating_sub(gone_for);
         self.ads.retain(|_, known| known.listed_in.number() >= since);
+        // Where much comes and goes a table doubles for the sake of what is gone.
+        self.ads.shrink_to_fit();
         before - self.ads.len()
     }
 }
