@@ -202,7 +202,7 @@ const ONCE_PATIENCE: Duration = Duration::from_mins(2);
 
 /// Pause between two looks for what is old: days pass slowly.
 const RETENTION_PAUSE: Duration = Duration::from_mins(10);
-/// The same while there is more to drop, or a partition is still read.
+/// The same while there is more to do, or an old partition is still read.
 const RETENTION_PAUSE_BUSY: Duration = Duration::from_secs(10);
 /// Time in which a round begins something new.
 const RETENTION_ROUND: Duration = Duration::from_secs(5);
@@ -517,8 +517,11 @@ impl Leader<'_> {
                 if let Some(partition) = &round.waits_for {
                     tracing::warn!(%partition, "an old partition is still read, dropping it later");
                 }
-                for index in &round.repacked {
+                for index in &round.rebuilt {
                     tracing::info!(%index, "an index of a day that is over was built anew");
+                }
+                for (index, error) in &round.not_rebuilt {
+                    tracing::warn!(%index, error, "an index could not be built anew, trying later");
                 }
                 let deleted = round.quarantine_deleted + round.latest_forgotten;
                 if deleted + round.dictionaries_deleted > 0 {

@@ -205,7 +205,7 @@ pub struct Packer<'a> {
     /// Always there, until it goes back to the dictionary.
     compressor: Option<Compressor<'static>>,
     dictionary: Option<&'a Dictionary>,
-    /// Room for a transcript in one piece and for its frame, used again: a frame takes a tenth of the room that
+    /// Buffers of a transcript in one piece and of its frame, used again: a frame takes a tenth of the room that
     /// must be there for it.
     whole: Vec<u8>,
     frame: Vec<u8>,

@@ -23,10 +23,10 @@ use crate::settings::{Binance, Settings};
 /// Largest body that is read, after decompression: a page of 21 ads has about 70 kB, the longest
 /// list (payment methods of a fiat) a few hundred.
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
-/// Room that is made for a body at once: most pages have less, and a buffer that grows is copied each time.
-const USUAL_BODY_BYTES: usize = 64 * 1024;
-/// Such rooms that are kept for the next bodies; as many are seldom read at the same moment.
-const MAX_IDLE_ROOMS: usize = 4;
+/// Room that a buffer for bodies has from the start: pages have less, and a buffer that grows is copied each time.
+const BUFFER_BYTES: usize = 96 * 1024;
+/// Buffers that are kept for the next bodies; as many are seldom read at the same moment.
+const MAX_IDLE_BUFFERS: usize = 4;
 
 /// Status of a place that may not ask.
 const RESTRICTED: u16 = StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS.as_u16();
@@ -232,7 +232,7 @@ pub struct Client {
     http: reqwest::Client,
     endpoints: Binance,
     timeout: Duration,
-    rooms: Rooms,
+    buffers: BodyBuffers,
 }
 
 impl Client {
@@ -252,7 +252,7 @@ impl Client {
         }
         let http = http.build().context("the HTTP client can't be made")?;
         let (endpoints, timeout) = (settings.binance.clone(), settings.request_timeout);
-        Ok(Self { http, endpoints, timeout, rooms: Rooms::default() })
+        Ok(Self { http, endpoints, timeout, buffers: BodyBuffers::default() })
     }
 
     /// Sends one request, which uses up the permit, and tells the limiter what came of it.
@@ -278,7 +278,8 @@ impl Client {
             Ok(answer) => Ok(answer),
             Err(Failed { error, begun: None }) => Err(error),
             Err(Failed { error, begun: Some(begun) }) => {
-                let whole = tokio::time::timeout(ERROR_BODY_LIMIT, begun.whole(&self.rooms)).await;
+                let whole =
+                    tokio::time::timeout(ERROR_BODY_LIMIT, begun.whole(&self.buffers)).await;
                 let answer = whole.ok().and_then(Result::ok).map(Box::new);
                 Err(error.with_answer(answer))
             }
@@ -308,7 +309,7 @@ impl Client {
         let content_type = begun.response.headers().get(CONTENT_TYPE);
         let content_type = content_type.map(|value| String::from_utf8_lossy(value.as_bytes()));
         let content_type = content_type.unwrap_or_default().into_owned();
-        let answer = begun.whole(&self.rooms).await?;
+        let answer = begun.whole(&self.buffers).await?;
         if answer.body().is_empty() {
             return Err(FetchError::EmptyBody(Box::new(answer)).into());
         }
@@ -390,10 +391,10 @@ struct Begun {
 
 impl Begun {
     /// With its body.
-    async fn whole(self, rooms: &Rooms) -> Result<Answer, FetchError> {
+    async fn whole(self, buffers: &BodyBuffers) -> Result<Answer, FetchError> {
         let status = self.response.status().as_u16();
         let headers = kept_headers(self.response.headers());
-        let body = rooms.read(self.response).await?;
+        let body = buffers.read(self.response).await?;
         let transcript = Transcript { request: self.request, headers, body };
         Ok(Answer { status, transcript, fetched_at: Utc::now() })
     }
@@ -449,34 +450,35 @@ fn tell(span: &Span, fetched: Result<&Answer, &FetchError>) {
     }
 }
 
-/// Rooms in which bodies are read; to make one for each body costs more than to copy it out.
+/// Buffers into which bodies are read; to make one for each body costs more than to copy it out.
 #[derive(Default)]
-struct Rooms(Mutex<Vec<Vec<u8>>>);
+struct BodyBuffers(Mutex<Vec<Vec<u8>>>);
 
-impl Rooms {
+impl BodyBuffers {
     fn idle(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The body, if it is not too large.
     async fn read(&self, mut response: reqwest::Response) -> Result<Vec<u8>, FetchError> {
-        // Taken with the first bytes, which come late. One room: chunks may be of a byte each.
-        let mut room = Vec::new();
+        // Taken with the first bytes, which come late. One buffer: chunks may be of a byte each.
+        let mut buffer = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
-            if room.capacity() == 0 {
+            if buffer.capacity() == 0 {
                 let idle = self.idle().pop();
-                room = idle.unwrap_or_else(|| Vec::with_capacity(USUAL_BODY_BYTES));
+                buffer = idle.unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
             }
-            if room.len() + chunk.len() > MAX_BODY_BYTES {
+            if buffer.len() + chunk.len() > MAX_BODY_BYTES {
                 return Err(FetchError::TooLarge);
             }
-            room.extend_from_slice(&chunk);
+            buffer.extend_from_slice(&chunk);
         }
         // It is kept until its page is stored, without room that it does not need.
-        let body = room.as_slice().to_vec();
-        room.clear();
-        if room.capacity() == USUAL_BODY_BYTES && self.idle().len() < MAX_IDLE_ROOMS {
-            self.idle().push(room);
+        let body = buffer.as_slice().to_vec();
+        buffer.clear();
+        let mut idle = self.idle();
+        if buffer.capacity() == BUFFER_BYTES && idle.len() < MAX_IDLE_BUFFERS {
+            idle.push(buffer);
         }
         Ok(body)
     }

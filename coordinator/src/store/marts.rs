@@ -40,7 +40,8 @@ const BY_KEY: &str = "SET LOCAL enable_nestloop = on; SET LOCAL random_page_cost
 /// Groups are hashed, not sorted, and so take their rows in the order in which these come.
 const IN_ORDER: &str = "SET LOCAL enable_sort = off; SET LOCAL enable_hashagg = on";
 
-/// Rows of the day are read together by the index of days and not one by one, and never all of the month.
+/// Rows of the day are read together by the index of days and not one by one; blocks of the month that the index does
+/// not know yet are read with them.
 const BY_DAY: &str = "SET LOCAL enable_seqscan = off";
 
 /// Which books marts are made of, and where they are put.
@@ -170,7 +171,8 @@ async fn make_in(
     let before: Vec<NaiveDate> = sqlx::query_scalar("SELECT DISTINCT previous_day FROM book_pairs")
         .fetch_all(&mut *connection)
         .await?;
-    // Day by day, so that each statement names the one partition it reads. Without books before, none of this one.
+    // Day by day, so that each statement names the one partition it reads. Without any, for
+    // this one, of which there are none, so that the table is there.
     let ids = include_str!("marts/before.sql");
     let (first, others) = before.split_first().unwrap_or((&day, &[]));
     let made = format!("CREATE TEMP TABLE ids_before ON COMMIT DROP AS {ids}");

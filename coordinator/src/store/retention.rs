@@ -12,7 +12,7 @@
 //! 4. `DROP TABLE` of what is then a table of its own;
 //! 5. the record says when it was gone.
 //!
-//! Indexes of days that are over are built anew on the way ([`repack`]).
+//! In rounds that drop nothing, indexes of days that are over are built anew ([`rebuild`]).
 //!
 //! None of it can be bound to the leader's term, for step 2 takes no transaction. It need not be: each
 //! step leaves the same behind whoever does it, and a lock of the session lets one at a time try.
@@ -30,8 +30,8 @@ const LOCK_LIMIT: &str = "500ms";
 /// Longest statement: dropping a partition deletes its files.
 const STATEMENT_LIMIT: &str = "5s";
 /// Longest building of an index anew, and most of them in one round.
-const REPACK_LIMIT: &str = "15s";
-const REPACKED_PER_ROUND: i64 = 4;
+const REBUILD_LIMIT: &str = "8s";
+const REBUILT_PER_ROUND: i64 = 4;
 /// Partitions dropped in one round. A day has six; after a long absence the rest comes in the next.
 const PARTITIONS_PER_ROUND: i64 = 16;
 /// A dictionary that is not the newest may still be used by workers that have not heard of its successor,
@@ -56,7 +56,9 @@ pub struct Round {
     /// Dictionaries of the raw archive that nothing needs any more.
     pub dictionaries_deleted: u64,
     /// Indexes that were built anew, with their schemas.
-    pub repacked: Vec<String>,
+    pub rebuilt: Vec<String>,
+    /// Those that could not be, and why: they are still read, or it takes too long.
+    pub not_rebuilt: Vec<(String, String)>,
     /// Whether there is more to do than one round does.
     pub has_more: bool,
 }
@@ -134,7 +136,7 @@ pub async fn round(
             Err(error) => return Err(error),
         }
     }
-    for _ in 0..QUARANTINE_CHUNKS_PER_ROUND {
+    for chunk in 1..=QUARANTINE_CHUNKS_PER_ROUND {
         if Instant::now() >= until {
             round.has_more = true;
             break;
@@ -142,13 +144,13 @@ pub async fn round(
         let deleted = delete_quarantine(owner, first_kept(kept.quarantine_days)).await?;
         round.quarantine_deleted += deleted;
         if i64::try_from(deleted).is_ok_and(|deleted| deleted < QUARANTINE_CHUNK) {
-            // Building waits for who reads, as dropping does.
-            if round.waits_for.is_none() {
-                repack(owner, today, until, &mut round).await?;
-            }
-            return Ok(round);
+            break;
         }
-        round.has_more = true;
+        round.has_more |= chunk == QUARANTINE_CHUNKS_PER_ROUND;
+    }
+    // Building waits for who reads, as dropping does, and takes room, which dropping may be there to make.
+    if round.dropped.is_empty() && round.waits_for.is_none() {
+        rebuild(owner, today, until, &mut round).await?;
     }
     Ok(round)
 }
@@ -158,42 +160,45 @@ pub async fn round(
 struct Loose {
     /// Quoted, with its schema.
     index: String,
-    /// What a building that was cut left of the same table, quoted, with schemas.
+    /// What a building of it that was cut left, quoted, with schemas.
     left_over: Vec<String>,
 }
 
 /// Builds indexes of days that are over anew: up to a third of them is empty where rows came in another order than
-/// that of the key. `CONCURRENTLY`, so nobody waits for it; it waits for those who read.
+/// that of the key. `CONCURRENTLY`, so nobody waits for it; it waits for those who read. What can't be built now is
+/// tried again after the usual pause.
 ///
 /// That an index is to be full is what says that it was built anew. A kill between the two statements leaves
 /// an index as loose as it was and costs nothing else.
-async fn repack(
+async fn rebuild(
     owner: &mut PgConnection,
     today: NaiveDate,
     until: Instant,
     round: &mut Round,
 ) -> Result<(), sqlx::Error> {
-    let loose: Vec<Loose> = sqlx::query_as(include_str!("retention_loose.sql"))
+    let loose: Vec<Loose> = sqlx::query_as(include_str!("retention_rebuild.sql"))
         .bind(today)
-        .bind(REPACKED_PER_ROUND)
+        .bind(REBUILT_PER_ROUND)
         .fetch_all(&mut *owner)
         .await?;
-    round.has_more |= i64::try_from(loose.len()).is_ok_and(|loose| loose == REPACKED_PER_ROUND);
+    let is_full = i64::try_from(loose.len()).is_ok_and(|loose| loose == REBUILT_PER_ROUND);
     for Loose { index, left_over } in loose {
         if Instant::now() >= until {
             round.has_more = true;
             return Ok(());
         }
         match build_anew(owner, &index, &left_over).await {
-            Ok(()) => round.repacked.push(index),
-            Err(error) if is_in_use(&error) => {
+            Ok(()) => round.rebuilt.push(index),
+            // The server's own word: the connection is good, and what was dropped is told.
+            Err(sqlx::Error::Database(error)) => {
                 run(owner, format!("ALTER INDEX {index} RESET (fillfactor)")).await?;
-                round.has_more = true;
-                return Ok(());
+                round.not_rebuilt.push((index, error.to_string()));
             }
             Err(error) => return Err(error),
         }
     }
+    // Not for those that failed alone: they would be tried without a pause.
+    round.has_more |= is_full && !round.rebuilt.is_empty();
     Ok(())
 }
 
@@ -206,7 +211,7 @@ async fn build_anew(
         run(owner, format!("DROP INDEX CONCURRENTLY IF EXISTS {left_over}")).await?;
     }
     run(owner, format!("ALTER INDEX {index} SET (fillfactor = 100)")).await?;
-    run(owner, format!("SET statement_timeout = '{REPACK_LIMIT}'")).await?;
+    run(owner, format!("SET statement_timeout = '{REBUILD_LIMIT}'")).await?;
     let built = run(owner, format!("REINDEX INDEX CONCURRENTLY {index}")).await;
     run(owner, format!("SET statement_timeout = '{STATEMENT_LIMIT}'")).await?;
     built

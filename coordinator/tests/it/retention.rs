@@ -1,6 +1,7 @@
 //! Partitions made ahead and dropped by age, beside readers and after a kill. Days are told, for no
 //! clock can be moved: all lie before the real one.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -281,7 +282,7 @@ async fn indexes_of_days_that_are_over_are_built_anew(db: PgPool) {
     batch(&db, "2024-01-02").await;
 
     let first = round(&db, "2024-01-02").await;
-    assert_eq!(first.repacked, ["warehouse.book_pages_20240101_pkey"], "{first:?}");
+    assert_eq!(first.rebuilt, ["warehouse.book_pages_20240101_pkey"], "{first:?}");
     let full = number(&db, INDEX_BYTES).await;
     assert!(full * 4 < loose * 3, "{loose} bytes, then {full}");
     run(&db, "SET enable_seqscan = off; SET enable_bitmapscan = off").await;
@@ -298,30 +299,60 @@ async fn indexes_of_days_that_are_over_are_built_anew(db: PgPool) {
 }
 
 /// Building waits for who reads, and gives up; what a cut one leaves is cleared away, and it is built then.
-#[sqlx::test(migrations = "../migrations")]
-async fn an_index_is_built_anew_after_its_readers(db: PgPool) {
+async fn is_built_anew_after_its_readers(db: PgPool, isolation: &str) {
     make(&db, "2024-01-01", "2024-01-02").await;
     let old = batch(&db, "2024-01-01").await;
     pages_out_of_order(&db, old, "2024-01-01").await;
     batch(&db, "2024-01-02").await;
     let loose = number(&db, INDEX_BYTES).await;
     let mut reader = db.begin().await.unwrap();
+    let level = format!("SET TRANSACTION ISOLATION LEVEL {isolation}");
+    sqlx::raw_sql(AssertSqlSafe(level)).execute(&mut *reader).await.unwrap();
     let read = "SELECT count(*) FROM warehouse.book_pages";
     sqlx::query(read).execute(&mut *reader).await.unwrap();
     for _ in 0..2 {
-        let began = Instant::now();
-        let waiting = round(&db, "2024-01-02").await;
-        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
-        assert_eq!(waiting, Round { has_more: true, ..Round::default() });
+        let is_over = AtomicBool::new(false);
+        let building = async {
+            let began = Instant::now();
+            let waiting = round(&db, "2024-01-02").await;
+            is_over.store(true, Ordering::Relaxed);
+            assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+            waiting
+        };
         // Who comes meanwhile does not wait.
-        tokio::time::timeout(PATIENCE, page(&db, old, "2024-01-01")).await.expect("others wait");
+        let others = async {
+            let mut written = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let write = page(&db, old, "2024-01-01");
+                tokio::time::timeout(Duration::from_millis(400), write).await.expect("it waits");
+                written += 1;
+            }
+            written
+        };
+        let (waiting, written) = tokio::join!(building, others);
+        assert!(written > 1);
+        assert_eq!(waiting.rebuilt, Vec::<String>::new());
+        let [(index, _)] = &waiting.not_rebuilt[..] else { panic!("{waiting:?}") };
+        assert_eq!(index, "warehouse.book_pages_20240101_pkey");
+        assert!(!waiting.has_more, "it would be tried again at once");
     }
+    assert!(number(&db, INDEXES_OF_TWO_DAYS).await > 2, "nothing was begun");
     reader.commit().await.unwrap();
     let after = round(&db, "2024-01-02").await;
-    assert_eq!(after.repacked, ["warehouse.book_pages_20240101_pkey"], "{after:?}");
+    assert_eq!(after.rebuilt, ["warehouse.book_pages_20240101_pkey"], "{after:?}");
     assert!(number(&db, INDEX_BYTES).await < loose);
-    assert_eq!(number(&db, INDEXES_OF_TWO_DAYS).await, 2, "nothing is left over");
+    assert_eq!(number(&db, INDEXES_OF_TWO_DAYS).await, 2, "something is left over");
     assert_eq!(round(&db, "2024-01-02").await, Round::default());
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn an_index_is_built_anew_after_its_readers(db: PgPool) {
+    is_built_anew_after_its_readers(db, "READ COMMITTED").await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn an_index_is_built_anew_after_an_export(db: PgPool) {
+    is_built_anew_after_its_readers(db, "REPEATABLE READ").await;
 }
 
 /// Partitions are made while somebody reads for long, and while somebody waits behind nobody.

@@ -380,10 +380,11 @@ fn a_day(bytes: &[Bytes], batches: &[Batch]) -> Result<f64> {
     let (first, others) = bytes.split_first().context("no batch")?;
     let first = (first.readings + first.contents) / ads(&batches[0]);
     let others: f64 = others.iter().map(|b| b.readings + b.contents).sum();
-    Ok(day(first, others / of_others(batches, ads)))
+    Ok(mean_of_day(first, others / of_others(batches, ads)))
 }
 
-fn day(first: f64, other: f64) -> f64 {
+/// Of a day with such a first batch and such others.
+fn mean_of_day(first: f64, other: f64) -> f64 {
     (first + (BATCHES_A_DAY - 1.0) * other) / BATCHES_A_DAY
 }
 
@@ -405,7 +406,10 @@ fn reckon(name: &str, bytes: &[Bytes], batches: &[Batch], figures: &mut Figures)
         let one = contents / of_others(batches, stored_anew);
         put("per reading, of pages", listing);
         put("of a version", one);
-        put("per reading, a day with 7 % anew", day(first_bytes, listing + REFERENCE_SHARE * one));
+        put(
+            "per reading, a day with 7 % anew",
+            mean_of_day(first_bytes, listing + REFERENCE_SHARE * one),
+        );
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use shared::job::{Failure, Work};
 use tokio_util::sync::CancellationToken;
 use worker::client::{Answer, Client, FetchError};
 use worker::rate_limit::{Class, Limiter};
+use worker::settings::Settings;
 
 use crate::exchange::{Exchange, Script, answer};
 use crate::settings;
@@ -25,11 +26,35 @@ async fn fetch_from(url: &str) -> Result<Answer, FetchError> {
 async fn fetch_with(more: &[(&str, &str)]) -> Result<Answer, FetchError> {
     shared::service::install_tls_provider();
     let settings = settings(&[more, &[("REQUEST_TIMEOUT_SECONDS", "1")]].concat());
-    let limiter = Limiter::new(&settings).unwrap();
+    fetch_by(&Client::new(&settings).unwrap(), &settings).await
+}
+
+async fn fetch_by(client: &Client, settings: &Settings) -> Result<Answer, FetchError> {
+    let limiter = Limiter::new(settings).unwrap();
     let deadline = Utc::now() + TimeDelta::seconds(10);
     let permit = limiter.acquire(Class::Normal, deadline, &CancellationToken::new()).await.unwrap();
     let request: Request = request(&Work::FiatList);
-    Client::new(&settings).unwrap().fetch(permit, request).await
+    client.fetch(permit, request).await
+}
+
+/// Each body is its own, whatever the one before was: longer, cut, or of more than a buffer has room for.
+#[tokio::test]
+async fn bodies_of_one_client_do_not_mix() {
+    shared::service::install_tls_provider();
+    let body = |letter: &str, bytes: usize| format!("[\"{}\"]", letter.repeat(bytes)).into_bytes();
+    let cut = Script::Bytes(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n[\"cut".to_vec());
+    let (long, short, huge) = (body("a", 50_000), body("b", 3), body("c", 300_000));
+    let expected = [Some(&long), Some(&short), None, Some(&short), Some(&huge), Some(&long)];
+    let script =
+        |body: Option<&Vec<u8>>| body.map_or(cut.clone(), |body| answer("200 OK", "", body));
+    let exchange = Exchange::start_each(expected.into_iter().map(script).collect()).await;
+    let settings =
+        settings(&[("BINANCE_BASE_URL", &exchange.url), ("REQUEST_TIMEOUT_SECONDS", "5")]);
+    let client = Client::new(&settings).unwrap();
+    for (number, body) in expected.into_iter().enumerate() {
+        let answer = fetch_by(&client, &settings).await.ok();
+        assert!(answer.as_ref().map(Answer::body) == body.map(Vec::as_slice), "answer {number}");
+    }
 }
 
 #[tokio::test]

@@ -25,14 +25,19 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     pub(crate) async fn start(script: Script) -> Self {
+        Self::start_each(vec![script]).await
+    }
+
+    /// Each connection has the next script, and those after the last have it too.
+    pub(crate) async fn start_each(scripts: Vec<Script>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let connections = Arc::new(AtomicU32::new(0));
         let count = Arc::clone(&connections);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                count.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(serve(stream, script.clone()));
+                let number = count.fetch_add(1, Ordering::Relaxed) as usize;
+                tokio::spawn(serve(stream, scripts[number.min(scripts.len() - 1)].clone()));
             }
         });
         Self { url, connections }
