@@ -336,12 +336,17 @@ impl VersionCache {
         markets: Vec<i32>,
     ) -> Result<(), StoreError> {
         let rows: Vec<(i32, String, i64, i32)> = sqlx::query_as(
+            // By keys, page by page and ad by ad: of a day that has just begun the planner expects a handful of rows, and
+            // would go through all of them for each.
             "SELECT c.market_id, v.adv_no, v.content_hash, v.id
                FROM pipeline.catalog c
-               JOIN warehouse.book_pages p
-                 ON p.day = $1 AND p.batch_id = c.last_batch_id AND p.market_id = c.market_id
+              CROSS JOIN LATERAL (SELECT p.offer_ids FROM warehouse.book_pages p
+                                   WHERE p.day = $1 AND p.batch_id = c.last_batch_id AND p.market_id = c.market_id
+                                  OFFSET 0) p
               CROSS JOIN LATERAL unnest(p.offer_ids) AS l (id)
-               JOIN warehouse.offer_versions v ON v.day = $1 AND v.id = l.id
+              CROSS JOIN LATERAL (SELECT v.adv_no, v.content_hash, v.id FROM warehouse.offer_versions v
+                                   WHERE v.day = $1 AND v.id = l.id
+                                  OFFSET 0) v
               WHERE c.market_id = ANY ($2)",
         )
         .bind(batch.day())
