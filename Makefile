@@ -4,10 +4,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos limits scale e2e month bench peers soak curves fuzz dictionary settings security upgrade monitoring backup-test image env compose chart lint build stack stack-down
 
-# Reads SEED, ROUNDS and ONLY, which make hands on. All programs are built first: it starts them.
-CHAOS := cargo build --workspace --locked && cargo run --quiet --locked -p load-tests --bin chaos --
-
-MONTH := cargo run --quiet --locked -p load-tests --bin month --
+# Not by `cargo run -p`: with one package's features alone most dependencies would be built once more.
+BUILD := cargo build --workspace --locked
 
 # Speed is that of release builds. Reads RUNS, JSON, and BEFORE: a directory with other programs to measure in turn.
 RELEASE := cargo build --release --locked -p worker -p coordinator -p cli -p load-tests
@@ -22,24 +20,26 @@ demo: ## Two batches over a simulated market, proven equal (LIVE=1: one small ba
 	@LIVE=$(LIVE) dev/demo
 
 test: ## All tests, against servers of this clone that are stopped again if they were not running
-	@dev/stack run sh -c 'cargo test --workspace --locked && $(CHAOS) --short && $(MONTH) --days 3 --ads 1500 --fiats 12 --plans-only --database p2p_short'
+	@dev/stack run sh -c 'cargo test --workspace --locked && target/debug/chaos --short && target/debug/month --days 3 --ads 1500 --fiats 12 --plans-only --database p2p_short'
 
 chaos: ## Faults at every step of a batch (SEED=7 ROUNDS=3 ONLY=redis), about 40 minutes a round
-	@dev/stack run sh -c '$(CHAOS)'
+	@$(BUILD)
+	@dev/stack run target/debug/chaos
 
 limits: ## Proof that the fleet finds an exchange's limit, uses it, and is not refused: about four minutes
-	@cargo build --workspace --locked --quiet
+	@$(BUILD) --quiet
 	@dev/stack run target/debug/limits
 
 scale: ## A thousand workers on one limiter and one queue, and what that costs Redis and RabbitMQ: about two minutes
-	@cargo build --workspace --locked --quiet
+	@$(BUILD) --quiet
 	@dev/stack run target/debug/scale
 
 e2e: ## Status page in a real Chromium, dashboards and alerts in a real Prometheus (PARTS="alerts --every-alert")
 	@dev/stack run dev/e2e $(PARTS)
 
 month: ## 30 days of the whole market in a database, and every documented question timed (DAYS=30)
-	@dev/stack run sh -c '$(MONTH) --days $(or $(DAYS),30)'
+	@$(BUILD)
+	@dev/stack run target/debug/month --days $(or $(DAYS),30)
 
 bench: ## Ads a second from end to end, CPU by process, floors and storage (RUNS=3, JSON=1, BEFORE=directory of other programs)
 	@$(RELEASE)
@@ -67,7 +67,7 @@ dictionary: ## Make docs/data-dictionary.md from the comments of the schema
 	@dev/stack run dev/dictionary
 
 backup-test: ## Point-in-time recovery on a server of its own (dumps are tested by make test)
-	@cargo build --workspace --locked --quiet
+	@$(BUILD) --quiet
 	@dev/stack run dev/backup-test
 
 monitoring: ## Check alert rules, dashboards, Alertmanager's configuration and runbook; starts nothing
