@@ -112,7 +112,7 @@ const ROWS: &[Row] = &[
     Row::Setting(Described::new("EGRESS_ID", "the address that the exchange sees: limits are kept per egress")),
     Row::Setting(Described::new("EGRESS_PROXY_URL", "proxy through which requests leave").default("none").example("socks5://user:password@127.0.0.1:1080").secret()),
     Row::Section("Requests"),
-    Row::Setting(Described::new("MAX_WORKERS", "most jobs in flight in one worker process; no more are taken than `MAX_RATE_LIMIT` feeds in three seconds. Besides them at most two that read pages of advertisers")),
+    Row::Setting(Described::new("MAX_WORKERS", "most jobs in flight in one worker process; no more are taken than `MAX_RATE_LIMIT` feeds in three seconds. Besides them what that feeds in a tenth of a second, while a group is stored, and at most two that read pages of advertisers")),
     Row::Setting(Described::new("REQUEST_TIMEOUT_SECONDS", "from the first byte sent to the last received").unit("seconds")),
     Row::Setting(Described::new("MAX_RETRIES", "tries after the first when a request times out, the connection fails or the exchange answers 5xx. Refusals (429, 418, 403) are not counted here: they pause all workers of the egress")),
     Row::Setting(Described::new("USER_AGENT", "who asks, in every request").default("`p2p-market-data/` and the version").example("p2p-market-data/0.1.0")),

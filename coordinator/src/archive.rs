@@ -146,10 +146,10 @@ pub async fn train(pool: &PgPool, exchange: Exchange) -> anyhow::Result<Training
         return Ok(Training::TooFew(samples.len()));
     }
     let current = match rows::newest_dictionary(pool, exchange).await? {
-        Some((id, _)) => Some(Dictionary::load(pool, id).await?),
+        Some((id, _)) => Some(Arc::new(Dictionary::load(pool, id).await?)),
         None => None,
     };
-    let trained = tokio::task::spawn_blocking(move || train_on(samples, current.as_ref())).await;
+    let trained = tokio::task::spawn_blocking(move || train_on(samples, current)).await;
     let Trained { content, id, measured, is_better } = trained.context("training panicked")??;
     if !is_better {
         return Ok(Training::NoBetter(measured));
@@ -166,7 +166,10 @@ struct Trained {
 }
 
 /// Trains on most of the samples and measures on the others.
-fn train_on(samples: Vec<Sample>, current: Option<&Dictionary>) -> Result<Trained, ArchiveError> {
+fn train_on(
+    samples: Vec<Sample>,
+    current: Option<Arc<Dictionary>>,
+) -> Result<Trained, ArchiveError> {
     let (mut learnt, mut held_back, mut test_ads) = (Vec::new(), Vec::new(), 0);
     for (index, sample) in samples.into_iter().enumerate() {
         if index % HELD_BACK == 0 {
@@ -177,14 +180,14 @@ fn train_on(samples: Vec<Sample>, current: Option<&Dictionary>) -> Result<Traine
         }
     }
     let content = archive::train(&learnt)?;
-    let dictionary = Dictionary::new(&content)?;
+    let dictionary = Arc::new(Dictionary::new(&content)?);
     let test_bytes: usize = held_back.iter().map(|one| one.lengths().total()).sum();
     let measured = Measured {
         samples: learnt.len(),
         test_ads,
         test_bytes: test_bytes as u64,
         test_bytes_plain: archive::packed_bytes(&held_back, None)?,
-        test_bytes_trained: archive::packed_bytes(&held_back, Some(&dictionary))?,
+        test_bytes_trained: archive::packed_bytes(&held_back, Some(Arc::clone(&dictionary)))?,
     };
     let now = match current {
         Some(current) => archive::packed_bytes(&held_back, Some(current))?,

@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::PgExecutor;
 use zstd::bulk::{Compressor, Decompressor};
@@ -29,9 +29,9 @@ const SETTINGS: [CParameter; 6] = [
     CParameter::SearchLog(3),
     CParameter::MinMatch(6),
 ];
-/// Compressors of a dictionary that are kept for the next group of answers. A worker stores one group at a
-/// time.
-const MAX_IDLE: usize = 2;
+/// Room of each buffer of a packer that is kept for the next transcript: more than a page needs, and what a list
+/// of megabytes took goes back.
+const KEPT_BYTES: usize = 256 * 1024;
 /// Largest dictionary that is trained: zstd's own default. Workers hold it, prepared, in memory.
 const DICTIONARY_BYTES: usize = 112_640;
 /// Largest transcript that is packed: above every body that a worker takes.
@@ -106,12 +106,10 @@ pub enum ArchiveError {
     Database(#[from] sqlx::Error),
 }
 
-/// A dictionary, prepared for both ways.
+/// A dictionary, prepared to unpack.
 pub struct Dictionary {
     id: i32,
     content: Vec<u8>,
-    /// Compressors that have learnt it, which takes as long as packing a hundred pages.
-    idle: Mutex<Vec<Compressor<'static>>>,
     decoder: DecoderDictionary<'static>,
 }
 
@@ -129,21 +127,11 @@ impl Dictionary {
             .and_then(|id| i32::try_from(id.get()).ok())
             .ok_or_else(no_id)
             .map_err(ArchiveError::BadDictionary)?;
-        // It is learnt with the first frame.
-        let learnt = compressor(bytes).and_then(|mut compressor| {
-            compressor.compress(&[])?;
-            Ok(compressor)
-        });
         Ok(Self {
             id,
             content: bytes.to_vec(),
-            idle: Mutex::new(vec![learnt.map_err(ArchiveError::BadDictionary)?]),
             decoder: DecoderDictionary::try_copy(bytes).map_err(ArchiveError::BadDictionary)?,
         })
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Compressor<'static>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The number that frames made with it name.
@@ -178,9 +166,9 @@ pub fn train(samples: &[Transcript]) -> Result<Vec<u8>, ArchiveError> {
 /// Bytes of transcripts when packed.
 pub fn packed_bytes(
     transcripts: &[Transcript],
-    dictionary: Option<&Dictionary>,
+    dictionary: Option<Arc<Dictionary>>,
 ) -> Result<u64, ArchiveError> {
-    let mut packer = Packer::new(dictionary)?;
+    let packer = Packer::new(dictionary)?;
     let mut bytes = 0;
     for transcript in transcripts {
         bytes += packer.pack(transcript)?.len() as u64;
@@ -188,65 +176,82 @@ pub fn packed_bytes(
     Ok(bytes)
 }
 
-/// A compressor with our settings; `dictionary` may be empty.
-fn compressor(dictionary: &[u8]) -> io::Result<Compressor<'static>> {
-    let mut compressor = Compressor::new(LEVEL)?;
-    for setting in SETTINGS {
-        compressor.set_parameter(setting)?;
-    }
-    if !dictionary.is_empty() {
-        compressor.set_dictionary(LEVEL, dictionary)?;
-    }
-    Ok(compressor)
+/// Packs transcripts, with or without a dictionary, for any number of tasks: one at a time, so that there is one compressor,
+/// which takes a megabyte, and a page keeps the others waiting for 0.2 ms.
+pub struct Packer {
+    dictionary: Option<Arc<Dictionary>>,
+    room: Mutex<Room>,
 }
 
-/// Packs transcripts, one after the other, with or without a dictionary.
-pub struct Packer<'a> {
-    /// Always there, until it goes back to the dictionary.
-    compressor: Option<Compressor<'static>>,
-    dictionary: Option<&'a Dictionary>,
-    /// Buffers of a transcript in one piece and of its frame, used again: a frame takes a tenth of the room that
-    /// must be there for it.
+/// What packing takes, used again.
+struct Room {
+    /// Has learnt the dictionary, which takes as long as packing a hundred pages.
+    compressor: Compressor<'static>,
+    /// A transcript in one piece.
     whole: Vec<u8>,
+    /// Its frame, which takes a tenth of the room that must be there for it.
     frame: Vec<u8>,
 }
 
-impl<'a> Packer<'a> {
-    pub fn new(dictionary: Option<&'a Dictionary>) -> Result<Self, ArchiveError> {
-        let idle = dictionary.and_then(|dictionary| dictionary.idle().pop());
-        let content = dictionary.map_or(&[][..], |dictionary| &dictionary.content);
-        let made = idle.map_or_else(|| compressor(content), Ok).map_err(ArchiveError::Pack)?;
-        Ok(Self { compressor: Some(made), dictionary, whole: Vec::new(), frame: Vec::new() })
+impl fmt::Debug for Packer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "packer with {:?}", self.dictionary)
+    }
+}
+
+impl Packer {
+    pub fn new(dictionary: Option<Arc<Dictionary>>) -> Result<Self, ArchiveError> {
+        let compressor = compressor(dictionary.as_deref()).map_err(match dictionary {
+            Some(_) => ArchiveError::BadDictionary,
+            None => ArchiveError::Pack,
+        })?;
+        let room = Mutex::new(Room { compressor, whole: Vec::new(), frame: Vec::new() });
+        Ok(Self { dictionary, room })
+    }
+
+    /// What unpacking its frames needs.
+    #[must_use]
+    pub fn dictionary(&self) -> Option<&Arc<Dictionary>> {
+        self.dictionary.as_ref()
     }
 
     /// One transcript as a frame.
-    pub fn pack(&mut self, transcript: &Transcript) -> Result<Vec<u8>, ArchiveError> {
+    pub fn pack(&self, transcript: &Transcript) -> Result<Vec<u8>, ArchiveError> {
         let total = transcript.lengths().total();
         if total > MAX_TRANSCRIPT_BYTES {
             return Err(ArchiveError::TooLarge(total));
         }
-        let gone = || io::Error::other("the compressor went back already");
-        let compressor = self.compressor.as_mut().ok_or_else(gone).map_err(ArchiveError::Pack)?;
-        self.whole.clear();
+        // Each frame begins anew, whatever became of the one before.
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let Room { compressor, whole, frame } = &mut *room;
+        whole.clear();
         for part in transcript.parts() {
-            self.whole.extend_from_slice(part);
+            whole.extend_from_slice(part);
         }
-        self.frame.clear();
-        self.frame.reserve(zstd::zstd_safe::compress_bound(total));
-        compressor.compress_to_buffer(&self.whole, &mut self.frame).map_err(ArchiveError::Pack)?;
-        Ok(self.frame.as_slice().to_vec())
+        frame.clear();
+        frame.reserve(zstd::zstd_safe::compress_bound(total));
+        compressor.compress_to_buffer(whole, frame).map_err(ArchiveError::Pack)?;
+        let packed = frame.as_slice().to_vec();
+        for buffer in [whole, frame] {
+            buffer.clear();
+            buffer.shrink_to(KEPT_BYTES);
+        }
+        Ok(packed)
     }
 }
 
-impl Drop for Packer<'_> {
-    fn drop(&mut self) {
-        if let (Some(compressor), Some(dictionary)) = (self.compressor.take(), self.dictionary) {
-            let mut idle = dictionary.idle();
-            if idle.len() < MAX_IDLE {
-                idle.push(compressor);
-            }
-        }
+/// A compressor with our settings.
+fn compressor(dictionary: Option<&Dictionary>) -> io::Result<Compressor<'static>> {
+    let mut compressor = Compressor::new(LEVEL)?;
+    for setting in SETTINGS {
+        compressor.set_parameter(setting)?;
     }
+    if let Some(dictionary) = dictionary {
+        compressor.set_dictionary(LEVEL, &dictionary.content)?;
+        // It is learnt with the first frame.
+        compressor.compress(&[])?;
+    }
+    Ok(compressor)
 }
 
 /// Gives a transcript back. No more memory is used than the lengths say.
@@ -285,7 +290,7 @@ mod tests {
 
     use super::*;
 
-    static TRAINED: LazyLock<Dictionary> = LazyLock::new(|| {
+    static TRAINED: LazyLock<Arc<Dictionary>> = LazyLock::new(|| {
         let sample = |n: u32| {
             let price = n * 7;
             format!(
@@ -293,11 +298,11 @@ mod tests {
             )
         };
         let samples: Vec<String> = (0..500).map(sample).collect();
-        Dictionary::new(&zstd::dict::from_samples(&samples, 1_024).unwrap()).unwrap()
+        Arc::new(Dictionary::new(&zstd::dict::from_samples(&samples, 1_024).unwrap()).unwrap())
     });
 
-    fn pack(transcript: &Transcript, dictionary: Option<&Dictionary>) -> Vec<u8> {
-        Packer::new(dictionary).unwrap().pack(transcript).unwrap()
+    fn pack(transcript: &Transcript, dictionary: Option<&Arc<Dictionary>>) -> Vec<u8> {
+        Packer::new(dictionary.cloned()).unwrap().pack(transcript).unwrap()
     }
 
     proptest! {
@@ -311,7 +316,7 @@ mod tests {
             let transcript = Transcript { request, headers, body };
             for dictionary in [None, Some(&*TRAINED)] {
                 let content = pack(&transcript, dictionary);
-                let back = unpack(&content, transcript.lengths(), dictionary).unwrap();
+                let back = unpack(&content, transcript.lengths(), dictionary.map(Arc::as_ref)).unwrap();
                 prop_assert_eq!(&back, &transcript);
             }
         }
@@ -340,23 +345,33 @@ mod tests {
 
     /// However many pack at once and one after the other, each frame is what it would be alone.
     #[test]
-    fn packers_may_be_many() {
+    fn packing_may_be_shared() {
         let transcript = |n: usize| Transcript {
-            body: format!("{{\"advNo\":\"{n}\",\"asset\":\"USDT\"}}").repeat(40).into_bytes(),
+            body: format!("{{\"advNo\":\"{n}\",\"asset\":\"USDT\"}}").repeat(40 * n).into_bytes(),
             ..Default::default()
         };
         let alone: Vec<_> = (0..8).map(|n| pack(&transcript(n), Some(&*TRAINED))).collect();
+        let packer = Packer::new(Some(Arc::clone(&TRAINED))).unwrap();
+        let too_large = vec![0; MAX_TRANSCRIPT_BYTES + 1];
+        packer.pack(&Transcript { body: too_large, ..Default::default() }).unwrap_err();
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let mut packer = Packer::new(Some(&*TRAINED)).unwrap();
                     for (n, alone) in alone.iter().enumerate() {
                         assert_eq!(&packer.pack(&transcript(n)).unwrap(), alone);
                     }
                 });
             }
         });
-        assert!(TRAINED.idle().len() <= MAX_IDLE);
+    }
+
+    /// What one large transcript took does not stay with the process.
+    #[test]
+    fn room_is_given_back() {
+        let packer = Packer::new(None).unwrap();
+        packer.pack(&Transcript { body: vec![7; 4 << 20], ..Default::default() }).unwrap();
+        let room = packer.room.lock().unwrap();
+        assert!(room.whole.capacity() <= KEPT_BYTES && room.frame.capacity() <= KEPT_BYTES);
     }
 
     #[test]

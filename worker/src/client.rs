@@ -473,7 +473,7 @@ impl BodyBuffers {
             }
             buffer.extend_from_slice(&chunk);
         }
-        // It is kept until its page is stored, without room that it does not need.
+        // It is kept until it was read and packed, without room that it does not need.
         let body = buffer.as_slice().to_vec();
         buffer.clear();
         let mut idle = self.idle();

@@ -16,7 +16,7 @@ use crate::handler::{Handler, Outcome};
 use crate::metrics;
 
 /// A job with its outcome, on the way to the storer. Holds its place among the jobs in flight until
-/// it is stored: that is what slows fetching down when the database is slow.
+/// its group begins to be stored: that is what slows fetching down when the database is slow.
 pub struct Finished {
     pub job: Job,
     pub delivery: Delivery,

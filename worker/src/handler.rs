@@ -21,11 +21,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
 use crate::alerts::Alerts;
-pub use crate::client::Answer;
-use crate::client::{Client, FetchError};
+use crate::client::{Answer, Client, FetchError};
 use crate::metrics;
 use crate::rate_limit::{Class, Limiter, NoPermit, Permit};
 use crate::settings::Settings;
+use crate::store::archive::{Archive, RawAnswer};
 use crate::store::jobs::{JobRow, LookUps};
 use crate::store::versions::ad_key;
 
@@ -47,7 +47,7 @@ impl Outcome {
     #[must_use]
     pub fn answer_bytes(&self) -> usize {
         match self {
-            Self::Ended(ending) => ending.answer.as_ref().map_or(0, |answer| answer.body().len()),
+            Self::Ended(ending) => ending.answer.as_ref().map_or(0, RawAnswer::total_bytes),
             _ => 0,
         }
     }
@@ -64,7 +64,7 @@ pub struct Ending {
     pub facts: Facts,
     /// The answer that ended it, to be archived; the body of a failed job's goes into quarantine too.
     /// `None`: no complete one came, or the job ended without a request.
-    pub answer: Option<Answer>,
+    pub answer: Option<RawAnswer>,
     /// How the answer's shape differs from what is known.
     pub findings: Vec<Finding>,
 }
@@ -146,7 +146,7 @@ impl Ending {
         requests: Requests,
         failure: Failure,
         detail: String,
-        answer: Option<Answer>,
+        answer: Option<RawAnswer>,
     ) -> Self {
         let failed = Self::without_facts(requests, EndState::Failed, failure.as_str());
         Self { detail: Some(detail), answer, ..failed }
@@ -230,6 +230,7 @@ pub struct Handler {
     look_ups: LookUps,
     limiter: Limiter,
     client: Client,
+    archive: Archive,
     max_retries: u32,
     shutdown: CancellationToken,
     /// Answers that came, to any request of this worker but those to the witness, whose host is another.
@@ -294,12 +295,13 @@ impl Handler {
         pool: PgPool,
         limiter: Limiter,
         client: Client,
+        archive: Archive,
         shutdown: CancellationToken,
     ) -> Self {
         let max_retries = settings.max_retries;
         let (answers, alerts) = (AtomicU64::new(0), Alerts::default());
         let look_ups = LookUps::new(pool);
-        Self { look_ups, limiter, client, max_retries, shutdown, answers, alerts }
+        Self { look_ups, limiter, client, archive, max_retries, shutdown, answers, alerts }
     }
 
     /// Does one job. Never an error: whatever goes wrong is how the job ended.
@@ -442,13 +444,13 @@ impl Handler {
                     self.answers.fetch_add(1, Ordering::Relaxed);
                 }
                 requests.fetched_at = Some(answer.fetched_at);
-                judge_answer(job, answer, requests, patience, &self.alerts)
+                judge_answer(job, answer, requests, patience, &self.archive, &self.alerts)
             }
             Err(error) => {
                 if let FetchError::RateLimited { .. } = error {
                     patience.refused(self.answers.load(Ordering::Relaxed));
                 }
-                judge_error(job, error, requests, patience)
+                judge_error(job, error, requests, patience, &self.archive)
             }
         }
     }
@@ -461,6 +463,7 @@ fn judge_error(
     error: FetchError,
     requests: &mut Requests,
     patience: &mut Patience,
+    archive: &Archive,
 ) -> Next {
     let detail = error.to_string();
     let rejection = match &error {
@@ -492,7 +495,8 @@ fn judge_error(
     }
     let detail = rejection.map_or(detail, |rejection| rejection.to_string());
     tracing::error!(error = detail, work = ?job.work, attempts = requests.attempts, "request failed, the job is given up");
-    Next::End(Ending::failed(requests.clone(), failure, detail, error.into_answer()))
+    let answer = error.into_answer().map(|answer| archive.pack(answer));
+    Next::End(Ending::failed(requests.clone(), failure, detail, answer))
 }
 
 fn backoff(max_times: usize) -> backon::ExponentialBackoff {
@@ -510,6 +514,7 @@ fn judge_answer(
     answer: Answer,
     requests: &mut Requests,
     patience: &mut Patience,
+    archive: &Archive,
     alerts: &Alerts,
 ) -> Next {
     let (facts, findings) = read(job, answer.body());
@@ -518,7 +523,7 @@ fn judge_answer(
         Err(AnswerError::Rejected { .. }) => Vec::new(),
         _ => findings,
     };
-    match judge_facts(job, facts, answer, requests, patience) {
+    match judge_facts(job, facts, answer, requests, patience, archive) {
         Next::End(ending) => {
             measure(job, &ending, alerts);
             Next::End(Ending { findings, ..ending })
@@ -551,13 +556,14 @@ fn judge_facts(
     answer: Answer,
     requests: &mut Requests,
     patience: &mut Patience,
+    archive: &Archive,
 ) -> Next {
     match facts {
         Ok(Facts::Page(page)) if page.ads.len() + page.refusals.len() > MAX_ADS_PER_PAGE => {
             let ads = page.ads.len() + page.refusals.len();
             let detail = format!("the page lists {ads} ads, a page holds {MAX_ADS_PER_PAGE}");
             requests.note(job, Failure::OversizedPage);
-            let answer = Some(answer);
+            let answer = Some(archive.pack(answer));
             Next::End(Ending::failed(requests.clone(), Failure::OversizedPage, detail, answer))
         }
         Ok(Facts::Page(page)) if page.ads.is_empty() && page.refusals.is_empty() => {
@@ -574,7 +580,7 @@ fn judge_facts(
                 return Next::TryAgain(pause);
             }
             let empty = Ending::without_facts(requests.clone(), EndState::Empty, EMPTY_NO_ADS);
-            Next::End(Ending { answer: Some(answer), ..empty })
+            Next::End(Ending { answer: Some(archive.pack(answer)), ..empty })
         }
         Ok(facts) => {
             if let Facts::Advertiser(page) = &facts
@@ -588,7 +594,7 @@ fn judge_facts(
                 detail: None,
                 requests: requests.clone(),
                 facts,
-                answer: Some(answer),
+                answer: Some(archive.pack(answer)),
                 findings: Vec::new(),
             })
         }
@@ -602,7 +608,8 @@ fn judge_facts(
             }
             tracing::error!(%error, work = ?job.work, "unreadable answer");
             let (failure, detail) = (error.failure(), error.to_string());
-            Next::End(Ending::failed(requests.clone(), failure, detail, Some(answer)))
+            let answer = Some(archive.pack(answer));
+            Next::End(Ending::failed(requests.clone(), failure, detail, answer))
         }
     }
 }

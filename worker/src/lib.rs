@@ -57,39 +57,47 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let limiter = rate_limit::Limiter::new(&settings)?;
     let client = client::Client::new(&settings)?;
     let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "worker");
-    let in_hand = settings.jobs_in_hand();
+    let in_flight = settings.jobs_in_flight();
+    let in_hand = in_flight + settings.jobs_being_stored();
     let prefetch = u16::try_from(in_hand).context("MAX_WORKERS")?;
     let queues = [Queue::UrgentJobs, Queue::NormalJobs, Queue::LowJobs];
     let (broker, deliveries) =
         Consumer::start(&settings.broker, &settings.topology, "worker", queues, prefetch);
 
-    let store = store::Store::new(pool.clone(), &settings);
+    let archive = store::archive::Archive::new()?;
+    let store = store::Store::new(pool.clone(), &settings, archive.clone());
     let signs = store::workers::keep_alive(
         pool.clone(),
         settings.clone(),
         limiter.clone(),
-        store.archive(),
+        archive.clone(),
         shutdown.clone(),
     );
     let signs = tokio::spawn(signs);
-    let (finished, to_store) = mpsc::channel(in_hand + consumer::LOW_IN_HAND);
+    let (finished, to_store) = mpsc::channel(in_flight + consumer::LOW_IN_HAND);
     let health = &settings.telemetry.health;
     let storer = storer::Storer::new(
         store,
         publisher.clone(),
-        in_hand,
+        in_flight,
         health.watch("storer", storer::SILENCE_LIMIT),
         shutdown.clone(),
     );
     health::answer(health, &pool, &publisher, &limiter);
     let mut storer = tokio::spawn(storer.run(to_store));
-    let handler =
-        Arc::new(handler::Handler::new(&settings, pool, limiter, client, shutdown.clone()));
+    let handler = Arc::new(handler::Handler::new(
+        &settings,
+        pool,
+        limiter,
+        client,
+        archive,
+        shutdown.clone(),
+    ));
     let working = consumer::run(
         handler,
         deliveries,
         finished,
-        in_hand,
+        in_flight,
         || broker.stop_taking(),
         settings.telemetry.health.watch("consumer", consumer::SILENCE_LIMIT),
         shutdown.clone(),

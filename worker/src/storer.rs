@@ -19,14 +19,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use crate::consumer::{Finished, Place};
+use crate::consumer::Finished;
 use crate::handler::Outcome;
 use crate::metrics;
 use crate::store::{Store, StoreError, Stored, ToStore};
 
 /// Most jobs in one transaction: past this the commit no longer weighs, and a poisoned page holds up
 /// fewer neighbours.
-const MAX_GROUP: usize = 64;
+pub const MAX_GROUP: usize = 64;
 /// Most bytes of answers in one transaction, unless a single one has more: fifty pages, or a few that are
 /// unusually large. What a group packs and binds is held in memory until its commit.
 const MAX_GROUP_BYTES: usize = 4 << 20;
@@ -60,7 +60,6 @@ struct Recorded {
     delivery: Delivery,
     stored: Stored,
     span: Span,
-    _place: Place,
 }
 
 impl Storer {
@@ -109,7 +108,8 @@ impl Storer {
     async fn record(&mut self, group: impl Iterator<Item = Finished>) -> Vec<Recorded> {
         let (mut recorded, mut to_store, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         let mut spent = Vec::new();
-        for Finished { job, delivery, outcome, place, span } in group {
+        // Their places are free: while they are stored as many others are fetched.
+        for Finished { job, delivery, outcome, place: _, span } in group {
             let stored = match outcome {
                 Outcome::Released(requests) => {
                     spent.push((job, requests));
@@ -125,27 +125,25 @@ impl Storer {
                     Stored::EndedElsewhere
                 }
                 Outcome::Ended(ending) => {
-                    waiting.push((delivery, place, span));
+                    waiting.push((delivery, span));
                     to_store.push(ToStore { job, ending: *ending });
                     continue;
                 }
             };
-            recorded.push(Recorded { delivery, stored, span, _place: place });
+            recorded.push(Recorded { delivery, stored, span });
         }
         if let Err(error) = self.store.note_requests(&spent).await {
             tracing::warn!(%error, "requests that came to nothing are missing in the ledger");
         }
         // One transaction, and a span of it in the trace of each of its jobs.
-        let spans: Vec<_> =
-            waiting.iter().map(|(_, _, job)| store_span(job, waiting.len())).collect();
+        let spans: Vec<_> = waiting.iter().map(|(_, job)| store_span(job, waiting.len())).collect();
         let stored = self.store_all(to_store).await;
         drop(spans);
         let pairs = stored.into_iter().zip(waiting);
-        recorded.extend(pairs.map(|(stored, (delivery, place, span))| Recorded {
+        recorded.extend(pairs.map(|(stored, (delivery, span))| Recorded {
             delivery,
             stored,
             span,
-            _place: place,
         }));
         recorded
     }

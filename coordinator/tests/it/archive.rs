@@ -1,6 +1,8 @@
 //! The raw archive is kept within its budget, and its dictionaries as long as they are needed. Days are
 //! told; all lie before the real one.
 
+use std::sync::Arc;
+
 use coordinator::archive::{self, Guard, Training};
 use coordinator::settings::Retention;
 use coordinator::store::Store;
@@ -116,11 +118,11 @@ async fn archive_pages(
     batch: i32,
     on: &str,
     pages: i32,
-    dictionary: Option<&Dictionary>,
+    dictionary: Option<&Arc<Dictionary>>,
 ) {
     for n in 0..pages {
         let transcript = page(n);
-        let content = Packer::new(dictionary).unwrap().pack(&transcript).unwrap();
+        let content = Packer::new(dictionary.cloned()).unwrap().pack(&transcript).unwrap();
         let length = |part: &[u8]| i32::try_from(part.len()).unwrap();
         sqlx::query(
             "WITH job AS (
@@ -133,7 +135,7 @@ async fn archive_pages(
         .bind(day(on))
         .bind(batch)
         .bind(n)
-        .bind(dictionary.map(Dictionary::id))
+        .bind(dictionary.map(|dictionary| dictionary.id()))
         .bind(length(&transcript.request))
         .bind(length(&transcript.headers))
         .bind(length(&transcript.body))
@@ -166,7 +168,7 @@ async fn dictionaries_come_and_go(db: PgPool) {
     assert!(matches!(again, Training::NoBetter(_)), "{again:?}");
 
     // Replaced long ago, but an answer needs it; then none does.
-    let dictionary = Dictionary::load(&db, id).await.unwrap();
+    let dictionary = Arc::new(Dictionary::load(&db, id).await.unwrap());
     let second = batch(&db, "2024-01-02").await;
     archive_pages(&db, second, "2024-01-02", 1, Some(&dictionary)).await;
     run(

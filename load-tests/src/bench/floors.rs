@@ -1,6 +1,7 @@
 //! What nothing could be faster than: the database alone, the broker alone, the parser alone, on the same
 //! rows, messages and answers that a batch had.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -88,10 +89,10 @@ pub(crate) async fn measure(fleet: &Fleet, meter: &Meter, batch: i32) -> Result<
     })?;
     let samples: Vec<Transcript> =
         answers.iter().step_by(4).map(|(_, transcript)| transcript.clone()).take(500).collect();
-    let dictionary = Dictionary::new(&shared::archive::train(&samples)?)?;
+    let dictionary = Arc::new(Dictionary::new(&shared::archive::train(&samples)?)?);
+    let packer = Packer::new(Some(dictionary))?;
     let mut bytes = 0;
     time("packing alone", &mut || {
-        let mut packer = Packer::new(Some(&dictionary))?;
         bytes = 0;
         for (_, transcript) in &answers {
             bytes += packer.pack(transcript)?.len();

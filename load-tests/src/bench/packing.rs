@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hint::black_box;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use load_tests::fleet::Fleet;
@@ -72,10 +73,9 @@ pub(crate) async fn measure(fleet: &Fleet, before: i32, batch: i32) -> Result<Fi
     let samples: Vec<Transcript> =
         before.iter().step_by(step).map(|page| page.transcript.clone()).collect();
     let trained = train(&samples)?;
-    let dictionary = Dictionary::new(&trained)?;
-    let mut packer = Packer::new(Some(&dictionary))?;
+    let packer = Packer::new(Some(Arc::new(Dictionary::new(&trained)?)))?;
     time("as workers do", &mut |_, page, _| Ok(black_box(packer.pack(&page.transcript)?).len()))?;
-    let mut packer = Packer::new(None)?;
+    let packer = Packer::new(None)?;
     time("no dictionary", &mut |_, page, _| Ok(black_box(packer.pack(&page.transcript)?).len()))?;
     for level in LEVELS {
         let prepared = EncoderDictionary::copy(&trained, level);

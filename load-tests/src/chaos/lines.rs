@@ -267,6 +267,9 @@ const CLOSED_NOTHING: i32 = 75;
 
 /// Jobs that a worker has in flight at most: `MAX_WORKERS` of the fleet.
 pub(super) const IN_FLIGHT: i64 = 20;
+/// Jobs that a worker has in hand at most: those in flight, and what 6,000 requests a minute bring while a group is
+/// stored.
+const IN_HAND: i64 = IN_FLIGHT + 10;
 /// Requests per job at most: four tries, and as many again when it is issued again.
 const REQUESTS_PER_JOB: i64 = 8;
 
@@ -282,9 +285,9 @@ impl Line {
     /// What the line may cost with so many workers. Where nothing is killed and no message comes
     /// twice the ledger counts every request.
     pub(super) fn allowed(&self, workers: usize) -> Allowed {
-        let one = 0..=IN_FLIGHT;
+        let one = 0..=IN_HAND;
         // Messages that come twice may be worked on by two workers at once.
-        let all = 0..=IN_FLIGHT * i64::try_from(workers).unwrap_or(i64::MAX);
+        let all = 0..=IN_HAND * i64::try_from(workers).unwrap_or(i64::MAX);
         let is = |step: Step| self.step == Some(step);
         let leader_publishes =
             [DISCOVERING, PLANNED, PUBLISHING, CONFIRMED, EXTENDING].into_iter().any(is);

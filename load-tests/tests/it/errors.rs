@@ -180,6 +180,8 @@ async fn try_row(row: &Row) -> Result<()> {
         ("REQUEST_TIMEOUT_SECONDS", if row.error == "timeout" { "1" } else { "20" }),
         ("MAX_RETRIES", &*MAX_RETRIES.to_string()),
         ("MAX_IN_FLIGHT", "100"),
+        // Some jobs wait in the queue: with none there, and none ended for ten seconds, all would be published again.
+        ("MAX_WORKERS", "10"),
         // The breaker has tests of its own; so has the rate.
         ("BREAKER_FAILURES", "1000"),
         ("MIN_RATE_LIMIT", "6000"),

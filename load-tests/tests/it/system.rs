@@ -1,6 +1,7 @@
 //! The whole system: what a batch leaves in the database, whatever happens while it runs.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -64,6 +65,38 @@ async fn a_killed_worker_costs_nothing() -> Result<()> {
     assert_eq!(fleet.number(NOT_ENDED).await?, 0);
     assert_eq!(fleet.number(DANGLING).await?, 0);
     assert_eq!(fleet.number(LISTED_TWICE).await?, 0);
+    fleet.remove().await
+}
+
+/// While a group is being stored as many jobs as may be in flight are worked on, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_fetches_while_it_stores() -> Result<()> {
+    const IN_FLIGHT: i64 = 5;
+    /// Longest wait for the requests. Generous: it bounds a hang, not a speed.
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let fleet = Fleet::start("--fiats 4 --ads 800").await?;
+    let in_flight = IN_FLIGHT.to_string();
+    let settings = [("INITIAL_RATE_LIMIT", "2000"), ("MAX_WORKERS", in_flight.as_str())];
+    let _worker = fleet.worker("a", &settings)?;
+    let mut coordinator = fleet.coordinator(&[])?;
+    fleet.wait_for("SELECT count(*) FROM pipeline.jobs WHERE state = 'done'", 10).await?;
+    // What a group writes last: from here on none is committed.
+    let mut storing = fleet.pool.begin().await?;
+    sqlx::query("LOCK TABLE pipeline.raw_pages IN SHARE MODE").execute(&mut *storing).await?;
+    let stored = fleet.number("SELECT sum(attempts)::bigint FROM pipeline.jobs").await?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let in_hand = i64::try_from(fleet.requests()?.len())? - stored;
+        assert!(in_hand <= 2 * IN_FLIGHT, "{in_hand} jobs in hand");
+        if in_hand > IN_FLIGHT {
+            break;
+        }
+        assert!(Instant::now() < end, "only {in_hand} jobs in hand");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    storing.rollback().await?;
+    assert_eq!(coordinator.wait().await?.code(), Some(0));
+    fleet.must_equal_truth().await?;
     fleet.remove().await
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use shared::archive::{Dictionary, Transcript, packed_bytes, train};
 
@@ -26,8 +27,8 @@ fn a_dictionary_helps_with_answers_it_has_not_seen() {
     let pages = |pages: Vec<(usize, Transcript)>| pages.into_iter().map(|(_, page)| page);
     let (learnt, held_back): (Vec<_>, Vec<_>) =
         (pages(learnt).collect(), pages(held_back).collect());
-    let dictionary = Dictionary::new(&train(&learnt).unwrap()).unwrap();
+    let dictionary = Arc::new(Dictionary::new(&train(&learnt).unwrap()).unwrap());
     let plain = packed_bytes(&held_back, None).unwrap();
-    let trained = packed_bytes(&held_back, Some(&dictionary)).unwrap();
+    let trained = packed_bytes(&held_back, Some(dictionary)).unwrap();
     assert!(trained * 100 < plain * 80, "{trained} bytes with it, {plain} without");
 }

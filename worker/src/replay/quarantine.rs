@@ -4,6 +4,7 @@
 //! An entry is closed by whatever takes what it holds, be it a retry or a replay. What is refused again stays
 //! open and notes the try.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
@@ -99,7 +100,7 @@ pub(super) async fn settle(
         Entry::of_ad(refusal).insert(connection, key.batch_id, key.ordinal).await?;
     }
     if let (Answer::Failed(reason, detail, body), false) = (answer, is_failure_noted) {
-        let entry = Entry::of_answer(reason, detail, body);
+        let entry = Entry::of_answer(reason, detail, Cow::Borrowed(body));
         entry.insert(connection, key.batch_id, key.ordinal).await?;
     }
     Ok(())

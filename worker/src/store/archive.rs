@@ -4,30 +4,95 @@
 //! (`pipeline.raw_suspensions`), or its day was dropped already. A write that the database refuses stops
 //! the group, as any other: facts whose bytes are lost could never be read again.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use shared::archive::{Dictionary, Packer};
+use chrono::{DateTime, Utc};
+use shared::archive::{ArchiveError, Dictionary, Lengths, Packer, Transcript, unpack};
 use shared::domain::BatchId;
 use shared::exchange::Exchange;
 use shared::exchange::binance::PARSER_VERSION;
 use sqlx::{PgConnection, PgPool};
 
 use super::{JobKey, StoreError, ToStore};
-use crate::handler::{Answer, Facts};
+use crate::client::Answer;
+use crate::handler::Facts;
 use crate::metrics::{self, Archived};
 
+/// An answer as it waits for the transaction of its job: packed, in a tenth of its room.
+#[derive(Debug)]
+pub struct RawAnswer {
+    status: u16,
+    /// When its last byte had arrived.
+    fetched_at: DateTime<Utc>,
+    lengths: Lengths,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Packed {
+        frame: Vec<u8>,
+        dictionary: Option<Arc<Dictionary>>,
+    },
+    /// It can't be packed, so it is not archived.
+    Whole(Transcript),
+}
+
+impl RawAnswer {
+    /// Bytes of request, headers and body.
+    #[must_use]
+    pub fn total_bytes(&self) -> usize {
+        self.lengths.total()
+    }
+
+    /// The body of the answer.
+    pub(super) fn body(&self) -> Result<Cow<'_, [u8]>, ArchiveError> {
+        Ok(match &self.bytes {
+            Bytes::Whole(transcript) => Cow::Borrowed(&transcript.body),
+            Bytes::Packed { frame, dictionary } => {
+                Cow::Owned(unpack(frame, self.lengths, dictionary.as_deref())?.body)
+            }
+        })
+    }
+
+    /// Its frame as this packer makes it. One that was made with another dictionary is packed again: when nothing in the
+    /// archive needs a dictionary that was replaced, it is deleted.
+    fn frame_of(&self, packer: &Packer) -> Result<Cow<'_, [u8]>, Archived> {
+        let Bytes::Packed { frame, dictionary } = &self.bytes else {
+            return Err(Archived::Unpackable);
+        };
+        let id = |dictionary: &Arc<Dictionary>| dictionary.id();
+        if dictionary.as_ref().map(id) == packer.dictionary().map(id) {
+            return Ok(Cow::Borrowed(frame));
+        }
+        let again = unpack(frame, self.lengths, dictionary.as_deref())
+            .and_then(|transcript| packer.pack(&transcript));
+        again.map(Cow::Owned).map_err(|error| {
+            tracing::error!(%error, "an answer can't be packed again, it is not archived");
+            Archived::Unpackable
+        })
+    }
+}
+
 /// What workers must know of the archive; one for all tasks of a worker.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Archive(Arc<Mutex<State>>);
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct State {
     is_suspended: bool,
-    /// The newest one; `None`: none was trained yet.
-    dictionary: Option<Arc<Dictionary>>,
+    /// With the newest dictionary; without, until one was trained.
+    packer: Arc<Packer>,
 }
 
 impl Archive {
+    /// As long as it was not refreshed: not suspended, without a dictionary.
+    pub fn new() -> Result<Self, ArchiveError> {
+        let packer = Arc::new(Packer::new(None)?);
+        Ok(Self(Arc::new(Mutex::new(State { is_suspended: false, packer }))))
+    }
+
     /// Learns whether the archive is suspended, and of a new dictionary.
     pub async fn refresh(&self, pool: &PgPool, exchange: Exchange) -> Result<(), StoreError> {
         let (is_suspended, newest): (bool, Option<i32>) = sqlx::query_as(
@@ -38,11 +103,12 @@ impl Archive {
         .bind(exchange.id())
         .fetch_one(pool)
         .await?;
-        let known = self.state().dictionary;
-        let dictionary = match newest {
-            Some(id) if known.as_ref().is_none_or(|known| known.id() != id) => {
-                match Dictionary::load(pool, id).await {
-                    Ok(dictionary) => Some(Arc::new(dictionary)),
+        let known = self.state().packer;
+        let packer = match newest {
+            Some(id) if known.dictionary().is_none_or(|known| known.id() != id) => {
+                let dictionary = Dictionary::load(pool, id).await.map(Arc::new);
+                match dictionary.and_then(|dictionary| Packer::new(Some(dictionary))) {
+                    Ok(packer) => Arc::new(packer),
                     Err(error) => {
                         tracing::error!(%error, id, "a dictionary can't be used, packing without it");
                         known
@@ -53,7 +119,7 @@ impl Archive {
         };
         let was_suspended = {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *state, State { is_suspended, dictionary }).is_suspended
+            std::mem::replace(&mut *state, State { is_suspended, packer }).is_suspended
         };
         if was_suspended != is_suspended {
             tracing::warn!(is_suspended, "the raw archive was suspended or resumed");
@@ -65,44 +131,48 @@ impl Archive {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The answers of a group as rows; those that nothing keeps are counted by [`Rows::measure`] only.
-    pub(super) fn pack<'a>(&self, group: &[&'a ToStore]) -> Rows<'a> {
-        let State { is_suspended, dictionary } = self.state();
-        let dictionary = dictionary.as_deref();
-        let mut packer = Packer::new(dictionary);
-        let answers = group.iter().filter_map(|one| Some((*one, one.ending.answer.as_ref()?)));
-        let pack = |(one, answer): (&'a ToStore, &'a Answer)| {
-            if is_suspended {
-                return Row { one, answer, content: Err(Archived::Suspended) };
+    /// Packs an answer for the time that it waits.
+    #[must_use]
+    pub fn pack(&self, answer: Answer) -> RawAnswer {
+        let Answer { status, transcript, fetched_at } = answer;
+        let lengths = transcript.lengths();
+        let packer = self.state().packer;
+        let bytes = match packer.pack(&transcript) {
+            Ok(frame) => Bytes::Packed { frame, dictionary: packer.dictionary().cloned() },
+            Err(error) => {
+                tracing::error!(%error, "an answer can't be archived");
+                Bytes::Whole(transcript)
             }
-            let content = match &mut packer {
-                Ok(packer) => packer.pack(&answer.transcript),
-                Err(error) => {
-                    tracing::error!(%error, "nothing can be packed");
-                    return Row { one, answer, content: Err(Archived::Unpackable) };
-                }
-            };
-            let content = content.map_err(|error| {
-                tracing::error!(%error, work = ?one.job.work, "an answer can't be archived");
-                Archived::Unpackable
-            });
+        };
+        RawAnswer { status, fetched_at, lengths, bytes }
+    }
+
+    /// The answers of a group as rows; those that nothing keeps are counted by [`Rows::measure`] only.
+    pub(super) fn rows<'a>(&self, group: &[&'a ToStore]) -> Rows<'a> {
+        let State { is_suspended, packer } = self.state();
+        let answers = group.iter().filter_map(|one| Some((*one, one.ending.answer.as_ref()?)));
+        let row = |(one, answer): (&'a ToStore, &'a RawAnswer)| {
+            let content =
+                if is_suspended { Err(Archived::Suspended) } else { answer.frame_of(&packer) };
             Row { one, answer, content }
         };
-        Rows { rows: answers.map(pack).collect(), dictionary_id: dictionary.map(Dictionary::id) }
+        let dictionary_id = packer.dictionary().map(|dictionary| dictionary.id());
+        Rows { rows: answers.map(row).collect(), dictionary_id }
     }
 }
 
 /// Answers ready to be stored.
 pub(super) struct Rows<'a> {
     rows: Vec<Row<'a>>,
+    /// What all frames were packed with.
     dictionary_id: Option<i32>,
 }
 
 struct Row<'a> {
     one: &'a ToStore,
-    answer: &'a Answer,
-    /// Or why it is not archived.
-    content: Result<Vec<u8>, Archived>,
+    answer: &'a RawAnswer,
+    /// Its frame, or why it is not archived.
+    content: Result<Cow<'a, [u8]>, Archived>,
 }
 
 impl<'a> Rows<'a> {
@@ -127,9 +197,9 @@ impl<'a> Rows<'a> {
         );
         let [statuses, requests, headers, bodies, ads]: [Vec<i32>; 5] = [
             column(|row| i32::from(row.answer.status)),
-            column(|row| length(&row.answer.transcript.request)),
-            column(|row| length(&row.answer.transcript.headers)),
-            column(|row| length(&row.answer.transcript.body)),
+            column(|row| length(row.answer.lengths.request)),
+            column(|row| length(row.answer.lengths.headers)),
+            column(|row| length(row.answer.lengths.body)),
             column(|row| ads(&row.one.ending.facts)),
         ];
         // The day of a late page may have been dropped, or be going.
@@ -194,8 +264,8 @@ impl<'a> Rows<'a> {
     }
 }
 
-fn length(part: &[u8]) -> i32 {
-    i32::try_from(part.len()).unwrap_or(i32::MAX)
+fn length(bytes: usize) -> i32 {
+    i32::try_from(bytes).unwrap_or(i32::MAX)
 }
 
 /// Ads in the body, taken or refused.

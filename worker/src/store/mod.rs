@@ -136,12 +136,12 @@ pub struct Store {
 
 impl Store {
     #[must_use]
-    pub fn new(pool: PgPool, settings: &Settings) -> Self {
+    pub fn new(pool: PgPool, settings: &Settings, archive: Archive) -> Self {
         Self {
             pool,
             worker_id: settings.worker_id.clone(),
             egress_id: settings.egress_id.clone(),
-            archive: Archive::default(),
+            archive,
             batch: None,
             last_read: None,
             advertisers: Advertisers::new(),
@@ -149,12 +149,6 @@ impl Store {
             versions: VersionCache::new(),
             shapes: Shapes::default(),
         }
-    }
-
-    /// What this worker knows of the archive, for whoever looks after it.
-    #[must_use]
-    pub fn archive(&self) -> Archive {
-        self.archive.clone()
     }
 
     /// Stores all of the group or nothing; what became of each job, in order.
@@ -216,7 +210,7 @@ impl Store {
     ) -> Result<HashSet<JobKey>, StoreError> {
         self.begin_batch(group).await?;
         let pages = self.page_rows(group).await?;
-        let mut answers = self.archive.pack(group);
+        let mut answers = self.archive.rows(group);
         let mut tx = self.pool.begin().await?;
         let ended = jobs::end(&mut tx, group, &self.worker_id, &self.egress_id).await?;
         let spent = group.iter().filter(|one| !ended.contains(&one.key())).chain(twice);

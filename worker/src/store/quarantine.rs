@@ -1,5 +1,7 @@
 //! What could not be taken, with its bytes.
 
+use std::borrow::Cow;
+
 use shared::domain::{BatchId, Refusal};
 use shared::exchange::binance::PARSER_VERSION;
 use shared::job::{EndState, Failure};
@@ -28,7 +30,12 @@ fn entries(ending: &Ending) -> Vec<Entry<'_>> {
         (_, Some(answer)) if ending.state == EndState::Failed && !is_void(ending) => {
             let reason = ending.reason.unwrap_or_default();
             let detail = ending.detail.as_deref().unwrap_or_default();
-            vec![Entry::of_answer(reason, detail, answer.body())]
+            let body = answer.body().unwrap_or_else(|error| {
+                // What this worker packed itself a moment ago.
+                tracing::error!(%error, "the body of an answer is lost to quarantine");
+                Cow::default()
+            });
+            vec![Entry::of_answer(reason, detail, body)]
         }
         _ => Vec::new(),
     }
@@ -48,11 +55,11 @@ pub(crate) struct Entry<'a> {
     reason: &'static str,
     field: Option<&'a str>,
     detail: &'a str,
-    body: &'a [u8],
+    body: Cow<'a, [u8]>,
 }
 
 impl<'a> Entry<'a> {
-    pub(crate) fn of_answer(reason: &'static str, detail: &'a str, body: &'a [u8]) -> Self {
+    pub(crate) fn of_answer(reason: &'static str, detail: &'a str, body: Cow<'a, [u8]>) -> Self {
         Self { scope: "answer", position: None, adv_no: None, reason, field: None, detail, body }
     }
 
@@ -65,7 +72,7 @@ impl<'a> Entry<'a> {
             reason: refusal.reason.as_str(),
             field: refusal.field.as_deref(),
             detail: &refusal.detail,
-            body: &refusal.raw,
+            body: Cow::Borrowed(&refusal.raw),
         }
     }
 
@@ -96,7 +103,7 @@ impl<'a> Entry<'a> {
         .bind(self.field)
         .bind(self.detail.replace('\0', "\u{fffd}"))
         .bind(PARSER_VERSION)
-        .bind(self.body)
+        .bind(self.body.as_ref())
         .execute(connection)
         .await?;
         Ok(())

@@ -10,6 +10,7 @@ use shared::domain::{Ad, BatchId};
 use shared::job::Job;
 use sqlx::{PgPool, Row};
 use worker::store::Store;
+use worker::store::archive::Archive;
 
 use crate::identity::{ad, advertiser, page_of};
 use crate::settings;
@@ -138,7 +139,7 @@ fn shown(ad: &Ad) -> String {
 }
 
 /// Enters a job of market 1 into the ledger, as published.
-async fn publish(pool: &PgPool, job: &Job) {
+pub(crate) async fn publish(pool: &PgPool, job: &Job) {
     sqlx::query(
         "INSERT INTO pipeline.jobs (day, batch_id, ordinal, kind, market_id, page, urgent, ads_expected, state,
                                     planned_at, expires_at)
@@ -163,7 +164,7 @@ async fn what_the_database_lost_is_stored_again(pool: PgPool) {
         .execute(&pool)
         .await
         .unwrap();
-    let mut store = Store::new(pool.clone(), &settings(&[]));
+    let mut store = Store::new(pool.clone(), &settings(&[]), Archive::new().unwrap());
     for (batch, is_lost, new_versions) in
         [(1, false, 1), (2, true, 0), (3, false, 1), (4, false, 0)]
     {
@@ -199,7 +200,7 @@ async fn whatever_is_told_is_read_back(pool: PgPool) {
     let at = Utc::now();
     let mut runner = TestRunner::deterministic();
     let mut sent = Vec::new();
-    let mut store = Store::new(pool.clone(), &settings(&[]));
+    let mut store = Store::new(pool.clone(), &settings(&[]), Archive::new().unwrap());
     sqlx::query("SELECT pipeline.make_partitions($1, $1)")
         .bind(at.date_naive())
         .execute(&pool)

@@ -8,6 +8,7 @@ use shared::exchange::binance::Page;
 use shared::job::{EndState, Job, MESSAGE_VERSION, Work};
 use sqlx::PgPool;
 use worker::handler::{Ending, Facts, Requests};
+use worker::store::archive::Archive;
 use worker::store::{Store, ToStore};
 
 use crate::settings;
@@ -140,8 +141,8 @@ async fn last_number(pool: &PgPool, sequence: &str) -> i64 {
 #[sqlx::test(migrations = "../migrations")]
 async fn an_identity_that_comes_back_is_a_new_version(pool: PgPool) {
     let settings = settings(&[]);
-    let mut old = Store::new(pool.clone(), &settings);
-    let mut other = Store::new(pool.clone(), &settings);
+    let mut old = Store::new(pool.clone(), &settings, Archive::new().unwrap());
+    let mut other = Store::new(pool.clone(), &settings, Archive::new().unwrap());
     let start = Utc::now() - TimeDelta::hours(1);
     let at = |minutes| start + TimeDelta::minutes(minutes);
     old.store(&[page(advertiser("first", 1), at(0))]).await.unwrap();
@@ -166,7 +167,7 @@ async fn cold_caches_use_up_no_numbers(pool: PgPool) {
     let settings = settings(&[]);
     let start = Utc::now() - TimeDelta::hours(1);
     for minute in 0..5 {
-        let mut cold = Store::new(pool.clone(), &settings);
+        let mut cold = Store::new(pool.clone(), &settings, Archive::new().unwrap());
         let seen = advertiser("first", i32::try_from(minute).unwrap());
         cold.store(&[page(seen, start + TimeDelta::minutes(minute))]).await.unwrap();
     }

@@ -5,6 +5,7 @@
     reason = "clippy.toml allows it in test functions; these are their helpers"
 )]
 
+mod archive;
 mod binary;
 mod client;
 mod contents;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use worker::client::Client;
 use worker::handler::{Handler, Outcome};
 use worker::rate_limit::{Class, Limiter};
+use worker::store::archive::Archive;
 
 use crate::settings;
 
@@ -39,7 +40,14 @@ async fn a_job_done_meanwhile_takes_no_slot(pool: PgPool) {
     let settings = settings(&[]);
     let (limiter, shutdown) = (Limiter::new(&settings).unwrap(), CancellationToken::new());
     let client = Client::new(&settings).unwrap();
-    let handler = Handler::new(&settings, pool.clone(), limiter.clone(), client, shutdown.clone());
+    let handler = Handler::new(
+        &settings,
+        pool.clone(),
+        limiter.clone(),
+        client,
+        Archive::new().unwrap(),
+        shutdown.clone(),
+    );
     let handler = Arc::new(handler);
     let job = Job {
         version: MESSAGE_VERSION,

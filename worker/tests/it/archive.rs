@@ -1,0 +1,74 @@
+//! What waits for its transaction is packed already.
+
+use chrono::Utc;
+use shared::archive::{Dictionary, Lengths, Transcript, train, unpack};
+use shared::domain::BatchId;
+use shared::exchange::Exchange;
+use sqlx::PgPool;
+use worker::client::Answer;
+use worker::store::Store;
+use worker::store::archive::Archive;
+
+use crate::contents::publish;
+use crate::identity::{ad, advertiser, page_of};
+use crate::settings;
+
+fn transcript(number: usize) -> Transcript {
+    let body = format!("{{\"advNo\":\"{number}\",\"asset\":\"USDT\",\"fiat\":\"VES\"}}");
+    let request = b"POST /search\n{}".to_vec();
+    Transcript { request, headers: b"content-type: application/json".to_vec(), body: body.into() }
+}
+
+/// A dictionary that comes while an answer waits, after which the one of before may be deleted: the answer is
+/// stored with the new one, and its bytes are what they were.
+#[sqlx::test(migrations = "../migrations")]
+async fn what_waits_is_packed_with_the_dictionary_of_its_transaction(pool: PgPool) {
+    let at = Utc::now();
+    sqlx::query("SELECT pipeline.make_partitions($1, $1)")
+        .bind(at.date_naive())
+        .execute(&pool)
+        .await
+        .unwrap();
+    let archive = Archive::new().unwrap();
+    let mut store = Store::new(pool.clone(), &settings(&[]), archive.clone());
+    for batch in 1..=3_u16 {
+        let mut one = page_of(vec![ad(advertiser("somebody", 1))], at);
+        one.job.batch_id = BatchId::new(at.date_naive(), batch.into()).unwrap();
+        publish(&pool, &one.job).await;
+        // Packed with the dictionary of the batch before, if there was any.
+        let sent = transcript(batch.into());
+        let answer = Answer { status: 200, transcript: sent.clone(), fetched_at: at };
+        one.ending.answer = Some(archive.pack(answer));
+        let samples: Vec<Transcript> =
+            (0..500).map(|number| transcript(number * usize::from(batch) + 10)).collect();
+        let content = train(&samples).unwrap();
+        let trained = Dictionary::new(&content).unwrap().id();
+        sqlx::query(
+            "INSERT INTO pipeline.raw_dictionaries
+                    (dictionary_id, exchange_id, content, trained_at, samples, test_ads, test_bytes,
+                     test_bytes_plain, test_bytes_trained)
+             VALUES ($1, $2, $3, clock_timestamp(), 1, 1, 1, 1, 1)",
+        )
+        .bind(trained)
+        .bind(Exchange::Binance.id())
+        .bind(content)
+        .execute(&pool)
+        .await
+        .unwrap();
+        let (day, raw) = (one.job.batch_id.day(), one.job.batch_id.raw());
+        store.store(&[one]).await.unwrap();
+        let (id, request, headers, body, content): (Option<i32>, i32, i32, i32, Vec<u8>) = sqlx::query_as(
+            "SELECT dictionary_id, request_bytes, headers_bytes, body_bytes, content FROM pipeline.raw_pages
+              WHERE day = $1 AND batch_id = $2",
+        )
+        .bind(day)
+        .bind(raw)
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+        assert_eq!(id, Some(trained), "batch {batch}");
+        let dictionary = Dictionary::load(&pool, trained).await.unwrap();
+        let lengths = Lengths::from_columns(request, headers, body).unwrap();
+        assert_eq!(unpack(&content, lengths, Some(&dictionary)).unwrap(), sent, "batch {batch}");
+    }
+}
