@@ -6,10 +6,12 @@
 
 # Not by `cargo run -p`: with one package's features alone most dependencies would be built once more.
 BUILD := cargo build --workspace --locked
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BIN := $(TARGET)/debug
 
 # Speed is that of release builds. Reads RUNS, JSON, and BEFORE: a directory with other programs to measure in turn.
 RELEASE := cargo build --release --locked -p worker -p coordinator -p cli -p load-tests
-BENCH := target/release/bench $(if $(JSON),--json)
+BENCH := $(TARGET)/release/bench $(if $(JSON),--json)
 
 SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/e2e dev/fuzz dev/security dev/upgrade dev/monitoring dev/backup-test dev/image dev/env dev/broker-users dev/compose dev/chart dev/lib.sh monitoring/alertmanager/configure .ci/run
 
@@ -20,26 +22,26 @@ demo: ## Two batches over a simulated market, proven equal (LIVE=1: one small ba
 	@LIVE=$(LIVE) dev/demo
 
 test: ## All tests, against servers of this clone that are stopped again if they were not running
-	@dev/stack run sh -c 'cargo test --workspace --locked && target/debug/chaos --short && target/debug/month --days 3 --ads 1500 --fiats 12 --plans-only --database p2p_short'
+	@dev/stack run sh -c 'cargo test --workspace --locked && $(BIN)/chaos --short && $(BIN)/month --days 3 --ads 1500 --fiats 12 --plans-only --database p2p_short'
 
 chaos: ## Faults at every step of a batch (SEED=7 ROUNDS=3 ONLY=redis), about 40 minutes a round
 	@$(BUILD)
-	@dev/stack run target/debug/chaos
+	@dev/stack run $(BIN)/chaos
 
 limits: ## Proof that the fleet finds an exchange's limit, uses it, and is not refused: about four minutes
 	@$(BUILD) --quiet
-	@dev/stack run target/debug/limits
+	@dev/stack run $(BIN)/limits
 
 scale: ## A thousand workers on one limiter and one queue, and what that costs Redis and RabbitMQ: about two minutes
 	@$(BUILD) --quiet
-	@dev/stack run target/debug/scale
+	@dev/stack run $(BIN)/scale
 
 e2e: ## Status page in a real Chromium, dashboards and alerts in a real Prometheus (PARTS="alerts --every-alert")
 	@dev/stack run dev/e2e $(PARTS)
 
 month: ## 30 days of the whole market in a database, and every documented question timed (DAYS=30)
 	@$(BUILD)
-	@dev/stack run target/debug/month --days $(or $(DAYS),30)
+	@dev/stack run $(BIN)/month --days $(or $(DAYS),30)
 
 bench: ## Ads a second from end to end, CPU by process, floors and storage (RUNS=3, JSON=1, BEFORE=directory of other programs)
 	@$(RELEASE)
@@ -87,8 +89,8 @@ chart: ## Render the Helm chart with Helm 3 and 4 and judge the objects, hostile
 
 settings: ## Make docs/CONFIGURATION.md and .env.example from what the programs read
 	@cargo build -p cli --locked --quiet
-	@target/debug/p2p settings > docs/CONFIGURATION.md
-	@{ target/debug/p2p settings --env; echo; sed -n '/^# --- alerts ---/,$$p' .env.example; } > .env.example.new
+	@$(BIN)/p2p settings > docs/CONFIGURATION.md
+	@{ $(BIN)/p2p settings --env; echo; sed -n '/^# --- alerts ---/,$$p' .env.example; } > .env.example.new
 	@mv .env.example.new .env.example
 
 security: ## Dependencies, advisories, SBOM, secrets, SQL made of strings; says what could not be checked

@@ -38,13 +38,18 @@ SELECT e.exchange_name,
        now() - p.fetched_at AS age,
        lb.verdict AS book_verdict
   FROM warehouse.latest_books lb
+  JOIN warehouse.books b ON b.day = lb.day AND b.batch_id = lb.batch_id AND b.market_id = lb.market_id
   JOIN warehouse.dim_markets m ON m.market_id = lb.market_id
   JOIN warehouse.dim_exchanges e ON e.exchange_id = m.exchange_id
   JOIN warehouse.dim_fiat_currencies f ON f.fiat_id = m.fiat_id
   JOIN warehouse.dim_cryptocurrencies c ON c.crypto_id = m.crypto_id
- CROSS JOIN LATERAL (SELECT * FROM warehouse.book_pages p
+ CROSS JOIN LATERAL (SELECT p.day, p.page, p.fetched_at, p.promoted_position, p.duplicate_positions, p.offer_ids, p.active_minutes
+                       FROM warehouse.book_pages p
                       WHERE p.day = lb.day AND p.batch_id = lb.batch_id AND p.market_id = lb.market_id OFFSET 0) p
  CROSS JOIN LATERAL unnest(p.offer_ids) WITH ORDINALITY AS l (id, position)
- CROSS JOIN LATERAL (SELECT * FROM warehouse.offer_contents v WHERE v.day = p.day AND v.id = l.id OFFSET 0) v
- CROSS JOIN LATERAL (SELECT * FROM warehouse.dim_advertisers a WHERE a.advertiser_sk = v.advertiser_sk OFFSET 0) a
+ CROSS JOIN LATERAL (SELECT v.id, v.adv_no, v.price, v.available_amount, v.tradable_quantity, v.min_limit, v.max_limit, v.dynamic_max_limit,
+                            v.pay_time_limit_minutes, v.payment_method_ids, v.classify, v.advertiser_sk
+                       FROM warehouse.offer_contents v WHERE v.day = p.day AND v.id = l.id OFFSET 0) v
+ CROSS JOIN LATERAL (SELECT a.advertiser, a.user_no, a.is_merchant, a.month_order_count, a.completion_rate, a.positive_rate
+                       FROM warehouse.dim_advertisers a WHERE a.advertiser_sk = v.advertiser_sk OFFSET 0) a
  WHERE p.duplicate_positions IS NULL OR l.position <> ALL (p.duplicate_positions);

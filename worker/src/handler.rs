@@ -495,7 +495,7 @@ fn judge_error(
     }
     let detail = rejection.map_or(detail, |rejection| rejection.to_string());
     tracing::error!(error = detail, work = ?job.work, attempts = requests.attempts, "request failed, the job is given up");
-    let answer = error.into_answer().map(|answer| archive.pack(answer));
+    let answer = error.into_answer().map(|answer| archive.pack(&job.work, answer));
     Next::End(Ending::failed(requests.clone(), failure, detail, answer))
 }
 
@@ -563,7 +563,7 @@ fn judge_facts(
             let ads = page.ads.len() + page.refusals.len();
             let detail = format!("the page lists {ads} ads, a page holds {MAX_ADS_PER_PAGE}");
             requests.note(job, Failure::OversizedPage);
-            let answer = Some(archive.pack(answer));
+            let answer = Some(archive.pack(&job.work, answer));
             Next::End(Ending::failed(requests.clone(), Failure::OversizedPage, detail, answer))
         }
         Ok(Facts::Page(page)) if page.ads.is_empty() && page.refusals.is_empty() => {
@@ -580,7 +580,7 @@ fn judge_facts(
                 return Next::TryAgain(pause);
             }
             let empty = Ending::without_facts(requests.clone(), EndState::Empty, EMPTY_NO_ADS);
-            Next::End(Ending { answer: Some(archive.pack(answer)), ..empty })
+            Next::End(Ending { answer: Some(archive.pack(&job.work, answer)), ..empty })
         }
         Ok(facts) => {
             if let Facts::Advertiser(page) = &facts
@@ -594,7 +594,7 @@ fn judge_facts(
                 detail: None,
                 requests: requests.clone(),
                 facts,
-                answer: Some(archive.pack(answer)),
+                answer: Some(archive.pack(&job.work, answer)),
                 findings: Vec::new(),
             })
         }
@@ -608,7 +608,7 @@ fn judge_facts(
             }
             tracing::error!(%error, work = ?job.work, "unreadable answer");
             let (failure, detail) = (error.failure(), error.to_string());
-            let answer = Some(archive.pack(answer));
+            let answer = Some(archive.pack(&job.work, answer));
             Next::End(Ending::failed(requests.clone(), failure, detail, answer))
         }
     }

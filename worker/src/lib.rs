@@ -58,7 +58,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
     let client = client::Client::new(&settings)?;
     let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "worker");
     let in_flight = settings.jobs_in_flight();
-    let in_hand = in_flight + settings.jobs_being_stored();
+    let in_hand = in_flight + settings.jobs_taken_ahead();
     let prefetch = u16::try_from(in_hand).context("MAX_WORKERS")?;
     let queues = [Queue::UrgentJobs, Queue::NormalJobs, Queue::LowJobs];
     let (broker, deliveries) =

@@ -116,8 +116,12 @@ pub fn describe() {
         Unit::Seconds,
         "Time from the publication of a job to its beginning; again if it is delivered again"
     );
-    describe_gauge!(IN_FLIGHT, Unit::Count, "Jobs in hand, until they are stored");
-    describe_gauge!(LIMIT, Unit::Count, "Most jobs in hand");
+    describe_gauge!(
+        IN_FLIGHT,
+        Unit::Count,
+        "Jobs in flight, until their group begins to be stored"
+    );
+    describe_gauge!(LIMIT, Unit::Count, "Most jobs in flight");
     describe_histogram!(
         REQUESTS,
         Unit::Seconds,
@@ -220,13 +224,13 @@ pub fn wrote(took: Duration) {
     histogram!(WRITES_ALIAS).record(took.as_secs_f64());
 }
 
-/// The most jobs that this worker has in hand.
+/// The most jobs that this worker has in flight.
 pub fn limit(jobs: usize) {
     gauge!(LIMIT).set(u32::try_from(jobs).unwrap_or(u32::MAX));
     gauge!(IN_FLIGHT).set(0);
 }
 
-/// A job in hand, until this is dropped.
+/// A job in flight, until this is dropped.
 #[derive(Debug)]
 pub struct InFlight(());
 

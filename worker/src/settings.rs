@@ -110,10 +110,10 @@ impl Settings {
     }
 }
 
-/// What a worker takes from the queue at most, in seconds of the highest rate: enough for answers that
+/// What a worker has in flight at most, in seconds of the highest rate: enough for answers that
 /// take two seconds, and few enough that a book, whose pages stand together in the queue, is read as one
 /// burst and not in as many places as there are workers.
-const IN_HAND_SECS: u64 = 3;
+const IN_FLIGHT_SECS: u64 = 3;
 /// What a group of pages takes to be stored under load, in milliseconds. Jobs that come meanwhile are taken besides those
 /// in flight: they wait for a place, where others might have them, so there are no more than needed.
 const STORED_MILLIS: u64 = 100;
@@ -122,15 +122,15 @@ impl Settings {
     /// Jobs that a worker has in flight at once, at most `max_workers`.
     #[must_use]
     pub fn jobs_in_flight(&self) -> usize {
-        let fed = (u64::from(self.rate_limit.max_per_minute) * IN_HAND_SECS).div_ceil(60).max(2);
+        let fed = (u64::from(self.rate_limit.max_per_minute) * IN_FLIGHT_SECS).div_ceil(60).max(2);
         usize::try_from(fed).unwrap_or(usize::MAX).min(self.max_workers)
     }
 
-    /// Jobs that it takes from the queue besides: what goes on being fetched while a group is stored.
+    /// Jobs that it takes from each queue besides: what goes on being fetched while a group is stored.
     #[must_use]
-    pub fn jobs_being_stored(&self) -> usize {
+    pub fn jobs_taken_ahead(&self) -> usize {
         let fed = u64::from(self.rate_limit.max_per_minute) * STORED_MILLIS / 60_000;
-        let most = self.jobs_in_flight().min(MAX_GROUP);
+        let most = self.jobs_in_flight().div_ceil(2).min(MAX_GROUP);
         usize::try_from(fed).unwrap_or(usize::MAX).clamp(1, most)
     }
 }
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_jobs_are_taken_than_the_rate_feeds() {
+    fn no_more_jobs_are_in_flight_than_the_rate_feeds() {
         assert_eq!(read([]).unwrap().jobs_in_flight(), 10);
         assert_eq!(read([("MAX_RATE_LIMIT", "6000")]).unwrap().jobs_in_flight(), 20);
         assert_eq!(read([("MAX_WORKERS", "1")]).unwrap().jobs_in_flight(), 1);
@@ -277,15 +277,15 @@ mod tests {
 
     /// What no worker works on yet is for others to take; where storing keeps up it need not be there.
     #[test]
-    fn what_is_taken_besides_is_what_comes_while_a_group_is_stored() {
+    fn what_is_taken_ahead_is_what_comes_while_a_group_is_stored() {
         let of = |rate, workers| {
             let settings = read([("MAX_RATE_LIMIT", rate), ("MAX_WORKERS", workers)]);
-            settings.unwrap().jobs_being_stored()
+            settings.unwrap().jobs_taken_ahead()
         };
         assert_eq!(of("200", "20"), 1);
         assert_eq!(of("6000", "20"), 10);
-        assert_eq!(of("6000", "5"), 5);
-        assert_eq!(of("1000000", "50"), 50);
+        assert_eq!(of("6000", "5"), 3);
+        assert_eq!(of("1000000", "50"), 25);
         assert_eq!(of("1000000", "500"), MAX_GROUP);
     }
 

@@ -28,9 +28,9 @@ use crate::store::{Store, StoreError, Stored, ToStore};
 /// fewer neighbours.
 pub const MAX_GROUP: usize = 64;
 /// Most bytes of answers in one transaction, unless a single one has more: fifty pages, or a few that are
-/// unusually large. What a group packs and binds is held in memory until its commit.
+/// unusually large. Counted before they were packed: what was read of them is as large, and is held until the commit.
 const MAX_GROUP_BYTES: usize = 4 << 20;
-/// Of the jobs in flight, how many make a group that waits for no others: the rest is being fetched while it is stored.
+/// Of the jobs in flight, how many make a group that waits for no others: the last ones would keep all waiting.
 const ENOUGH_PERCENT: usize = 80;
 /// Longest wait for them.
 const LINGER: Duration = Duration::from_millis(20);
@@ -63,7 +63,7 @@ struct Recorded {
 }
 
 impl Storer {
-    /// For jobs of which `max_in_flight` are in hand at most.
+    /// For jobs of which `max_in_flight` are in flight at most.
     #[must_use]
     pub fn new(
         store: Store,

@@ -73,7 +73,7 @@ pub(crate) async fn draw(load: &Load, batches: usize, directory: &Path) -> Resul
     }
     let picture = svg(
         "Ads a second by jobs in flight in one worker",
-        "MAX_WORKERS (the prefetch)",
+        "jobs in flight (MAX_WORKERS)",
         "ads/s",
         &[curve("steady state", by_hand)],
     );

@@ -267,9 +267,8 @@ const CLOSED_NOTHING: i32 = 75;
 
 /// Jobs that a worker has in flight at most: `MAX_WORKERS` of the fleet.
 pub(super) const IN_FLIGHT: i64 = 20;
-/// Jobs that a worker has in hand at most: those in flight, and what 6,000 requests a minute bring while a group is
-/// stored.
-const IN_HAND: i64 = IN_FLIGHT + 10;
+/// Jobs that a worker has in hand at most: those in flight, and a group of as many that is being stored.
+const IN_HAND: i64 = 2 * IN_FLIGHT;
 /// Requests per job at most: four tries, and as many again when it is issued again.
 const REQUESTS_PER_JOB: i64 = 8;
 
@@ -293,7 +292,7 @@ impl Line {
             [DISCOVERING, PLANNED, PUBLISHING, CONFIRMED, EXTENDING].into_iter().any(is);
         let beyond = match self.fault {
             // What was held on its way when the process stopped is counted and was not seen.
-            Fault::Stop | Fault::Pause if is(REQUEST) => -IN_FLIGHT..=IN_FLIGHT,
+            Fault::Stop | Fault::Pause if is(REQUEST) => -IN_FLIGHT..=IN_HAND,
             Fault::Kill | Fault::Stop if leader_publishes => all,
             Fault::Kill | Fault::Stop | Fault::Pause
                 if self.step.is_some_and(|step| step.role == Coordinator) =>

@@ -34,7 +34,7 @@ struct Cli {
 
 /// Requests a minute that an egress grants: the highest rate that is set by default.
 const PER_MINUTE: u32 = 200;
-/// Jobs that a worker holds: the default of `MAX_WORKERS`.
+/// Jobs that a worker takes from the queue: the default of `MAX_WORKERS`, more than that rate feeds.
 const PREFETCH: u16 = 20;
 
 #[tokio::main]

@@ -74,6 +74,8 @@ async fn a_worker_fetches_while_it_stores() -> Result<()> {
     const IN_FLIGHT: i64 = 5;
     /// Longest wait for the requests. Generous: it bounds a hang, not a speed.
     const PATIENCE: Duration = Duration::from_secs(20);
+    /// How long no more must come: a worker without a bound would send thirty requests meanwhile.
+    const SILENCE: Duration = Duration::from_secs(1);
     let fleet = Fleet::start("--fiats 4 --ads 800").await?;
     let in_flight = IN_FLIGHT.to_string();
     let settings = [("INITIAL_RATE_LIMIT", "2000"), ("MAX_WORKERS", in_flight.as_str())];
@@ -84,16 +86,14 @@ async fn a_worker_fetches_while_it_stores() -> Result<()> {
     let mut storing = fleet.pool.begin().await?;
     sqlx::query("LOCK TABLE pipeline.raw_pages IN SHARE MODE").execute(&mut *storing).await?;
     let stored = fleet.number("SELECT sum(attempts)::bigint FROM pipeline.jobs").await?;
+    let in_hand = || anyhow::Ok(i64::try_from(fleet.requests()?.len())? - stored);
     let end = Instant::now() + PATIENCE;
-    loop {
-        let in_hand = i64::try_from(fleet.requests()?.len())? - stored;
-        assert!(in_hand <= 2 * IN_FLIGHT, "{in_hand} jobs in hand");
-        if in_hand > IN_FLIGHT {
-            break;
-        }
-        assert!(Instant::now() < end, "only {in_hand} jobs in hand");
+    while in_hand()? <= IN_FLIGHT {
+        assert!(Instant::now() < end, "only {} jobs in hand", in_hand()?);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    tokio::time::sleep(SILENCE).await;
+    assert!(in_hand()? <= 2 * IN_FLIGHT, "{} jobs in hand", in_hand()?);
     storing.rollback().await?;
     assert_eq!(coordinator.wait().await?.code(), Some(0));
     fleet.must_equal_truth().await?;

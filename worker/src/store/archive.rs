@@ -12,6 +12,7 @@ use shared::archive::{ArchiveError, Dictionary, Lengths, Packer, Transcript, unp
 use shared::domain::BatchId;
 use shared::exchange::Exchange;
 use shared::exchange::binance::PARSER_VERSION;
+use shared::job::Work;
 use sqlx::{PgConnection, PgPool};
 
 use super::{JobKey, StoreError, ToStore};
@@ -58,7 +59,7 @@ impl RawAnswer {
 
     /// Its frame as this packer makes it. One that was made with another dictionary is packed again: when nothing in the
     /// archive needs a dictionary that was replaced, it is deleted.
-    fn frame_of(&self, packer: &Packer) -> Result<Cow<'_, [u8]>, Archived> {
+    fn frame_of(&self, packer: &Packer, work: &Work) -> Result<Cow<'_, [u8]>, Archived> {
         let Bytes::Packed { frame, dictionary } = &self.bytes else {
             return Err(Archived::Unpackable);
         };
@@ -69,7 +70,7 @@ impl RawAnswer {
         let again = unpack(frame, self.lengths, dictionary.as_deref())
             .and_then(|transcript| packer.pack(&transcript));
         again.map(Cow::Owned).map_err(|error| {
-            tracing::error!(%error, "an answer can't be packed again, it is not archived");
+            tracing::error!(%error, ?work, "an answer can't be packed again, it is not archived");
             Archived::Unpackable
         })
     }
@@ -133,14 +134,14 @@ impl Archive {
 
     /// Packs an answer for the time that it waits.
     #[must_use]
-    pub fn pack(&self, answer: Answer) -> RawAnswer {
+    pub fn pack(&self, work: &Work, answer: Answer) -> RawAnswer {
         let Answer { status, transcript, fetched_at } = answer;
         let lengths = transcript.lengths();
         let packer = self.state().packer;
         let bytes = match packer.pack(&transcript) {
             Ok(frame) => Bytes::Packed { frame, dictionary: packer.dictionary().cloned() },
             Err(error) => {
-                tracing::error!(%error, "an answer can't be archived");
+                tracing::error!(%error, ?work, "an answer can't be archived");
                 Bytes::Whole(transcript)
             }
         };
@@ -152,8 +153,11 @@ impl Archive {
         let State { is_suspended, packer } = self.state();
         let answers = group.iter().filter_map(|one| Some((*one, one.ending.answer.as_ref()?)));
         let row = |(one, answer): (&'a ToStore, &'a RawAnswer)| {
-            let content =
-                if is_suspended { Err(Archived::Suspended) } else { answer.frame_of(&packer) };
+            let content = if is_suspended {
+                Err(Archived::Suspended)
+            } else {
+                answer.frame_of(&packer, &one.job.work)
+            };
             Row { one, answer, content }
         };
         let dictionary_id = packer.dictionary().map(|dictionary| dictionary.id());

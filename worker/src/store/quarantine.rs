@@ -30,12 +30,15 @@ fn entries(ending: &Ending) -> Vec<Entry<'_>> {
         (_, Some(answer)) if ending.state == EndState::Failed && !is_void(ending) => {
             let reason = ending.reason.unwrap_or_default();
             let detail = ending.detail.as_deref().unwrap_or_default();
-            let body = answer.body().unwrap_or_else(|error| {
-                // What this worker packed itself a moment ago.
-                tracing::error!(%error, "the body of an answer is lost to quarantine");
-                Cow::default()
-            });
-            vec![Entry::of_answer(reason, detail, body)]
+            match answer.body() {
+                Ok(body) => vec![Entry::of_answer(reason, detail, body)],
+                // What this worker packed itself a moment ago. The job's end must not be lost for it.
+                Err(error) => {
+                    tracing::error!(%error, "the body of an answer is lost");
+                    let detail = Cow::Owned(format!("{detail} (its body is lost: {error})"));
+                    vec![Entry { detail, ..Entry::of_answer(reason, "", Cow::default()) }]
+                }
+            }
         }
         _ => Vec::new(),
     }
@@ -54,13 +57,21 @@ pub(crate) struct Entry<'a> {
     adv_no: Option<&'a str>,
     reason: &'static str,
     field: Option<&'a str>,
-    detail: &'a str,
+    detail: Cow<'a, str>,
     body: Cow<'a, [u8]>,
 }
 
 impl<'a> Entry<'a> {
     pub(crate) fn of_answer(reason: &'static str, detail: &'a str, body: Cow<'a, [u8]>) -> Self {
-        Self { scope: "answer", position: None, adv_no: None, reason, field: None, detail, body }
+        Self {
+            scope: "answer",
+            position: None,
+            adv_no: None,
+            reason,
+            field: None,
+            detail: Cow::Borrowed(detail),
+            body,
+        }
     }
 
     pub(crate) fn of_ad(refusal: &'a Refusal) -> Self {
@@ -71,7 +82,7 @@ impl<'a> Entry<'a> {
             adv_no: refusal.adv_no.as_deref().filter(|text| !text.contains('\0')),
             reason: refusal.reason.as_str(),
             field: refusal.field.as_deref(),
-            detail: &refusal.detail,
+            detail: Cow::Borrowed(&refusal.detail),
             body: Cow::Borrowed(&refusal.raw),
         }
     }

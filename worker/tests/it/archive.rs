@@ -38,7 +38,7 @@ async fn what_waits_is_packed_with_the_dictionary_of_its_transaction(pool: PgPoo
         // Packed with the dictionary of the batch before, if there was any.
         let sent = transcript(batch.into());
         let answer = Answer { status: 200, transcript: sent.clone(), fetched_at: at };
-        one.ending.answer = Some(archive.pack(answer));
+        one.ending.answer = Some(archive.pack(&one.job.work, answer));
         let samples: Vec<Transcript> =
             (0..500).map(|number| transcript(number * usize::from(batch) + 10)).collect();
         let content = train(&samples).unwrap();
@@ -55,6 +55,11 @@ async fn what_waits_is_packed_with_the_dictionary_of_its_transaction(pool: PgPoo
         .execute(&pool)
         .await
         .unwrap();
+        sqlx::query("DELETE FROM pipeline.raw_dictionaries WHERE dictionary_id <> $1")
+            .bind(trained)
+            .execute(&pool)
+            .await
+            .unwrap();
         let (day, raw) = (one.job.batch_id.day(), one.job.batch_id.raw());
         store.store(&[one]).await.unwrap();
         let (id, request, headers, body, content): (Option<i32>, i32, i32, i32, Vec<u8>) = sqlx::query_as(
