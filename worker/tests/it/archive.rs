@@ -11,7 +11,7 @@ use worker::store::archive::Archive;
 
 use crate::contents::publish;
 use crate::identity::{ad, advertiser, page_of};
-use crate::settings;
+use crate::{make_day, settings};
 
 fn transcript(number: usize) -> Transcript {
     let body = format!("{{\"advNo\":\"{number}\",\"asset\":\"USDT\",\"fiat\":\"VES\"}}");
@@ -24,11 +24,7 @@ fn transcript(number: usize) -> Transcript {
 #[sqlx::test(migrations = "../migrations")]
 async fn what_waits_is_packed_with_the_dictionary_of_its_transaction(pool: PgPool) {
     let at = Utc::now();
-    sqlx::query("SELECT pipeline.make_partitions($1, $1)")
-        .bind(at.date_naive())
-        .execute(&pool)
-        .await
-        .unwrap();
+    make_day(&pool, at.date_naive()).await;
     let archive = Archive::new().unwrap();
     let mut store = Store::new(pool.clone(), &settings(&[]), archive.clone());
     for batch in 1..=3_u16 {

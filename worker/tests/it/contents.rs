@@ -13,7 +13,7 @@ use worker::store::Store;
 use worker::store::archive::Archive;
 
 use crate::identity::{ad, advertiser, page_of};
-use crate::settings;
+use crate::{make_day, settings};
 
 /// Ads that are written, twenty of a page.
 const PAGES: u32 = 20;
@@ -159,11 +159,7 @@ pub(crate) async fn publish(pool: &PgPool, job: &Job) {
 #[sqlx::test(migrations = "../migrations")]
 async fn what_the_database_lost_is_stored_again(pool: PgPool) {
     let at = Utc::now();
-    sqlx::query("SELECT pipeline.make_partitions($1, $1)")
-        .bind(at.date_naive())
-        .execute(&pool)
-        .await
-        .unwrap();
+    make_day(&pool, at.date_naive()).await;
     let mut store = Store::new(pool.clone(), &settings(&[]), Archive::new().unwrap());
     for (batch, is_lost, new_versions) in
         [(1, false, 1), (2, true, 0), (3, false, 1), (4, false, 0)]
@@ -201,11 +197,7 @@ async fn whatever_is_told_is_read_back(pool: PgPool) {
     let mut runner = TestRunner::deterministic();
     let mut sent = Vec::new();
     let mut store = Store::new(pool.clone(), &settings(&[]), Archive::new().unwrap());
-    sqlx::query("SELECT pipeline.make_partitions($1, $1)")
-        .bind(at.date_naive())
-        .execute(&pool)
-        .await
-        .unwrap();
+    make_day(&pool, at.date_naive()).await;
     for ordinal in 0..PAGES {
         let mut ads = Vec::new();
         for position in 0..ADS_PER_PAGE {

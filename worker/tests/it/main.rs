@@ -18,7 +18,9 @@ mod poison;
 mod proxy;
 mod waiting;
 
+use chrono::NaiveDate;
 use shared::settings::Vars;
+use sqlx::PgPool;
 use worker::settings::Settings;
 
 /// A variable that the test run was told.
@@ -26,6 +28,11 @@ fn variable(name: &str) -> String {
     #[expect(clippy::disallowed_methods, reason = "the servers of a test run are told this way")]
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: run the tests by `make test`"))
+}
+
+/// Makes the partitions of a day.
+async fn make_day(pool: &PgPool, day: NaiveDate) {
+    sqlx::query("SELECT pipeline.make_partitions($1, $1)").bind(day).execute(pool).await.unwrap();
 }
 
 /// A name that no other test and no other run has.

@@ -14,7 +14,7 @@ use worker::handler::{Handler, Outcome};
 use worker::rate_limit::{Class, Limiter};
 use worker::store::archive::Archive;
 
-use crate::settings;
+use crate::{make_day, settings};
 
 /// Done by another meanwhile, it takes no slot of the limit: after a fault many jobs are in hand twice.
 #[sqlx::test(migrations = "../migrations")]
@@ -22,11 +22,7 @@ async fn a_job_done_meanwhile_takes_no_slot(pool: PgPool) {
     shared::service::install_tls_provider();
     let (today, now) = (Utc::now().date_naive(), Utc::now());
     let batch_id = BatchId::new(today, 0).unwrap();
-    sqlx::query("SELECT pipeline.make_partitions($1, $1)")
-        .bind(today)
-        .execute(&pool)
-        .await
-        .unwrap();
+    make_day(&pool, today).await;
     sqlx::query(
         "INSERT INTO pipeline.jobs (day, batch_id, ordinal, kind, urgent, ads_expected, state, planned_at, expires_at)
          VALUES ($1, $2, 0, 'fiat_list', false, false, 'published', $3, $3)",
