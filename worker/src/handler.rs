@@ -221,6 +221,11 @@ pub const MAX_NOTED_ERRORS: usize = 50;
 const LONG_WAIT: Duration = Duration::from_secs(5);
 /// Times an answer is asked for again before it is believed unreadable, or empty against expectation.
 const MAX_REREADS: u32 = 1;
+/// Pause before that. Nobody is overloaded: it is for what the exchange just changes, and for the pages that tell where a
+/// book ends, which are mostly on their way to the database.
+const REREAD_PAUSE: Duration = Duration::from_millis(200);
+/// In that pause, the time between looks whether the book of a page without ads turned out to end before it.
+const LOOK_FOR_END: Duration = Duration::from_millis(50);
 
 /// Refusals of a job between which requests of others went well: then it is this request that is refused,
 /// not its rate, and asking on would cut the rate of all.
@@ -261,7 +266,7 @@ impl Patience {
     /// The pause before an answer is asked for once more; `None`: it was.
     fn reread(&mut self) -> Option<Duration> {
         self.rereads = self.rereads.checked_sub(1)?;
-        Some(FIRST_BACKOFF)
+        Some(REREAD_PAUSE)
     }
 
     /// Notes a refusal, when the worker had so many answers.
@@ -285,7 +290,10 @@ impl Requests {
 #[expect(clippy::large_enum_variant, reason = "there is one for a moment, and it mostly ends")]
 enum Next {
     End(Ending),
+    /// After a pause.
     TryAgain(Duration),
+    /// The same, unless the job turns out to be pointless meanwhile.
+    TryAgainIfNeeded(Duration),
 }
 
 impl Handler {
@@ -322,13 +330,39 @@ impl Handler {
                 Ok(permit) => permit,
                 Err(outcome) => return outcome,
             };
-            let pause = match self.request(job, permit, &mut requests, &mut patience).await {
+            let (pause, look) = match self.request(job, permit, &mut requests, &mut patience).await
+            {
                 Next::End(ending) => return Outcome::Ended(Box::new(ending)),
-                Next::TryAgain(pause) => pause,
+                Next::TryAgain(pause) => (pause, pause),
+                Next::TryAgainIfNeeded(pause) => (pause, LOOK_FOR_END),
             };
+            if let Some(outcome) = self.pause(job, &requests, pause, look).await {
+                return outcome;
+            }
+        }
+    }
+
+    /// Lets `pause` pass. What became of the job meanwhile, if anything: looked for after each `look` but the last, after
+    /// which whoever goes on looks anyway.
+    async fn pause(
+        &self,
+        job: &Job,
+        requests: &Requests,
+        pause: Duration,
+        look: Duration,
+    ) -> Option<Outcome> {
+        let until = Instant::now() + pause;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.shutdown.cancelled() => return Outcome::Released(requests),
+                () = tokio::time::sleep(left.min(look)) => {}
+                () = self.shutdown.cancelled() => return Some(Outcome::Released(requests.clone())),
+            }
+            if left <= look {
+                return None;
+            }
+            if let Some(outcome) = self.is_pointless(job, requests).await {
+                return Some(outcome);
             }
         }
     }
@@ -528,7 +562,7 @@ fn judge_answer(
             measure(job, &ending, alerts);
             Next::End(Ending { findings, ..ending })
         }
-        again @ Next::TryAgain(_) => again,
+        again => again,
     }
 }
 
@@ -577,7 +611,7 @@ fn judge_facts(
                 _ => false,
             };
             if is_suspect && let Some(pause) = patience.reread() {
-                return Next::TryAgain(pause);
+                return Next::TryAgainIfNeeded(pause);
             }
             let empty = Ending::without_facts(requests.clone(), EndState::Empty, EMPTY_NO_ADS);
             Next::End(Ending { answer: Some(archive.pack(&job.work, answer)), ..empty })
