@@ -96,13 +96,13 @@ fn identity_hash(advertiser: &Advertiser) -> i64 {
     hasher.text(advertiser.user_identity.as_deref());
     hasher.number(advertiser.user_grade);
     hasher.number(advertiser.vip_level);
-    hasher.number(advertiser.badges.as_ref().map(|badges| badges.len() as u64));
+    hasher.number(advertiser.badges.as_ref().map(Vec::len));
     for badge in advertiser.badges.iter().flatten() {
         hasher.text(Some(badge));
     }
-    hasher.number(Some(advertiser.is_pro_merchant));
-    hasher.number(advertiser.is_blocked);
-    hasher.number(advertiser.merchant_group_member);
+    hasher.flag(Some(advertiser.is_pro_merchant));
+    hasher.flag(advertiser.is_blocked);
+    hasher.flag(advertiser.merchant_group_member);
     // Only if there is one: what was stored before it was read must not look like another identity.
     if let Some(description) = &advertiser.pro_merchant_description {
         hasher.text(Some(description));
@@ -128,8 +128,8 @@ struct Current {
 pub(crate) struct Advertisers {
     /// By [`advertiser_key`].
     known: LruCache<u128, Known>,
-    /// The version of each advertiser of the group that is being stored.
-    resolved: HashMap<String, i32>,
+    /// The version of each advertiser of the group that is being stored, by [`advertiser_key`].
+    resolved: HashMap<u128, i32>,
 }
 
 impl Advertisers {
@@ -152,13 +152,14 @@ impl Advertisers {
         for (advertiser, at) in seen {
             let seen = Seen::new(advertiser, at);
             let user_no = advertiser.user_no.as_str();
-            match self.known.get(&advertiser_key(user_no)) {
+            let key = advertiser_key(user_no);
+            match self.known.get(&key) {
                 Some(known)
                     if known.identity_hash == seen.identity_hash
                         && known.figures_hash == seen.figures.hash()
                         && known.since <= at =>
                 {
-                    self.resolved.insert(user_no.to_owned(), known.advertiser_sk);
+                    self.resolved.insert(key, known.advertiser_sk);
                 }
                 _ => {
                     // Of several sightings in one group the latest tells.
@@ -187,11 +188,12 @@ impl Advertisers {
                         figures_hash: seen.figures.hash(),
                         since: seen.first_at,
                     };
-                    self.known.put(advertiser_key(&seen.advertiser.user_no), known);
+                    let key = advertiser_key(&seen.advertiser.user_no);
+                    self.known.put(key, known);
                     if self.known.len() > CACHED_ADVERTISERS {
                         self.known.pop_lru();
                     }
-                    self.resolved.insert(seen.advertiser.user_no.clone(), advertiser_sk);
+                    self.resolved.insert(key, advertiser_sk);
                     false
                 }
             });
@@ -229,7 +231,7 @@ impl Advertisers {
 
     /// The version of an advertiser that was resolved for this group.
     pub(super) fn sk(&self, advertiser: &Advertiser) -> Option<i32> {
-        self.resolved.get(&advertiser.user_no).copied()
+        self.resolved.get(&advertiser_key(&advertiser.user_no)).copied()
     }
 }
 

@@ -105,7 +105,7 @@ fn profile_hash(profile: &Profile) -> i64 {
         profile.is_kyc_verified,
         profile.is_company,
     ] {
-        hasher.number(flag);
+        hasher.flag(flag);
     }
     hasher.text(profile.margins.as_ref().map(Json::as_str));
     hasher.finish()

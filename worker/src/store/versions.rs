@@ -6,14 +6,13 @@
 //! because many come back as they were. A cold cache costs a second version row, never a wrong fact.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt::{self, Display, Write};
 
 use chrono::NaiveDate;
 use rust_decimal::Decimal;
 use shared::domain::{Ad, AdDetails, BatchId, Json, page_count, rule_names};
 use shared::exchange::binance::SEARCH_ROWS;
 use sqlx::PgPool;
-use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::StoreError;
 use super::pages::PageRows;
@@ -26,39 +25,25 @@ const GONE_FOR_BATCHES: u32 = 24;
 /// With more ads than this those that are gone are forgotten at once: room is for those on show.
 const MAX_WITH_GONE: usize = MAX_CACHED_ADS / 2;
 
-/// A short text that needs no allocation.
-#[derive(Default)]
-struct Short {
-    /// Room for every 64-bit number with its sign.
-    bytes: [u8; 20],
-    length: usize,
-}
-
-impl Short {
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-}
-
-impl Write for Short {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let end = self.length + text.len();
-        self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
-    }
-}
+/// Room for the fields of an ordinary ad, in bytes.
+const HASHED_BYTES: usize = 1024;
 
 /// A hash over fields in a fixed order. Every field is framed, so that no two lists of fields look
-/// alike; the value is stored, so it must not depend on the machine.
-#[derive(Default)]
-pub(super) struct Hasher(Xxh3Default);
+/// alike; the value is stored, so it must not depend on the machine. Fields are gathered and hashed at once:
+/// one by one, what the hash keeps between them would cost several times as much as they do.
+pub(super) struct Hasher(Vec<u8>);
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Self(Vec::with_capacity(HASHED_BYTES))
+    }
+}
 
 impl Hasher {
     fn bytes(&mut self, bytes: Option<&[u8]>) {
         let length = bytes.map_or(u64::MAX, |bytes| bytes.len() as u64);
-        self.0.update(&length.to_le_bytes());
-        self.0.update(bytes.unwrap_or_default());
+        self.0.extend_from_slice(&length.to_le_bytes());
+        self.0.extend_from_slice(bytes.unwrap_or_default());
     }
 
     pub(super) fn text(&mut self, text: Option<&str>) {
@@ -66,14 +51,14 @@ impl Hasher {
     }
 
     /// As text.
-    pub(super) fn number<T: Display>(&mut self, number: Option<T>) {
-        let mut text = Short::default();
-        // Whole numbers and flags have room.
-        let text = number.map(|number| {
-            write!(text, "{number}").expect("what is hashed as a number is short");
-            text.as_bytes()
-        });
-        self.bytes(text);
+    pub(super) fn number(&mut self, number: Option<impl itoa::Integer>) {
+        let mut text = itoa::Buffer::new();
+        self.text(number.map(|number| text.format(number)));
+    }
+
+    /// As text.
+    pub(super) fn flag(&mut self, flag: Option<bool>) {
+        self.text(flag.map(|is_set| if is_set { "true" } else { "false" }));
     }
 
     /// Without zeros at the end: `500` and `500.00` are one content.
@@ -84,7 +69,7 @@ impl Hasher {
     }
 
     pub(super) fn finish(&self) -> i64 {
-        self.0.digest().cast_signed()
+        xxh3_64(&self.0).cast_signed()
     }
 }
 
@@ -121,7 +106,7 @@ pub(crate) fn content_hash(
         hasher.number(number);
     }
     for flag in [ad.is_tradable, ad.is_safe_payment, ad.taker_kyc_required] {
-        hasher.number(flag);
+        hasher.flag(flag);
     }
     hasher.text(ad.classify.as_deref());
     for json in [&ad.voucher_template, &ad.system_labels] {
@@ -478,6 +463,22 @@ mod tests {
         let known: usize = cache.markets.values().map(|market| market.ads.len()).sum();
         assert_eq!(cache.cached_ads, known, "what is counted is what is kept");
         page.ads.iter().filter(|ad| ad.is_new).count()
+    }
+
+    #[test]
+    fn what_is_hashed_is_framed_and_stays_the_same() {
+        let mut hasher = Hasher::default();
+        hasher.text(Some("ab"));
+        hasher.text(None);
+        hasher.number(Some(-15_i32));
+        hasher.flag(Some(true));
+        hasher.decimal(Some("500.00".parse().unwrap()));
+        let mut framed = b"\x02\0\0\0\0\0\0\0ab".to_vec();
+        framed.extend([0xff; 8]);
+        framed.extend(b"\x03\0\0\0\0\0\0\0-15\x04\0\0\0\0\0\0\0true");
+        // Flags with the scale, then the number in three words.
+        framed.extend(b"\x10\0\0\0\0\0\0\0\0\0\0\0\xf4\x01\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(hasher.finish(), xxh3_64(&framed).cast_signed());
     }
 
     #[test]
