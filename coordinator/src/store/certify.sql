@@ -3,19 +3,16 @@
 -- An ad that a book lists more than once is kept once: at its ordinary place rather than the promoted
 -- one, then as the latest page showed it. The other places are marked on their pages.
 WITH sightings AS MATERIALIZED (
-    -- As integers: sums of larger numbers are made digit by digit.
-    SELECT market_id, adv_no, count(*)::int AS places,
-           (count(*) FILTER (WHERE is_last))::int AS last_places,
-           (count(*) FILTER (WHERE is_last AND NOT is_promoted))::int AS last_ordinary_places,
-           bool_or(NOT is_promoted) AS is_ordinary
-      FROM listed_ads WHERE adv_no IS NOT NULL GROUP BY market_id, adv_no
-), ranked AS (
-    SELECT l.ctid AS row, l.market_id, l.page, l.ordinal, l.position,
-           row_number() OVER (PARTITION BY market_id, adv_no
-                              ORDER BY l.is_promoted, l.fetched_at DESC, l.ordinal DESC, l.position) AS sighting
+    -- Of ads that their book lists more than once. Not as a join, for which all that is listed would be hashed instead
+    -- of the few.
+    SELECT l.ctid AS row, l.market_id, l.adv_no, l.page, l.ordinal, l.position, l.is_last, l.is_promoted, l.fetched_at
       FROM listed_ads l
-     -- Not as a join, for which all that is listed would be hashed instead of the few.
-     WHERE ((market_id, adv_no) IN (SELECT market_id, adv_no FROM sightings WHERE places > 1)) IS TRUE
+     WHERE ((market_id, adv_no) IN (SELECT market_id, adv_no FROM repeated_ads)) IS TRUE
+), ranked AS (
+    SELECT row, market_id, page, ordinal, position,
+           row_number() OVER (PARTITION BY market_id, adv_no
+                              ORDER BY is_promoted, fetched_at DESC, ordinal DESC, position) AS sighting
+      FROM sightings
 ), repeated AS (
     SELECT market_id, page, ordinal, array_agg(position ORDER BY position) AS positions
       FROM ranked WHERE sighting > 1 GROUP BY market_id, page, ordinal
@@ -27,18 +24,33 @@ WITH sightings AS MATERIALIZED (
        AND p.ordinal = r.ordinal
 ), unshown AS (
     UPDATE listed_ads SET is_shown = false WHERE ctid = ANY (ARRAY(SELECT row FROM ranked WHERE sighting > 1))
+), more AS (
+    -- How often these are listed again.
+    SELECT market_id, sum(places - 1) AS places, sum(greatest(ordinary_places - 1, 0)) AS ordinary_places,
+           sum(greatest(last_places - 1, 0)) AS last_places,
+           sum(greatest(last_ordinary_places - 1, 0)) AS last_ordinary_places
+      FROM (SELECT market_id, count(*) AS places,
+                   count(*) FILTER (WHERE NOT is_promoted) AS ordinary_places,
+                   count(*) FILTER (WHERE is_last) AS last_places,
+                   count(*) FILTER (WHERE is_last AND NOT is_promoted) AS last_ordinary_places
+              FROM sightings GROUP BY market_id, adv_no) r
+     GROUP BY market_id
 ), ads AS (
-    SELECT market_id,
-           sum(last_places) AS listed_ads,
-           count(*) AS distinct_ads,
+    SELECT market_id, l.last_places AS listed_ads,
+           l.places - coalesce(m.places, 0) AS distinct_ads,
            -- Ads at their ordinary place. The promoted ad may come again there, or not.
-           count(*) FILTER (WHERE is_ordinary) AS ordinary_ads,
+           l.ordinary_places - coalesce(m.ordinary_places, 0) AS ordinary_ads,
            -- What the last readings show together. An ad of an earlier one may have left since, and must
            -- not stand for one that was never seen.
-           count(*) FILTER (WHERE last_places > 0) AS last_ads,
-           count(*) FILTER (WHERE last_ordinary_places > 0) AS last_ordinary_ads,
-           sum(last_ordinary_places) - count(*) FILTER (WHERE last_ordinary_places > 0) AS duplicate_ads
-      FROM sightings GROUP BY market_id
+           l.last_places - coalesce(m.last_places, 0) AS last_ads,
+           l.last_ordinary_places - coalesce(m.last_ordinary_places, 0) AS last_ordinary_ads,
+           coalesce(m.last_ordinary_places, 0) AS duplicate_ads
+      FROM (SELECT market_id, count(*) AS places,
+                   count(*) FILTER (WHERE NOT is_promoted) AS ordinary_places,
+                   count(*) FILTER (WHERE is_last) AS last_places,
+                   count(*) FILTER (WHERE is_last AND NOT is_promoted) AS last_ordinary_places
+              FROM listed_ads WHERE adv_no IS NOT NULL GROUP BY market_id) l
+      LEFT JOIN more m USING (market_id)
 ), pages AS (
     SELECT market_id, page,
            -- A page is read if any of its readings succeeded.

@@ -208,7 +208,7 @@ pub async fn close(
     }
     expire_open_jobs(&mut tx, batch, cut).await?;
     steps.end("expire");
-    listed::read(&mut tx, Batches::one(batch), None).await?;
+    listed::read_one(&mut tx, batch).await?;
     steps.end("listed");
     certify(&mut tx, batch).await?;
     steps.end("certify");
@@ -314,7 +314,7 @@ async fn expire_open_jobs(
 }
 
 /// Marks repeated ads on their pages and writes a certificate for every book, of what is listed
-/// ([`listed::read`]).
+/// ([`listed::read_one`]).
 pub(super) async fn certify(connection: &mut PgConnection, batch: BatchId) -> anyhow::Result<()> {
     for settings in [listed::IN_MEMORY, listed::BY_HASH] {
         sqlx::raw_sql(settings).execute(&mut *connection).await?;

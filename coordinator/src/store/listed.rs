@@ -2,6 +2,7 @@
 //! of these rows.
 
 use chrono::NaiveDate;
+use shared::domain::BatchId;
 use sqlx::PgConnection;
 
 use super::marts::Batches;
@@ -15,7 +16,7 @@ pub(super) const BY_HASH: &str = "SET LOCAL enable_nestloop = off; SET LOCAL ran
 pub(super) const BY_ANY_JOIN: &str = "RESET enable_nestloop; RESET random_page_cost";
 /// In place of what was listed before in the transaction, if anything was; that nothing was is no news.
 const ANEW: &str = "SET LOCAL client_min_messages = warning;
-     DROP TABLE IF EXISTS pg_temp.listed_ids, pg_temp.listed_ads;
+     DROP TABLE IF EXISTS pg_temp.listed_ids, pg_temp.listed_ads, pg_temp.repeated_ads;
      RESET client_min_messages";
 /// The planner knows how many rows there are and chooses between reading a table and looking each row up. Each
 /// id is looked up once, so remembering what was found would cost and save nothing.
@@ -28,6 +29,16 @@ const SMALL_SAMPLES: &str = "SET LOCAL default_statistics_target = 10";
 /// Of ids and numbers the planner would believe that each comes thousands of times, and hash nothing by them.
 const ANALYZE_IDS: &str = "ANALYZE listed_ids (id)";
 const ANALYZE: &str = "ANALYZE listed_ads (batch_id, market_id, advertiser_id, adv_no)";
+
+/// Lists what the books of a batch show, and in `repeated_ads` the ads that a book lists more than once, which
+/// certificates and checks look at.
+pub(super) async fn read_one(connection: &mut PgConnection, batch: BatchId) -> sqlx::Result<()> {
+    read(connection, Batches::one(batch), None).await?;
+    for statements in [IN_MEMORY, include_str!("repeated_ads.sql"), AS_BEFORE] {
+        sqlx::raw_sql(statements).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
 
 /// Lists what the books of `batches` show into the temporary table `listed_ads`, in place of what it had. Of
 /// these markets only, if any are named.

@@ -17,7 +17,6 @@ use shared::exchange::Exchange;
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 
 use super::listed;
-use super::marts::Batches;
 use crate::quality::{
     self, Baseline, Certificate, Class, Finding, Level as Ordinary, MIN_ADS, MIN_CYCLES,
     RECENT_CYCLES, Reading, Thresholds,
@@ -180,12 +179,11 @@ pub async fn check(
     thresholds: &Thresholds,
     pass: Pass,
 ) -> anyhow::Result<Quality> {
-    let batches = Batches::one(batch);
-    let listed = guarded(connection, async |tx| Ok(listed::read(tx, batches, None).await?)).await?;
+    let listed = guarded(connection, async |tx| Ok(listed::read_one(tx, batch).await?)).await?;
     check_facts(connection, batch, thresholds, pass, listed).await
 }
 
-/// The same for a batch whose ads are listed ([`listed::read`]).
+/// The same for a batch whose ads are listed ([`listed::read_one`]).
 pub(super) async fn check_listed(
     connection: &mut PgConnection,
     batch: BatchId,
@@ -292,11 +290,9 @@ async fn count(
         sqlx::raw_sql(settings).execute(&mut *connection).await?;
     }
     let query = sqlx::query_as(sql);
+    let query = query.bind(batch.day()).bind(batch.raw());
     let query = match check {
-        Check::TemporalConsistency => {
-            query.bind(batch.day()).bind(batch.raw()).bind(CLOCK_TOLERANCE_SECS)
-        }
-        Check::Duplicates => query.bind(batch.day()).bind(batch.raw()),
+        Check::TemporalConsistency => query.bind(CLOCK_TOLERANCE_SECS),
         _ => query,
     };
     let mut found: Vec<Found> = query.fetch_all(&mut *connection).await?;

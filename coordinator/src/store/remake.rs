@@ -138,7 +138,7 @@ async fn certify(pool: &PgPool, batch: BatchId) -> anyhow::Result<()> {
     ] {
         sqlx::query(statement).bind(batch.day()).bind(batch.raw()).execute(&mut *tx).await?;
     }
-    listed::read(&mut tx, marts::Batches::one(batch), None).await?;
+    listed::read_one(&mut tx, batch).await?;
     close::certify(&mut tx, batch).await?;
     sqlx::query(
         "UPDATE warehouse.books k SET is_listed = b.is_listed, held_reason = b.held_reason FROM books_before b

@@ -2,10 +2,7 @@
 SELECT market_id, 'shown_twice' AS kind, sum(places - 1)::bigint AS found
   FROM (SELECT market_id, count(*) AS places
           FROM listed_ads l
-          JOIN (SELECT market_id, adv_no FROM listed_ads
-                 WHERE adv_no IS NOT NULL
-                 GROUP BY market_id, adv_no
-                HAVING count(*) > 1) r USING (market_id, adv_no)
+          JOIN repeated_ads r USING (market_id, adv_no)
          CROSS JOIN LATERAL (SELECT duplicate_positions FROM warehouse.book_pages
                               WHERE day = $1 AND batch_id = $2 AND market_id = l.market_id AND page = l.page
                                 AND ordinal = l.ordinal OFFSET 0) p

@@ -1,4 +1,4 @@
--- References of the batch that lead nowhere.
+-- References of the batch that lead nowhere. $1 day, $2 batch.
 WITH methods AS (
     SELECT DISTINCT unnest(ids) AS id FROM (SELECT DISTINCT payment_method_ids AS ids FROM listed_ads) a
 ), lost_methods AS (
@@ -21,5 +21,6 @@ SELECT market_id, f.kind, f.found
                             ('advertiser', c.advertisers), ('payment_method', c.payment_methods)) AS f (kind, found)
  WHERE f.found > 0
 UNION ALL
-SELECT market_id, 'market', 1 FROM (SELECT DISTINCT market_id FROM listed_ads) c
+SELECT market_id, 'market', 1
+  FROM (SELECT DISTINCT market_id FROM warehouse.book_pages WHERE day = $1 AND batch_id = $2) c
  WHERE NOT EXISTS (SELECT FROM warehouse.dim_markets m WHERE m.market_id = c.market_id)
