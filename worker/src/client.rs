@@ -232,7 +232,6 @@ pub struct Client {
     http: reqwest::Client,
     endpoints: Binance,
     timeout: Duration,
-    buffers: BodyBuffers,
 }
 
 impl Client {
@@ -252,7 +251,7 @@ impl Client {
         }
         let http = http.build().context("the HTTP client can't be made")?;
         let (endpoints, timeout) = (settings.binance.clone(), settings.request_timeout);
-        Ok(Self { http, endpoints, timeout, buffers: BodyBuffers::default() })
+        Ok(Self { http, endpoints, timeout })
     }
 
     /// Sends one request, which uses up the permit, and tells the limiter what came of it.
@@ -278,8 +277,7 @@ impl Client {
             Ok(answer) => Ok(answer),
             Err(Failed { error, begun: None }) => Err(error),
             Err(Failed { error, begun: Some(begun) }) => {
-                let whole =
-                    tokio::time::timeout(ERROR_BODY_LIMIT, begun.whole(&self.buffers)).await;
+                let whole = tokio::time::timeout(ERROR_BODY_LIMIT, begun.whole()).await;
                 let answer = whole.ok().and_then(Result::ok).map(Box::new);
                 Err(error.with_answer(answer))
             }
@@ -309,7 +307,7 @@ impl Client {
         let content_type = begun.response.headers().get(CONTENT_TYPE);
         let content_type = content_type.map(|value| String::from_utf8_lossy(value.as_bytes()));
         let content_type = content_type.unwrap_or_default().into_owned();
-        let answer = begun.whole(&self.buffers).await?;
+        let answer = begun.whole().await?;
         if answer.body().is_empty() {
             return Err(FetchError::EmptyBody(Box::new(answer)).into());
         }
@@ -391,10 +389,10 @@ struct Begun {
 
 impl Begun {
     /// With its body.
-    async fn whole(self, buffers: &BodyBuffers) -> Result<Answer, FetchError> {
+    async fn whole(self) -> Result<Answer, FetchError> {
         let status = self.response.status().as_u16();
         let headers = kept_headers(self.response.headers());
-        let body = buffers.read(self.response).await?;
+        let body = read_body(self.response).await?;
         let transcript = Transcript { request: self.request, headers, body };
         Ok(Answer { status, transcript, fetched_at: Utc::now() })
     }
@@ -450,38 +448,37 @@ fn tell(span: &Span, fetched: Result<&Answer, &FetchError>) {
     }
 }
 
-/// Buffers into which bodies are read; to make one for each body costs more than to copy it out.
-#[derive(Default)]
-struct BodyBuffers(Mutex<Vec<Vec<u8>>>);
+/// Buffers of bodies that were packed, for the next ones: new ones would cost more than all that is done to read a body.
+static IDLE_BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
-impl BodyBuffers {
-    fn idle(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn idle_buffers() -> MutexGuard<'static, Vec<Vec<u8>>> {
+    IDLE_BUFFERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    /// The body, if it is not too large.
-    async fn read(&self, mut response: reqwest::Response) -> Result<Vec<u8>, FetchError> {
-        // Taken with the first bytes, which come late. One buffer: chunks may be of a byte each.
-        let mut buffer = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
-            if buffer.capacity() == 0 {
-                let idle = self.idle().pop();
-                buffer = idle.unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
-            }
-            if buffer.len() + chunk.len() > MAX_BODY_BYTES {
-                return Err(FetchError::TooLarge);
-            }
-            buffer.extend_from_slice(&chunk);
-        }
-        // It is kept until it was read and packed, without room that it does not need.
-        let body = buffer.as_slice().to_vec();
-        buffer.clear();
-        let mut idle = self.idle();
-        if buffer.capacity() == BUFFER_BYTES && idle.len() < MAX_IDLE_BUFFERS {
-            idle.push(buffer);
-        }
-        Ok(body)
+/// Takes back what a body was read into.
+pub(crate) fn give_back(mut body: Vec<u8>) {
+    body.clear();
+    let mut idle = idle_buffers();
+    if body.capacity() == BUFFER_BYTES && idle.len() < MAX_IDLE_BUFFERS {
+        idle.push(body);
     }
+}
+
+/// The body, if it is not too large.
+async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, FetchError> {
+    // Taken with the first bytes, which come late. One buffer: chunks may be of a byte each.
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
+        if body.capacity() == 0 {
+            let idle = idle_buffers().pop();
+            body = idle.unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
+        }
+        if body.len() + chunk.len() > MAX_BODY_BYTES {
+            return Err(FetchError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 /// By its innermost cause: the outer ones only say that a request failed. What breaks while a body is

@@ -16,7 +16,7 @@ use shared::job::Work;
 use sqlx::{PgConnection, PgPool};
 
 use super::{JobKey, StoreError, ToStore};
-use crate::client::Answer;
+use crate::client::{self, Answer};
 use crate::handler::Facts;
 use crate::metrics::{self, Archived};
 
@@ -139,7 +139,10 @@ impl Archive {
         let lengths = transcript.lengths();
         let packer = self.state().packer;
         let bytes = match packer.pack(&transcript) {
-            Ok(frame) => Bytes::Packed { frame, dictionary: packer.dictionary().cloned() },
+            Ok(frame) => {
+                client::give_back(transcript.body);
+                Bytes::Packed { frame, dictionary: packer.dictionary().cloned() }
+            }
             Err(error) => {
                 tracing::error!(%error, ?work, "an answer can't be archived");
                 Bytes::Whole(transcript)
