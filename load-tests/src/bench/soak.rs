@@ -20,8 +20,9 @@ const WORKER_MB: f64 = 40.0;
 const COORDINATOR_MB: f64 = 60.0;
 /// Growth from batch to batch that is taken for none: in a day of 144 batches 3 MB.
 const FLAT_MB: f64 = 0.02;
-/// Of the batches so many, at their beginning, fill caches; their growth is not judged.
-const WARM_UP: usize = 4;
+/// Of the batches so many, at their beginning, fill caches; their growth is not judged. As many as a worker remembers
+/// ads for that are gone (`GONE_FOR_BATCHES`): until then each batch adds some.
+const WARM_UP: usize = 24;
 
 /// The fewest batches that say whether memory grows.
 pub(crate) const LEAST_BATCHES: u64 = WARM_UP as u64 + 2;
