@@ -76,7 +76,7 @@ struct Book {
     highest_with_ads: u32,
     /// Pages that were asked for and showed none.
     without_ads: BTreeSet<u32>,
-    /// Pages that were not asked for, as the total known then did not reach them.
+    /// Pages that were not asked for, or were empty when they were, as the total known then did not reach them.
     beyond: BTreeSet<u32>,
     /// Whether the last reading had ads.
     ads_expected: bool,

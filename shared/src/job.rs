@@ -223,7 +223,7 @@ impl Failure {
 
 /// Reason of an empty page that was asked for and held no ads.
 pub const EMPTY_NO_ADS: &str = "no_ads";
-/// Reason of an empty page that was not asked for, because the book had become shorter.
+/// Reason of a page that was not asked for, or was empty when it was, because the book had become shorter.
 pub const EMPTY_BEYOND_LAST_PAGE: &str = "beyond_last_page";
 /// Reason of a job that expired at its batch's deadline.
 pub const EXPIRED_DEADLINE: &str = "deadline";

@@ -221,10 +221,10 @@ pub const MAX_NOTED_ERRORS: usize = 50;
 const LONG_WAIT: Duration = Duration::from_secs(5);
 /// Times an answer is asked for again before it is believed unreadable, or empty against expectation.
 const MAX_REREADS: u32 = 1;
-/// Pause before that. Nobody is overloaded: it is for what the exchange just changes, and for the pages that tell where a
-/// book ends, which are mostly on their way to the database.
-const REREAD_PAUSE: Duration = Duration::from_millis(200);
-/// In that pause, the time between looks whether the book of a page without ads turned out to end before it.
+/// Pause before a page that is empty against expectation is asked for again. Mostly its book has become shorter, which
+/// pages tell that are on their way to the database.
+const EMPTY_PAUSE: Duration = Duration::from_millis(200);
+/// In that pause, the time between looks whether they were stored.
 const LOOK_FOR_END: Duration = Duration::from_millis(50);
 
 /// Refusals of a job between which requests of others went well: then it is this request that is refused,
@@ -266,7 +266,7 @@ impl Patience {
     /// The pause before an answer is asked for once more; `None`: it was.
     fn reread(&mut self) -> Option<Duration> {
         self.rereads = self.rereads.checked_sub(1)?;
-        Some(REREAD_PAUSE)
+        Some(FIRST_BACKOFF)
     }
 
     /// Notes a refusal, when the worker had so many answers.
@@ -292,7 +292,7 @@ enum Next {
     End(Ending),
     /// After a pause.
     TryAgain(Duration),
-    /// The same, unless the job turns out to be pointless meanwhile.
+    /// The same; meanwhile it is looked whether the job became pointless.
     TryAgainIfNeeded(Duration),
 }
 
@@ -610,8 +610,8 @@ fn judge_facts(
                 }
                 _ => false,
             };
-            if is_suspect && let Some(pause) = patience.reread() {
-                return Next::TryAgainIfNeeded(pause);
+            if is_suspect && patience.reread().is_some() {
+                return Next::TryAgainIfNeeded(EMPTY_PAUSE);
             }
             let empty = Ending::without_facts(requests.clone(), EndState::Empty, EMPTY_NO_ADS);
             Next::End(Ending { answer: Some(archive.pack(&job.work, answer)), ..empty })

@@ -14,9 +14,11 @@ use crate::errors::Measured;
 
 const MARKET: &str = "--fiats 3 --ads 1200 --seed 11 --change-per-minute 200";
 
-/// Jobs with facts or an end from an answer, of which nothing is archived.
+/// Jobs with facts or an end from an answer, of which nothing is archived. A page that was empty and then lay beyond its
+/// book's end has its end from other pages.
 const WITHOUT_BYTES: &str = "SELECT count(*) FROM pipeline.jobs j LEFT JOIN pipeline.raw_pages r USING (day, batch_id, ordinal)
-     WHERE j.fetched_at IS NOT NULL AND j.state IN ('done', 'empty') AND r.ordinal IS NULL";
+     WHERE j.fetched_at IS NOT NULL AND j.state IN ('done', 'empty') AND r.ordinal IS NULL
+       AND j.reason IS DISTINCT FROM 'beyond_last_page'";
 /// Pages without their bytes.
 const PAGES_WITHOUT_BYTES: &str = "SELECT count(*) FROM warehouse.book_pages p
       LEFT JOIN pipeline.raw_pages r USING (day, batch_id, ordinal) WHERE r.ordinal IS NULL";

@@ -132,7 +132,7 @@ impl Archive {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Packs an answer for the time that it waits.
+    /// Packs an answer for the time that it waits; the buffer of its body is free for the next one.
     #[must_use]
     pub fn pack(&self, work: &Work, answer: Answer) -> RawAnswer {
         let Answer { status, transcript, fetched_at } = answer;
