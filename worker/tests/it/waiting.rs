@@ -1,13 +1,15 @@
-//! A job that waits for a permit while the world goes on.
+//! A job that waits while the world goes on.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
-use shared::domain::BatchId;
+use shared::domain::{BatchId, Market, Side};
 use shared::exchange::Exchange;
-use shared::job::{Job, MESSAGE_VERSION, Work};
+use shared::job::{EMPTY_BEYOND_LAST_PAGE, EMPTY_NO_ADS, EndState, Job, MESSAGE_VERSION, Work};
 use sqlx::PgPool;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use worker::client::Client;
 use worker::handler::{Handler, Outcome};
@@ -67,4 +69,81 @@ async fn a_job_done_meanwhile_takes_no_slot(pool: PgPool) {
     let outcome = waiting.await.unwrap();
     assert!(matches!(outcome, Outcome::EndedBefore(..)), "{outcome:?}");
     assert_eq!(limiter.round_trips(), 0, "Redis was not asked");
+}
+
+/// A page without ads where some were expected is asked for again, unless its book turned out to end before it: by a
+/// page that was stored after the request.
+#[sqlx::test(migrations = "../migrations")]
+async fn an_empty_page_is_asked_for_again_unless_its_book_has_ended(pool: PgPool) {
+    shared::service::install_tls_provider();
+    let (today, now) = (Utc::now().date_naive(), Utc::now());
+    make_day(&pool, today).await;
+    for (number, is_shorter, reason, attempts) in
+        [(0, true, EMPTY_BEYOND_LAST_PAGE, 1), (1, false, EMPTY_NO_ADS, 2)]
+    {
+        let batch_id = BatchId::new(today, number).unwrap();
+        sqlx::query(
+            "INSERT INTO pipeline.jobs (day, batch_id, ordinal, kind, market_id, page, urgent, ads_expected, state,
+                                        planned_at, expires_at)
+             VALUES ($1, $2, 1, 'search', 1, 2, false, true, 'published', $3, $3)",
+        )
+        .bind(today)
+        .bind(batch_id.raw())
+        .bind(now)
+        .execute(&pool)
+        .await
+        .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let settings = settings(&[("BINANCE_BASE_URL", &url)]);
+        let (limiter, shutdown) = (Limiter::new(&settings).unwrap(), CancellationToken::new());
+        let (client, archive) = (Client::new(&settings).unwrap(), Archive::new().unwrap());
+        let handler =
+            Handler::new(&settings, pool.clone(), limiter, client, archive, shutdown.clone());
+        let work = Work::Search {
+            market_id: 1,
+            market: Market::new("VES", "USDT", Side::Buy).unwrap(),
+            page: 2,
+            ads_expected: true,
+        };
+        let job = Job {
+            version: MESSAGE_VERSION,
+            exchange: Exchange::Binance,
+            batch_id,
+            ordinal: 1,
+            issue: 1,
+            expires_at: now + TimeDelta::minutes(1),
+            work,
+        };
+        let exchange = async {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let read = stream.read(&mut [0; 4096]).await.unwrap();
+                assert!(read > 0);
+                if is_shorter {
+                    sqlx::query(
+                        "INSERT INTO warehouse.book_pages (day, batch_id, market_id, page, ordinal, fetched_at,
+                                                           declared_total, offer_ids, active_minutes, parser_version)
+                         VALUES ($1, $2, 1, 1, 0, now(), 20, '{}', '{}', 1)",
+                    )
+                    .bind(today)
+                    .bind(batch_id.raw())
+                    .execute(&pool)
+                    .await
+                    .unwrap();
+                }
+                let body = r#"{"code":"000000","data":[],"total":0,"success":true}"#;
+                let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json";
+                let answer = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = handler.run(&job, false) => outcome,
+            () = exchange => unreachable!("the exchange never ends"),
+        };
+        let Outcome::Ended(ending) = outcome else { panic!("{outcome:?}") };
+        assert_eq!((ending.state, ending.reason), (EndState::Empty, Some(reason)));
+        assert_eq!(ending.requests.attempts, attempts, "{reason}");
+    }
 }
