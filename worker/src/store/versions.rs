@@ -29,8 +29,7 @@ const MAX_WITH_GONE: usize = MAX_CACHED_ADS / 2;
 const HASHED_BYTES: usize = 1024;
 
 /// A hash over fields in a fixed order. Every field is framed, so that no two lists of fields look
-/// alike; the value is stored, so it must not depend on the machine. Fields are gathered and hashed at once:
-/// one by one, what the hash keeps between them would cost several times as much as they do.
+/// alike; the value is stored, so it must not depend on the machine. Fields are gathered and hashed at once.
 pub(super) struct Hasher(Vec<u8>);
 
 impl Default for Hasher {
