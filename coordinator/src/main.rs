@@ -22,6 +22,11 @@ enum Command {
     },
 }
 
+/// What a batch is planned and folded with lies between what stays: the heap of the system's allocator would
+/// grow with the batches, though nothing is kept.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let Command::Run { once, progress } = Command::parse();
