@@ -8,7 +8,7 @@ use load_tests::fleet::Fleet;
 
 use crate::figures::{Column, Figures, median};
 use crate::plot::{Curve, svg};
-use crate::run::{self, Load, MAX_ADS, MAX_FIATS};
+use crate::run::{self, CLOSE_MS, Load, MAX_ADS, MAX_FIATS};
 
 /// Worker processes, and jobs in flight in one.
 const WORKERS: [usize; 4] = [1, 2, 4, 8];
@@ -110,11 +110,8 @@ pub(crate) async fn draw(load: &Load, batches: usize, directory: &Path) -> Resul
 
 /// What further markets cost that hold the same ads, and its picture.
 async fn by_markets(load: &Load, batches: usize) -> Result<(Vec<Column>, String)> {
-    const DRAWN: [(&str, &str); 3] = [
-        ("opened to last end", "read_ms"),
-        ("close", "close_ms, last end to closed"),
-        ("plan", "plan_ms"),
-    ];
+    const DRAWN: [(&str, &str); 3] =
+        [("opened to last end", "read_ms"), ("close", CLOSE_MS), ("plan", "plan_ms")];
     let mut columns: Vec<Column> = Vec::new();
     let mut curves = DRAWN.map(|(name, _)| Curve { name: name.to_owned(), points: Vec::new() });
     for times in FIATS {

@@ -27,6 +27,8 @@ const INTERVAL_MS: u64 = 600_000;
 pub(crate) const PATIENCE: Duration = Duration::from_mins(10);
 /// Time between two looks at what is waited for.
 pub(crate) const PULSE: Duration = Duration::from_millis(50);
+/// Name of the figure that a close is judged by, its commit included.
+pub(crate) const CLOSE_MS: &str = "close_ms, last end to closed";
 /// A limit that limits nothing: a request each 60 µs, and a thousand at once.
 const NO_LIMIT: [(&str, &str); 4] = [
     ("INITIAL_RATE_LIMIT", "1000000"),
@@ -264,11 +266,16 @@ impl<'a> Running<'a> {
         figures.insert("wal_bytes_per_ad".to_owned(), wal / ads);
         figures.insert("rss_mb coordinator".to_owned(), self.coordinator_mb()?);
         figures.insert("rss_mb worker".to_owned(), self.worker_mb()?);
-        while let Ok(steps) = self.steps.try_recv() {
-            for (step, ms) in steps {
-                figures.insert(format!("close_ms {step}"), ms);
-            }
+        let told = tokio::time::timeout(PATIENCE, self.steps.recv()).await;
+        let mut steps = told.context("the steps of a close are not told")?;
+        while let Ok(newer) = self.steps.try_recv() {
+            steps = Some(newer);
         }
+        let steps = steps.context("the coordinator has ended")?;
+        // The ledger's time of closing is that before the commit, with which it becomes true.
+        let commit = steps.get("commit").context("the commit of a close is not told")?;
+        *figures.entry(CLOSE_MS.to_owned()).or_default() += commit;
+        figures.extend(steps.into_iter().map(|(step, ms)| (format!("close_ms {step}"), ms)));
         let batch = Batch { id, figures };
         self.day = Some(batch.day());
         Ok(batch)
@@ -352,7 +359,7 @@ impl<'a> Running<'a> {
             ("ads_per_s, opened to closed", ads / closed),
             ("ads_per_s, planned to last end", ads / (read - plan)),
             ("plan_ms", plan * 1000.0),
-            ("close_ms, last end to closed", close * 1000.0),
+            (CLOSE_MS, close * 1000.0),
         ];
         Ok(figures.map(|(name, value)| (name.to_owned(), value)).into())
     }
