@@ -8,6 +8,7 @@
 mod advertisers;
 mod archive;
 mod backup;
+mod certificates;
 mod drift;
 mod errors;
 mod faults;
