@@ -13,7 +13,7 @@ use shared::exchange::Exchange;
 use shared::health::Pulse;
 use shared::job::{Job, JobEnd, MESSAGE_VERSION, Report, Work};
 use shared::queue::{Delivery, Message, Publisher, Queue};
-use shared::store::{ANSWER_LIMIT, within};
+use shared::store::{ANSWER_LIMIT, lock_jobs, within};
 use shared::telemetry::note_trace;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -560,6 +560,9 @@ impl BatchRunner<'_> {
     async fn write_follow_ups(&self, running: &Running) -> anyhow::Result<()> {
         let mut tx = self.store.begin().await?;
         jobs::insert(&mut tx, &running.batch, &running.new).await?;
+        let again = running.again.iter().map(|job| job.ordinal);
+        let changed: Vec<u32> = again.chain(running.trimmed.iter().copied()).collect();
+        lock_jobs(&mut tx, running.batch.id, &changed).await?;
         jobs::reissue(&mut tx, running.batch.id, &running.again).await?;
         jobs::trim(&mut tx, running.batch.id, &running.trimmed).await?;
         tx.commit().await?;

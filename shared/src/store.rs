@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
-use sqlx::Connection;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+use crate::domain::BatchId;
 use crate::settings::Database;
 
 /// The schema, embedded in every binary.
@@ -39,6 +40,38 @@ pub async fn within<T, E: From<sqlx::Error>>(
         Ok(done) => done,
         Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()),
     }
+}
+
+/// Locks jobs of a batch in the ledger until the transaction ends, whether they have ended or not.
+///
+/// Whoever changes several jobs of a batch that is being read takes them first, and in this order: a worker that
+/// ends a group and a coordinator that marks what it published, each with a job that the other waits for, would
+/// stand until the server ends one of them. Of several batches the earlier come first.
+pub async fn lock_jobs(
+    connection: &mut PgConnection,
+    batch: BatchId,
+    ordinals: &[u32],
+) -> sqlx::Result<()> {
+    let mut ordinals: Vec<i32> = ordinals.iter().map(|ordinal| ordinal.cast_signed()).collect();
+    if ordinals.is_empty() {
+        return Ok(());
+    }
+    ordinals.sort_unstable();
+    // One by one in the order of the list, and each by its whole key: of a batch that was just planned the planner
+    // knows nothing, and reads all its jobs to find some. The day in the text and the list in a `SELECT` of its own let
+    // a plan be made once a day.
+    let statement = format!(
+        "SELECT FROM unnest((SELECT $2::int[])) AS w (ordinal)
+          CROSS JOIN LATERAL (SELECT FROM pipeline.jobs
+                               WHERE day = DATE '{}' AND batch_id = $1 AND ordinal = w.ordinal FOR NO KEY UPDATE) j",
+        batch.day()
+    );
+    sqlx::query(AssertSqlSafe(statement))
+        .bind(batch.raw())
+        .bind(ordinals)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Why the database can't be used.

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use shared::domain::BatchId;
 use shared::exchange::Exchange;
 use shared::job::Failure;
 use sqlx::{PgConnection, PgPool};
+
+use super::jobs;
 
 /// An advertiser whose page is to be read.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -108,18 +111,22 @@ pub async fn expire_left_over(
     .fetch_all(&mut *connection)
     .await?;
     for batch in over {
-        sqlx::query(
-            "WITH expired AS (
-               UPDATE pipeline.jobs j SET state = 'expired', reason = $2, ended_at = now()
-                 FROM pipeline.batches b
-                WHERE b.batch_id = $1 AND j.day = b.day AND j.batch_id = b.batch_id
-                  AND j.kind = 'advertiser' AND j.state IN ('planned', 'published'))
-             UPDATE pipeline.batches SET advertisers_open = 0 WHERE batch_id = $1",
+        let batch = BatchId::from_raw(batch)?;
+        // In the order of `shared::store::lock_jobs`.
+        let open: Vec<i32> = sqlx::query_scalar(
+            "SELECT ordinal FROM pipeline.jobs
+              WHERE day = $1 AND batch_id = $2 AND kind = 'advertiser' AND state IN ('planned', 'published')
+              ORDER BY ordinal FOR NO KEY UPDATE",
         )
-        .bind(batch)
-        .bind(reason)
-        .execute(&mut *connection)
+        .bind(batch.day())
+        .bind(batch.raw())
+        .fetch_all(&mut *connection)
         .await?;
+        jobs::expire(connection, batch, &open, reason).await?;
+        sqlx::query("UPDATE pipeline.batches SET advertisers_open = 0 WHERE batch_id = $1")
+            .bind(batch.raw())
+            .execute(&mut *connection)
+            .await?;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use sqlx::{Connection, PgConnection};
 use super::marts::{self, Batches};
 use super::quality::{self, Pass, Quality};
 use super::witness::{self, MarketCheck};
-use super::{Store, listed, requests};
+use super::{Store, jobs, listed, requests};
 use crate::quality::Thresholds;
 
 /// How a batch ended.
@@ -265,6 +265,7 @@ pub async fn close(
         .bind(batch.raw().to_string())
         .execute(&mut *tx)
         .await?;
+    steps.end("outcome");
     tx.commit().await?;
     steps.end("commit");
     Ok(Some(Closed { outcome, reason, sums, quality, witness, steps }))
@@ -299,17 +300,19 @@ async fn expire_open_jobs(
     batch: BatchId,
     cut: Cut,
 ) -> anyhow::Result<()> {
-    sqlx::query(
-        "UPDATE pipeline.jobs SET state = 'expired', reason = $3, ended_at = now()
+    // In the order of `shared::store::lock_jobs`.
+    let open: Vec<i32> = sqlx::query_scalar(
+        "SELECT ordinal FROM pipeline.jobs
           WHERE day = $1 AND batch_id = $2 AND state IN ('planned', 'published')
-            AND (kind <> 'advertiser' OR $4 OR state = 'planned' OR expires_at <= clock_timestamp())",
+            AND (kind <> 'advertiser' OR $3 OR state = 'planned' OR expires_at <= clock_timestamp())
+          ORDER BY ordinal FOR NO KEY UPDATE",
     )
     .bind(batch.day())
     .bind(batch.raw())
-    .bind(cut.job_reason())
     .bind(cut == Cut::Cancelled)
-    .execute(connection)
+    .fetch_all(&mut *connection)
     .await?;
+    jobs::expire(connection, batch, &open, cut.job_reason()).await?;
     Ok(())
 }
 

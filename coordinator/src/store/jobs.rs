@@ -6,6 +6,7 @@ use anyhow::{Context, bail, ensure};
 use chrono::{DateTime, Utc};
 use shared::domain::{BatchId, Market};
 use shared::job::{EMPTY_BEYOND_LAST_PAGE, EndState, JobEnd, SHED_BUDGET, Work};
+use shared::store::lock_jobs;
 use sqlx::{PgConnection, PgPool};
 
 use super::batches::OpenBatch;
@@ -140,9 +141,33 @@ pub async fn trim(
     Ok(())
 }
 
+/// Ends open jobs whose rows the transaction has locked.
+pub(super) async fn expire(
+    connection: &mut PgConnection,
+    batch: BatchId,
+    ordinals: &[i32],
+    reason: &str,
+) -> sqlx::Result<()> {
+    if ordinals.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE pipeline.jobs SET state = 'expired', reason = $3, ended_at = now()
+          WHERE day = $1 AND batch_id = $2 AND ordinal = ANY ($4)",
+    )
+    .bind(batch.day())
+    .bind(batch.raw())
+    .bind(reason)
+    .bind(ordinals)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// The broker confirmed these. A job may have ended before this is written.
 pub async fn mark_published(store: &Store, batch: BatchId, ordinals: &[u32]) -> anyhow::Result<()> {
     let mut tx = store.begin().await?;
+    lock_jobs(&mut tx, batch, ordinals).await?;
     sqlx::query(
         "UPDATE pipeline.jobs
             SET published_at = now(), state = CASE state WHEN 'planned' THEN 'published' ELSE state END

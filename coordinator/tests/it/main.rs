@@ -7,6 +7,7 @@
 
 mod archive;
 mod binary;
+mod jobs;
 mod leader;
 mod requests;
 mod retention;

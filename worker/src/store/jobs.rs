@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use shared::domain::{BatchId, Level, page_count};
 use shared::exchange::binance::SEARCH_ROWS;
 use shared::job::{EndState, Job, JobEnd, Report, Work};
+use shared::store::lock_jobs;
 use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool};
 use tokio::sync::oneshot;
 
@@ -253,6 +254,24 @@ pub(super) async fn is_ended_by(
     Ok(is_ended.bind(worker_id).fetch_one(executor).await?)
 }
 
+/// Locks jobs as [`lock_jobs`] says; a single one is locked by whatever changes it.
+async fn lock(
+    connection: &mut PgConnection,
+    keys: impl ExactSizeIterator<Item = JobKey>,
+) -> Result<(), StoreError> {
+    if keys.len() < 2 {
+        return Ok(());
+    }
+    let mut batches: BTreeMap<BatchId, Vec<u32>> = BTreeMap::new();
+    for (batch, ordinal) in keys {
+        batches.entry(batch).or_default().push(ordinal);
+    }
+    for (batch, ordinals) in batches {
+        lock_jobs(connection, batch, &ordinals).await?;
+    }
+    Ok(())
+}
+
 /// Ends those jobs that are still open and of the current issue; gives which.
 pub(super) async fn end(
     connection: &mut PgConnection,
@@ -260,6 +279,7 @@ pub(super) async fn end(
     worker_id: &str,
     egress_id: &str,
 ) -> Result<HashSet<JobKey>, StoreError> {
+    lock(connection, group.iter().map(|one| one.key())).await?;
     let column =
         |value: fn(&ToStore) -> i32| group.iter().map(|one| value(one)).collect::<Vec<_>>();
     let requests = || group.iter().map(|one| &one.ending.requests);
@@ -308,7 +328,7 @@ pub(super) async fn end(
 /// Adds requests to jobs that ended otherwise, or that are left to others, so that the ledger's sum is
 /// what the exchange saw. Those of an ending whose commit was answered too late are there already.
 pub(super) async fn add_requests(
-    executor: impl PgExecutor<'_>,
+    connection: &mut PgConnection,
     spent: &[(&Job, &Requests)],
     worker_id: &str,
 ) -> Result<(), StoreError> {
@@ -316,6 +336,7 @@ pub(super) async fn add_requests(
     if spent.is_empty() {
         return Ok(());
     }
+    lock(connection, spent.iter().map(|(job, _)| (job.batch_id, job.ordinal))).await?;
     sqlx::query(
         "UPDATE pipeline.jobs j
             SET attempts = j.attempts + e.attempts,
@@ -338,7 +359,7 @@ pub(super) async fn add_requests(
     .bind(worker_id)
     .bind(spent.iter().map(|(_, requests)| requests.errors.join(" ")).collect::<Vec<_>>())
     .bind(spent.iter().map(|(_, requests)| requests.http_status.map(i32::from)).collect::<Vec<_>>())
-    .execute(executor)
+    .execute(connection)
     .await?;
     Ok(())
 }

@@ -197,7 +197,14 @@ impl Store {
     pub async fn note_requests(&self, spent: &[(Job, Requests)]) -> Result<(), StoreError> {
         let spent: Vec<(&Job, &Requests)> =
             spent.iter().map(|(job, requests)| (job, requests)).collect();
-        let noted = jobs::add_requests(&self.pool, &spent, &self.worker_id);
+        if spent.iter().all(|(_, requests)| requests.attempts == 0) {
+            return Ok(());
+        }
+        let noted = async {
+            let mut tx = self.pool.begin().await?;
+            jobs::add_requests(&mut tx, &spent, &self.worker_id).await?;
+            Ok(tx.commit().await?)
+        };
         within(ANSWER_LIMIT, noted).await
     }
 
@@ -216,7 +223,7 @@ impl Store {
         let spent = group.iter().filter(|one| !ended.contains(&one.key())).chain(twice);
         let spent: Vec<(&Job, &Requests)> =
             spent.map(|one| (&one.job, &one.ending.requests)).collect();
-        jobs::add_requests(&mut *tx, &spent, &self.worker_id).await?;
+        jobs::add_requests(&mut tx, &spent, &self.worker_id).await?;
         let kept: Vec<&ToStore> =
             group.iter().copied().filter(|one| ended.contains(&one.key())).collect();
         let pages: Vec<&PageRows<'_>> =

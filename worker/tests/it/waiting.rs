@@ -15,7 +15,9 @@ use worker::client::Client;
 use worker::handler::{Handler, Outcome};
 use worker::rate_limit::{Class, Limiter};
 use worker::store::archive::Archive;
+use worker::store::{Store, Stored, ToStore};
 
+use crate::identity::page_of;
 use crate::{make_day, settings};
 
 /// Done by another meanwhile, it takes no slot of the limit: after a fault many jobs are in hand twice.
@@ -146,4 +148,47 @@ async fn an_empty_page_is_asked_for_again_unless_its_book_has_ended(pool: PgPool
         assert_eq!((ending.state, ending.reason), (EndState::Empty, Some(reason)));
         assert_eq!(ending.requests.attempts, attempts, "{reason}");
     }
+}
+
+/// A group that waits for one of its jobs holds none that comes after it, in whatever order they were read: a
+/// coordinator that holds the one and waits for another would stand still with it.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_group_takes_its_jobs_in_their_order(pool: PgPool) {
+    let (today, now) = (Utc::now().date_naive(), Utc::now());
+    make_day(&pool, today).await;
+    let group: Vec<ToStore> = [3, 1, 2]
+        .map(|ordinal| {
+            let mut one = page_of(Vec::new(), now);
+            one.job.ordinal = ordinal;
+            (one.ending.state, one.ending.reason) = (EndState::Empty, Some(EMPTY_NO_ADS));
+            one
+        })
+        .into();
+    sqlx::query(
+        "INSERT INTO pipeline.jobs (day, batch_id, ordinal, kind, market_id, page, urgent, ads_expected, state,
+                                    planned_at, expires_at)
+         SELECT $1, $2, o, 'search', 1, o, false, false, 'published', $3, $3 FROM unnest(ARRAY[3, 1, 2]) o",
+    )
+    .bind(today)
+    .bind(group[0].job.batch_id.raw())
+    .bind(now)
+    .execute(&pool)
+    .await
+    .unwrap();
+    let mut holder = pool.begin().await.unwrap();
+    let first = "SELECT FROM pipeline.jobs WHERE ordinal = 1 FOR NO KEY UPDATE";
+    sqlx::query(first).execute(&mut *holder).await.unwrap();
+    let mut store = Store::new(pool.clone(), &settings(&[]), Archive::new().unwrap());
+    let storing = tokio::spawn(async move { store.store(&group).await });
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')";
+    while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&pool).await.unwrap() {
+        assert!(!storing.is_finished(), "it waits");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let free = "SELECT ordinal FROM pipeline.jobs WHERE ordinal > 1 FOR NO KEY UPDATE SKIP LOCKED";
+    let free: Vec<i32> = sqlx::query_scalar(free).fetch_all(&pool).await.unwrap();
+    assert_eq!(free.len(), 2, "only {free:?} are free");
+    holder.rollback().await.unwrap();
+    let stored = storing.await.unwrap().unwrap();
+    assert!(stored.iter().all(|one| matches!(one, Stored::Ended(_))), "{stored:?}");
 }
