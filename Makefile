@@ -57,7 +57,7 @@ soak: ## 50 batches by the same processes, their memory looked at (BATCHES=50); 
 	@$(RELEASE)
 	@dev/stack run $(BENCH) soak --batches $(or $(BATCHES),50)
 
-curves: ## Throughput, close, plan and questions as they grow, drawn into docs/: about half an hour
+curves: ## Throughput, close, plan and questions as they grow, drawn into docs/: nine minutes
 	@$(RELEASE)
 	@dev/stack run $(BENCH) curves
 
