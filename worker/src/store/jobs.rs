@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use shared::domain::{BatchId, Level, page_count};
 use shared::exchange::binance::SEARCH_ROWS;
 use shared::job::{EndState, Job, JobEnd, Report, Work};
-use shared::store::lock_jobs;
-use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool};
+use shared::store::{lock_jobs, of_day};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use tokio::sync::oneshot;
 
 use super::{JobKey, StoreError, ToStore};
@@ -90,13 +90,6 @@ impl Found {
         let own = (self.kind.as_str(), self.market_id, self.fiat_id, self.page, self.advertiser_id);
         self.ordinal == job.ordinal.cast_signed() && own == identity(&job.work)
     }
-}
-
-/// `statement` with the day of the batch in the place of `DAY`. The plan then knows its one partition and is made once a
-/// day; of a bound day it is made anew each time, among all partitions, which takes five times as long as what it does.
-/// A list is in a `SELECT` of its own for the same reason: else a plan for its very length seems cheaper each time.
-fn of_day(statement: &str, batch: BatchId) -> AssertSqlSafe<String> {
-    AssertSqlSafe(statement.replacen("DAY", &format!("DATE '{}'", batch.day()), 1))
 }
 
 /// The rows of jobs of one batch; none for those which the ledger does not know, or no longer, or under
