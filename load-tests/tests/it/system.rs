@@ -147,13 +147,17 @@ async fn faults_of_the_exchange_cost_requests_only() -> Result<()> {
     let name = |fault: Fault| fault.to_possible_value().unwrap().get_name().to_owned();
     let faults: Vec<String> = passing()
         .map(|fault| {
-            // Refusals that don't say how long pause everybody for 10 s.
-            let long = matches!(fault, Fault::Http429 | Fault::Http429Html | Fault::Http403);
-            format!("--fault {}:{}", name(fault), if long { 5 } else { 20 })
+            // Refusals that don't say how long pause everybody for 10 s. Nothing is taken from these
+            // answers, and a job asks for such a one once more only: of many jobs, one would have no luck.
+            let is_rare = matches!(fault, Fault::Http429 | Fault::Http429Html | Fault::Http403)
+                || matches!(fault, Fault::Html200 | Fault::Empty200 | Fault::Png200)
+                || matches!(fault, Fault::CutJson | Fault::CutGzip);
+            format!("--fault {}:{}", name(fault), if is_rare { 5 } else { 20 })
         })
         .collect();
-    let fleet =
-        Fleet::start(&format!("--fiats 3 --ads 2000 --seed 701 {}", faults.join(" "))).await?;
+    // With this seed and these shares, the first 88 requests meet every kind.
+    let market = "--fiats 3 --ads 2000 --seed 151422";
+    let fleet = Fleet::start(&format!("{market} {}", faults.join(" "))).await?;
     // A kind that never ends is given up after this.
     // Refusals that have nothing to do with the rate would take it down to the floor.
     let settings = [("REQUEST_TIMEOUT_SECONDS", "4"), ("MIN_RATE_LIMIT", "6000")];
@@ -164,8 +168,12 @@ async fn faults_of_the_exchange_cost_requests_only() -> Result<()> {
     let met: BTreeSet<_> = requests.iter().filter_map(|line| line["fault"].as_str()).collect();
     let unmet: Vec<_> = passing().map(name).filter(|kind| !met.contains(&**kind)).collect();
     assert_eq!(unmet, Vec::<String>::new(), "another seed is needed");
-    let ledger = fleet.number("SELECT sum(attempts) FROM pipeline.jobs").await?;
-    assert_eq!(usize::try_from(ledger), Ok(requests.len()), "the ledger counts every request");
+    // A pause of everybody is long enough for jobs to be published again. What was spent on one that the
+    // other delivery ended is added when its worker sees that.
+    let attempts = "SELECT sum(attempts) FROM pipeline.jobs";
+    fleet.wait_for(attempts, i64::try_from(requests.len())?).await?;
+    let (ledger, requests) = (fleet.number(attempts).await?, fleet.requests()?.len());
+    assert_eq!(usize::try_from(ledger), Ok(requests), "the ledger counts every request");
     fleet.remove().await
 }
 
