@@ -20,7 +20,7 @@ use crate::client::{self, Answer};
 use crate::handler::Facts;
 use crate::metrics::{self, Archived};
 
-/// An answer as it waits for the transaction of its job: packed, in a tenth of its room.
+/// An answer as it waits for the transaction of its job: packed, in a tenth of its room, if it is to be archived.
 #[derive(Debug)]
 pub struct RawAnswer {
     status: u16,
@@ -36,7 +36,7 @@ enum Bytes {
         frame: Vec<u8>,
         dictionary: Option<Arc<Dictionary>>,
     },
-    /// It can't be packed, so it is not archived.
+    /// The archive is suspended, or it can't be packed. It is kept for the quarantine, should the database refuse its page.
     Whole(Transcript),
 }
 
@@ -60,17 +60,22 @@ impl RawAnswer {
     /// Its frame as this packer makes it. One that was made with another dictionary is packed again: when nothing in the
     /// archive needs a dictionary that was replaced, it is deleted.
     fn frame_of(&self, packer: &Packer, work: &Work) -> Result<Cow<'_, [u8]>, Archived> {
-        let Bytes::Packed { frame, dictionary } = &self.bytes else {
-            return Err(Archived::Unpackable);
-        };
         let id = |dictionary: &Arc<Dictionary>| dictionary.id();
-        if dictionary.as_ref().map(id) == packer.dictionary().map(id) {
-            return Ok(Cow::Borrowed(frame));
-        }
-        let again = unpack(frame, self.lengths, dictionary.as_deref())
-            .and_then(|transcript| packer.pack(&transcript));
-        again.map(Cow::Owned).map_err(|error| {
-            tracing::error!(%error, ?work, "an answer can't be packed again, it is not archived");
+        let made = match &self.bytes {
+            Bytes::Packed { frame, dictionary }
+                if dictionary.as_ref().map(id) == packer.dictionary().map(id) =>
+            {
+                return Ok(Cow::Borrowed(frame));
+            }
+            Bytes::Packed { frame, dictionary } => {
+                unpack(frame, self.lengths, dictionary.as_deref())
+                    .and_then(|transcript| packer.pack(&transcript))
+            }
+            // The archive may have been resumed since.
+            Bytes::Whole(transcript) => packer.pack(transcript),
+        };
+        made.map(Cow::Owned).map_err(|error| {
+            tracing::error!(%error, ?work, "an answer can't be packed, it is not archived");
             Archived::Unpackable
         })
     }
@@ -132,19 +137,23 @@ impl Archive {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Packs an answer for the time that it waits; the buffer of its body is free for the next one.
+    /// Packs an answer for the time that it waits; the buffer of its body is free for the next one. Not for nothing: while
+    /// the archive is suspended it waits as it came.
     #[must_use]
     pub fn pack(&self, work: &Work, answer: Answer) -> RawAnswer {
         let Answer { status, transcript, fetched_at } = answer;
         let lengths = transcript.lengths();
-        let packer = self.state().packer;
+        let State { is_suspended, packer } = self.state();
+        if is_suspended {
+            return RawAnswer { status, fetched_at, lengths, bytes: Bytes::Whole(transcript) };
+        }
         let bytes = match packer.pack(&transcript) {
             Ok(frame) => {
                 client::give_back(transcript.body);
                 Bytes::Packed { frame, dictionary: packer.dictionary().cloned() }
             }
             Err(error) => {
-                tracing::error!(%error, ?work, "an answer can't be archived");
+                tracing::debug!(%error, ?work, "an answer can't be packed");
                 Bytes::Whole(transcript)
             }
         };

@@ -73,3 +73,45 @@ async fn what_waits_is_packed_with_the_dictionary_of_its_transaction(pool: PgPoo
         assert_eq!(unpack(&content, lengths, Some(&dictionary)).unwrap(), sent, "batch {batch}");
     }
 }
+
+/// While the archive is suspended nothing is packed. An answer that waits when it is resumed is archived whole.
+#[sqlx::test(migrations = "../migrations")]
+async fn what_waits_when_the_archive_is_resumed_is_archived(pool: PgPool) {
+    let at = Utc::now();
+    make_day(&pool, at.date_naive()).await;
+    sqlx::query(
+        "INSERT INTO pipeline.raw_suspensions (exchange_id, reason, from_at, bytes, budget_bytes)
+         VALUES ($1, 'off', clock_timestamp(), 0, 0)",
+    )
+    .bind(Exchange::Binance.id())
+    .execute(&pool)
+    .await
+    .unwrap();
+    let archive = Archive::new().unwrap();
+    archive.refresh(&pool, Exchange::Binance).await.unwrap();
+    let mut store = Store::new(pool.clone(), &settings(&[]), archive.clone());
+    for (batch, archived) in [(1_u16, 0), (2, 1)] {
+        let mut one = page_of(vec![ad(advertiser("somebody", 1))], at);
+        one.job.batch_id = BatchId::new(at.date_naive(), batch.into()).unwrap();
+        publish(&pool, &one.job).await;
+        let sent = transcript(batch.into());
+        let answer = Answer { status: 200, transcript: sent.clone(), fetched_at: at };
+        one.ending.answer = Some(archive.pack(&one.job.work, answer));
+        store.store(&[one]).await.unwrap();
+        let rows: Vec<(i32, i32, i32, Vec<u8>)> = sqlx::query_as(
+            "SELECT request_bytes, headers_bytes, body_bytes, content FROM pipeline.raw_pages",
+        )
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+        assert_eq!(rows.len(), archived, "batch {batch}");
+        for (request, headers, body, content) in rows {
+            let lengths = Lengths::from_columns(request, headers, body).unwrap();
+            assert_eq!(unpack(&content, lengths, None).unwrap(), sent);
+        }
+        sqlx::query("UPDATE pipeline.raw_suspensions SET to_at = clock_timestamp()")
+            .execute(&pool)
+            .await
+            .unwrap();
+    }
+}
