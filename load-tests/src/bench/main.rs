@@ -192,9 +192,32 @@ async fn throughput(options: &Throughput) -> Result<Vec<Column>> {
     if !own.floors.is_empty() {
         columns.push(Column::new("floors", &own.floors));
         columns.push(to_floors(&own.steady, &own.floors));
+        columns.push(Column::new("without archive", &without_archive(options).await?));
         columns.push(Column::new("light load", &[light(&options.load).await?]));
     }
     Ok(columns)
+}
+
+/// Batches in steady state whose answers are not archived.
+async fn without_archive(options: &Throughput) -> Result<Vec<Figures>> {
+    eprintln!("without the archive");
+    let off = ("RAW_ARCHIVE_MB".to_owned(), "0".to_owned());
+    let set = options.load.set.iter().cloned().chain([off]).collect();
+    let load = Load { set, ..options.load.clone() };
+    let mut measured = Measured::default();
+    let options = &Throughput { load, no_floors: true, beside: None, ..*options };
+    run::with(&options.load, async |running| {
+        run_once(options, running, &mut measured).await?;
+        let archived: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pipeline.raw_pages WHERE batch_id = (SELECT max(batch_id) FROM pipeline.batches)",
+        )
+        .fetch_one(&running.fleet.pool)
+        .await?;
+        ensure!(archived == 0, "{archived} answers of the last batch were archived nevertheless");
+        Ok(())
+    })
+    .await?;
+    Ok(measured.steady)
 }
 
 /// A small market at ten requests a second: how long a page waits for company before it is stored.
