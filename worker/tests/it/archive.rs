@@ -6,8 +6,8 @@ use shared::domain::BatchId;
 use shared::exchange::Exchange;
 use sqlx::PgPool;
 use worker::client::Answer;
-use worker::store::Store;
 use worker::store::archive::Archive;
+use worker::store::{Store, ToStore};
 
 use crate::contents::publish;
 use crate::identity::{ad, advertiser, page_of};
@@ -19,22 +19,28 @@ fn transcript(number: usize) -> Transcript {
     Transcript { request, headers: b"content-type: application/json".to_vec(), body: body.into() }
 }
 
+/// A page of a batch of today, whose job is out, with the answer that it was read from.
+async fn waiting(pool: &PgPool, archive: &Archive, batch: u16, sent: &Transcript) -> ToStore {
+    let at = Utc::now();
+    let mut one = page_of(vec![ad(advertiser("somebody", 1))], at);
+    one.job.batch_id = BatchId::new(at.date_naive(), batch.into()).unwrap();
+    publish(pool, &one.job).await;
+    let answer = Answer { status: 200, transcript: sent.clone(), fetched_at: at };
+    one.ending.answer = Some(archive.pack(&one.job.work, answer));
+    one
+}
+
 /// A dictionary that comes while an answer waits, after which the one of before may be deleted: the answer is
 /// stored with the new one, and its bytes are what they were.
 #[sqlx::test(migrations = "../migrations")]
 async fn what_waits_is_packed_with_the_dictionary_of_its_transaction(pool: PgPool) {
-    let at = Utc::now();
-    make_day(&pool, at.date_naive()).await;
+    make_day(&pool, Utc::now().date_naive()).await;
     let archive = Archive::new().unwrap();
     let mut store = Store::new(pool.clone(), &settings(&[]), archive.clone());
     for batch in 1..=3_u16 {
-        let mut one = page_of(vec![ad(advertiser("somebody", 1))], at);
-        one.job.batch_id = BatchId::new(at.date_naive(), batch.into()).unwrap();
-        publish(&pool, &one.job).await;
         // Packed with the dictionary of the batch before, if there was any.
         let sent = transcript(batch.into());
-        let answer = Answer { status: 200, transcript: sent.clone(), fetched_at: at };
-        one.ending.answer = Some(archive.pack(&one.job.work, answer));
+        let one = waiting(&pool, &archive, batch, &sent).await;
         let samples: Vec<Transcript> =
             (0..500).map(|number| transcript(number * usize::from(batch) + 10)).collect();
         let content = train(&samples).unwrap();
@@ -77,8 +83,7 @@ async fn what_waits_is_packed_with_the_dictionary_of_its_transaction(pool: PgPoo
 /// While the archive is suspended nothing is packed. An answer that waits when it is resumed is archived whole.
 #[sqlx::test(migrations = "../migrations")]
 async fn what_waits_when_the_archive_is_resumed_is_archived(pool: PgPool) {
-    let at = Utc::now();
-    make_day(&pool, at.date_naive()).await;
+    make_day(&pool, Utc::now().date_naive()).await;
     sqlx::query(
         "INSERT INTO pipeline.raw_suspensions (exchange_id, reason, from_at, bytes, budget_bytes)
          VALUES ($1, 'off', clock_timestamp(), 0, 0)",
@@ -91,12 +96,8 @@ async fn what_waits_when_the_archive_is_resumed_is_archived(pool: PgPool) {
     archive.refresh(&pool, Exchange::Binance).await.unwrap();
     let mut store = Store::new(pool.clone(), &settings(&[]), archive.clone());
     for (batch, archived) in [(1_u16, 0), (2, 1)] {
-        let mut one = page_of(vec![ad(advertiser("somebody", 1))], at);
-        one.job.batch_id = BatchId::new(at.date_naive(), batch.into()).unwrap();
-        publish(&pool, &one.job).await;
         let sent = transcript(batch.into());
-        let answer = Answer { status: 200, transcript: sent.clone(), fetched_at: at };
-        one.ending.answer = Some(archive.pack(&one.job.work, answer));
+        let one = waiting(&pool, &archive, batch, &sent).await;
         store.store(&[one]).await.unwrap();
         let rows: Vec<(i32, i32, i32, Vec<u8>)> = sqlx::query_as(
             "SELECT request_bytes, headers_bytes, body_bytes, content FROM pipeline.raw_pages",
