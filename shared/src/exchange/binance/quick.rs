@@ -12,14 +12,10 @@ use super::value::{self, Raw, Written};
 use super::wire::{Adv, Advertiser, TradeMethod};
 use crate::exchange::shape::{Known, Mark, Met};
 
-/// A page as written.
-pub(super) struct Quick<'a> {
-    pub(super) total: Option<u32>,
-    pub(super) items: Vec<Item<'a>>,
-}
+/// An answer that is not as it always is.
+pub(super) struct IsOther;
 
-/// One element of `data`.
-#[derive(Default)]
+/// One element of `data`, as written.
 pub(super) struct Item<'a> {
     pub(super) adv: Adv<'a>,
     pub(super) methods: Vec<TradeMethod<'a>>,
@@ -59,11 +55,15 @@ static KNOWN: LazyLock<Known> = LazyLock::new(|| {
     known
 });
 
-/// Reads an answer to the search; `None`: it is not as it always is.
-pub(super) fn read(bytes: &[u8]) -> Option<Quick<'_>> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let mut page =
-        Page { items: Vec::new(), fields: [None; FIELDS], methods: Vec::new(), total: None };
+/// Reads an answer to the search; gives the declared total. Each item goes to `give` once it is whole, which says whether
+/// it is as always: a list of all items would be a second page in memory.
+pub(super) fn read<'a>(
+    bytes: &'a [u8],
+    give: impl FnMut(Item<'a>) -> bool,
+) -> Result<Option<u32>, IsOther> {
+    let text = std::str::from_utf8(bytes).map_err(|_| IsOther)?;
+    let (fields, methods) = ([None; FIELDS], Vec::new());
+    let mut page = Page { give, items: 0, fields, methods, total: None };
     let mut succeeded = (false, false);
     let is_known = KNOWN.follow(text, |met| match met {
         Met::Begin(ITEM) => page.begin(),
@@ -84,40 +84,42 @@ pub(super) fn read(bytes: &[u8]) -> Option<Quick<'_>> {
             true
         }
     });
-    if !is_known || succeeded != (true, true) {
-        return None;
-    }
-    page.end();
-    Some(Quick { total: page.total, items: page.items })
+    if is_known && succeeded == (true, true) && page.end() { Ok(page.total) } else { Err(IsOther) }
 }
 
 /// A page while it is read.
-struct Page<'a> {
-    items: Vec<Item<'a>>,
+struct Page<'a, F> {
+    give: F,
+    /// Items that were begun.
+    items: usize,
     /// Of the item that is being read.
     fields: [Raw<'a>; FIELDS],
     methods: Vec<[Raw<'a>; TradeMethod::NAMES.len()]>,
     total: Option<u32>,
 }
 
-impl<'a> Page<'a> {
+impl<'a, F: FnMut(Item<'a>) -> bool> Page<'a, F> {
     /// Begins another item; whether there may be one.
     fn begin(&mut self) -> bool {
-        self.end();
-        self.items.push(Item::default());
-        self.items.len() <= MAX_ITEMS
+        let is_good = self.end();
+        self.items += 1;
+        is_good && self.items <= MAX_ITEMS
     }
 
-    fn end(&mut self) {
-        let Some(item) = self.items.last_mut() else { return };
-        let fields = std::mem::replace(&mut self.fields, [None; FIELDS]);
-        let mut fields = fields.into_iter();
-        *item = Item {
+    /// Ends the item that was begun, if one was; whether it is one as always.
+    fn end(&mut self) -> bool {
+        if self.items == 0 {
+            return true;
+        }
+        let mut fields = self.fields.iter_mut().map(Option::take);
+        let item = Item {
             adv: Adv::of(&mut fields),
             advertiser: Advertiser::of(&mut fields),
             privilege_type: fields.next().flatten(),
             methods: self.methods.drain(..).map(|one| TradeMethod::of(one.into_iter())).collect(),
         };
+        debug_assert!(fields.next().is_none(), "each field belongs to one item only");
+        (self.give)(item)
     }
 
     fn take(&mut self, mark: usize, raw: Written<'a>) {

@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::envelope::{self, Items};
 use super::lenient::{self, Ambiguous, Straight};
-use super::quick::{self, Quick};
+use super::quick;
+use super::request::SEARCH_ROWS;
 use super::shapes;
 use super::value::{self, Fault, Raw, Written};
 use super::wire::{self, Adv, AnswerError, Item, OUT_OF_ORDER_PRIVILEGES, TradeMethod};
@@ -16,6 +17,9 @@ use crate::domain::{
     Ad, AdDetails, Advertiser, Json, Market, PaymentMethod, Refusal, Rule, Side, Warning,
 };
 use crate::exchange::shape::Finding;
+
+/// Ads of an ordinary page: all that were asked for, and one out of order.
+const ORDINARY_ADS: usize = SEARCH_ROWS as usize + 1;
 
 /// What a page of the search holds. Every element of the answer is in one of the two lists.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,13 +58,15 @@ pub fn read_search(market: &Market, bytes: &[u8]) -> (Result<Page, AnswerError>,
 
 /// A page of the known shape, of which every ad can be taken; `None`: it is another.
 pub(super) fn parse_quickly(market: &Market, bytes: &[u8]) -> Option<Page> {
-    let Quick { total, items } = quick::read(bytes)?;
-    let read = |(position, item): (usize, quick::Item<'_>)| {
+    let mut ads: Vec<Ad> = Vec::with_capacity(ORDINARY_ADS);
+    let give = |item: quick::Item<'_>| {
         let quick::Item { adv, methods, advertiser, privilege_type } = item;
-        let reader = Reader::new(Pass::Strict);
-        read_ad(market, position, privilege_type, &adv, Some(&methods), &advertiser, reader).ok()
+        let (position, reader) = (ads.len(), Reader::new(Pass::Strict));
+        let ad =
+            read_ad(market, position, privilege_type, &adv, Some(&methods), &advertiser, reader);
+        ad.map(|ad| ads.push(ad)).is_ok()
     };
-    let ads: Vec<Ad> = items.into_iter().enumerate().map(read).collect::<Option<_>>()?;
+    let total = quick::read(bytes, give).ok()?;
     let warnings = duplicates(&ads);
     Some(Page { total, ads, refusals: Vec::new(), warnings, leniencies: Vec::new() })
 }
