@@ -20,7 +20,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection that was used within this time is not asked whether it still lives before it is used again:
 /// that would double the way to the server of every short statement.
-const TRUSTED_FOR: Duration = Duration::from_secs(1);
+pub const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// A transaction in which nothing is said for so long is ended by the server: whoever holds it is
 /// paused or cut off, and its locks must not stop others.

@@ -407,7 +407,8 @@ impl Pages {
             methods.iter().map(|method| method.identifier.as_str()).collect();
         if self.apply {
             let all = methods.clone();
-            self.payment_methods.resolve(&self.pool, self.exchange, all).await?;
+            let mut connection = self.pool.acquire().await?;
+            self.payment_methods.resolve(&mut connection, self.exchange, all).await?;
             let id = |method: &PaymentMethod| {
                 Some((method.identifier.clone(), self.payment_methods.id(method)?))
             };

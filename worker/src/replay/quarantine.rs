@@ -461,7 +461,13 @@ impl Retry<'_> {
         let advertiser_sk =
             version_of(versions, &ad.advertiser, at, None, false).unwrap_or_default();
         let mut methods = PaymentMethods::new();
-        methods.resolve(self.pool, exchange, ad.payment_methods.iter().collect()).await?;
+        methods
+            .resolve(
+                &mut *self.pool.acquire().await?,
+                exchange,
+                ad.payment_methods.iter().collect(),
+            )
+            .await?;
         let ids = ad.payment_methods.iter().filter_map(|method| methods.id(method));
         let mut payment_method_ids: Vec<i32> = ids.collect();
         payment_method_ids.sort_unstable();

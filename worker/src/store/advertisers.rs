@@ -7,7 +7,7 @@ use lru::LruCache;
 use rust_decimal::Decimal;
 use shared::domain::Advertiser;
 use shared::exchange::Exchange;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::StoreError;
@@ -142,12 +142,12 @@ impl Advertisers {
     /// figures are recorded.
     pub(super) async fn resolve(
         &mut self,
-        pool: &PgPool,
+        connection: &mut PgConnection,
         exchange: Exchange,
         seen: Vec<(&Advertiser, DateTime<Utc>)>,
     ) -> Result<(), StoreError> {
         self.resolved.clear();
-        self.forget_closed(pool, &seen).await?;
+        self.forget_closed(connection, &seen).await?;
         let mut changed: BTreeMap<&str, Seen<'_>> = BTreeMap::new();
         for (advertiser, at) in seen {
             let seen = Seen::new(advertiser, at);
@@ -178,7 +178,7 @@ impl Advertisers {
             if left.is_empty() {
                 return Ok(());
             }
-            let done = write(pool, exchange, &left).await?;
+            let done = write(connection, exchange, &left).await?;
             left.retain(|seen| match done.get(&seen.advertiser.user_no) {
                 None => true,
                 Some(&advertiser_sk) => {
@@ -206,7 +206,7 @@ impl Advertisers {
     /// that comes back would otherwise be taken for the version that was closed.
     async fn forget_closed(
         &mut self,
-        pool: &PgPool,
+        connection: &mut PgConnection,
         seen: &[(&Advertiser, DateTime<Utc>)],
     ) -> Result<(), StoreError> {
         let known = |(advertiser, _): &(&Advertiser, DateTime<Utc>)| {
@@ -221,7 +221,7 @@ impl Advertisers {
             "SELECT user_no FROM warehouse.dim_advertisers WHERE advertiser_sk = ANY ($1) AND NOT is_current",
         )
         .bind(versions.into_iter().collect::<Vec<_>>())
-        .fetch_all(pool)
+        .fetch_all(connection)
         .await?;
         for user_no in closed {
             self.known.pop(&advertiser_key(&user_no));
@@ -238,11 +238,11 @@ impl Advertisers {
 /// Writes what changed; gives the version of each advertiser, without those that another worker
 /// changed at the same instant. `seen` ascending by `user_no` and each once.
 async fn write(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     exchange: Exchange,
     seen: &[Seen<'_>],
 ) -> Result<HashMap<String, i32>, StoreError> {
-    let mut tx = pool.begin().await?;
+    let mut tx = connection.begin().await?;
     let mut versions = HashMap::new();
     let currents = lock_current(&mut tx, exchange, seen).await?;
     // Only who is not there: an insert that meets a row uses up a number all the same, and numbers are

@@ -13,7 +13,7 @@ use shared::domain::BatchId;
 use shared::exchange::Exchange;
 use shared::exchange::binance::PARSER_VERSION;
 use shared::job::Work;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 
 use super::{JobKey, StoreError, ToStore};
 use crate::client::{self, Answer};
@@ -100,19 +100,23 @@ impl Archive {
     }
 
     /// Learns whether the archive is suspended, and of a new dictionary.
-    pub async fn refresh(&self, pool: &PgPool, exchange: Exchange) -> Result<(), StoreError> {
+    pub async fn refresh(
+        &self,
+        connection: &mut PgConnection,
+        exchange: Exchange,
+    ) -> Result<(), StoreError> {
         let (is_suspended, newest): (bool, Option<i32>) = sqlx::query_as(
             "SELECT EXISTS (SELECT FROM pipeline.raw_suspensions WHERE exchange_id = $1 AND to_at IS NULL),
                     (SELECT dictionary_id FROM pipeline.raw_dictionaries WHERE exchange_id = $1
                       ORDER BY trained_at DESC, dictionary_id LIMIT 1)",
         )
         .bind(exchange.id())
-        .fetch_one(pool)
+        .fetch_one(&mut *connection)
         .await?;
         let known = self.state().packer;
         let packer = match newest {
             Some(id) if known.dictionary().is_none_or(|known| known.id() != id) => {
-                let dictionary = Dictionary::load(pool, id).await.map(Arc::new);
+                let dictionary = Dictionary::load(connection, id).await.map(Arc::new);
                 match dictionary.and_then(|dictionary| Packer::new(Some(dictionary))) {
                     Ok(packer) => Arc::new(packer),
                     Err(error) => {

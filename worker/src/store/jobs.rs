@@ -10,6 +10,7 @@ use shared::store::{lock_jobs, of_day};
 use sqlx::{PgConnection, PgExecutor, PgPool};
 use tokio::sync::oneshot;
 
+use super::kept::Kept;
 use super::{JobKey, StoreError, ToStore};
 use crate::handler::{Facts, Requests};
 
@@ -94,7 +95,11 @@ impl Found {
 
 /// The rows of jobs of one batch; none for those which the ledger does not know, or no longer, or under
 /// another job's ordinal.
-async fn find_all(pool: &PgPool, batch: BatchId, jobs: &[&Job]) -> Result<Vec<Found>, StoreError> {
+async fn find_all(
+    connection: &mut PgConnection,
+    batch: BatchId,
+    jobs: &[&Job],
+) -> Result<Vec<Found>, StoreError> {
     // Each row by its whole key: of a batch that was just planned the planner knows nothing, and reads all its
     // jobs to find some.
     let found = sqlx::query_as(of_day(
@@ -108,14 +113,14 @@ async fn find_all(pool: &PgPool, batch: BatchId, jobs: &[&Job]) -> Result<Vec<Fo
     ))
     .bind(batch.raw())
     .bind(jobs.iter().map(|job| job.ordinal.cast_signed()).collect::<Vec<_>>())
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     Ok(found)
 }
 
 /// The largest total that the pages of each market declare that were read in the batch.
 async fn find_totals(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     batch: BatchId,
     markets: &BTreeSet<i32>,
 ) -> Result<Vec<(i32, u32)>, StoreError> {
@@ -129,7 +134,7 @@ async fn find_totals(
     ))
     .bind(batch.raw())
     .bind(markets.iter().copied().collect::<Vec<_>>())
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     Ok(totals.into_iter().map(|(market, total)| (market, total.cast_unsigned())).collect())
 }
@@ -147,7 +152,7 @@ impl Totals {
     /// that is known. A first page never is.
     async fn look_up(
         &mut self,
-        pool: &PgPool,
+        connection: &mut PgConnection,
         batch: BatchId,
         jobs: &[&Job],
     ) -> Result<(), StoreError> {
@@ -163,7 +168,7 @@ impl Totals {
         });
         let markets: BTreeSet<i32> = unknown.map(|(market_id, _)| market_id).collect();
         if !markets.is_empty() {
-            self.markets.extend(find_totals(pool, batch, &markets).await?);
+            self.markets.extend(find_totals(connection, batch, &markets).await?);
         }
         Ok(())
     }
@@ -177,18 +182,24 @@ impl Totals {
 /// A job that waits for its row.
 type Waiting = (Job, oneshot::Sender<Option<JobRow>>);
 
+/// What goes with the turn.
+struct Turn {
+    connection: Kept,
+    totals: Totals,
+}
+
 /// Looks jobs up in the ledger. Those that come while a look is under way are looked up together by the
 /// next one: no job waits longer for it, and under load a statement serves many.
 pub struct LookUps {
-    pool: PgPool,
     waiting: Mutex<Vec<Waiting>>,
-    turn: tokio::sync::Mutex<Totals>,
+    turn: tokio::sync::Mutex<Turn>,
 }
 
 impl LookUps {
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, waiting: Mutex::default(), turn: tokio::sync::Mutex::default() }
+        let turn = Turn { connection: Kept::new(pool), totals: Totals::default() };
+        Self { waiting: Mutex::default(), turn: tokio::sync::Mutex::new(turn) }
     }
 
     /// The row of a job; `None`: the ledger has none, no longer, or another job under this ordinal, as for
@@ -201,7 +212,7 @@ impl LookUps {
         let mut turn = self.turn.lock().await;
         // Whoever had the turn before may have looked this one up too.
         let waiting = std::mem::take(&mut *self.waiting());
-        let looked = self.look_up(waiting, &mut turn).await;
+        let looked = turn.look_up(waiting).await;
         drop(turn);
         looked?;
         // Else the look that took it failed, or was given up.
@@ -211,24 +222,31 @@ impl LookUps {
     fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    async fn look_up(&self, waiting: Vec<Waiting>, totals: &mut Totals) -> Result<(), StoreError> {
+impl Turn {
+    async fn look_up(&mut self, waiting: Vec<Waiting>) -> Result<(), StoreError> {
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let mut connection = self.connection.take().await?;
         let mut batches: BTreeMap<BatchId, Vec<Waiting>> = BTreeMap::new();
         for one in waiting {
             batches.entry(one.0.batch_id).or_default().push(one);
         }
         for (batch, waiting) in batches {
             let jobs: Vec<&Job> = waiting.iter().map(|(job, _)| job).collect();
-            let found = find_all(&self.pool, batch, &jobs).await?;
-            totals.look_up(&self.pool, batch, &jobs).await?;
+            let found = find_all(&mut connection, batch, &jobs).await?;
+            self.totals.look_up(&mut connection, batch, &jobs).await?;
             for (job, told) in waiting {
                 let row = found.iter().find(|found| found.is_of(&job));
-                let row =
-                    row.map(|found| JobRow { book_total: totals.of(&job), ..found.row.clone() });
+                let row = row
+                    .map(|found| JobRow { book_total: self.totals.of(&job), ..found.row.clone() });
                 // Nobody may wait for it any more.
                 told.send(row).ok();
             }
         }
+        self.connection.keep(connection);
         Ok(())
     }
 }

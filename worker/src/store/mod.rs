@@ -8,6 +8,7 @@ pub(crate) mod advertisers;
 pub mod archive;
 pub(crate) mod discovery;
 pub mod jobs;
+mod kept;
 pub(crate) mod pages;
 pub(crate) mod payment_methods;
 pub(crate) mod profiles;
@@ -24,10 +25,11 @@ use std::time::Duration;
 use shared::domain::BatchId;
 use shared::job::{EndState, Job, Report};
 use shared::store::{ANSWER_LIMIT, within};
-use sqlx::PgPool;
+use sqlx::{Connection, PgConnection, PgPool};
 
 use self::advertisers::Advertisers;
 use self::archive::Archive;
+use self::kept::Kept;
 use self::pages::PageRows;
 use self::payment_methods::PaymentMethods;
 use self::shapes::Shapes;
@@ -120,7 +122,7 @@ impl StoreError {
 const DISK_FULL_STATE: &str = "53100";
 
 pub struct Store {
-    pool: PgPool,
+    connection: Kept,
     worker_id: String,
     egress_id: String,
     archive: Archive,
@@ -138,7 +140,7 @@ impl Store {
     #[must_use]
     pub fn new(pool: PgPool, settings: &Settings, archive: Archive) -> Self {
         Self {
-            pool,
+            connection: Kept::new(pool),
             worker_id: settings.worker_id.clone(),
             egress_id: settings.egress_id.clone(),
             archive,
@@ -170,7 +172,7 @@ impl Store {
         let (unique, twice): (Vec<_>, Vec<_>) = indexed.partition(|(index, _)| is_chosen(*index));
         let unique: Vec<&ToStore> = unique.into_iter().map(|(_, one)| one).collect();
         let twice: Vec<&ToStore> = twice.into_iter().map(|(_, one)| one).collect();
-        let stored = within(STORE_LIMIT, self.store_unique(&unique, &twice)).await;
+        let stored = within(STORE_LIMIT, self.store_kept(&unique, &twice)).await;
         if stored.is_err() {
             // Who knows which commits survived: a cold cache costs rows, a wrong id would dangle.
             self.forget();
@@ -194,31 +196,47 @@ impl Store {
     }
 
     /// Adds requests that came to nothing to the ledger.
-    pub async fn note_requests(&self, spent: &[(Job, Requests)]) -> Result<(), StoreError> {
+    pub async fn note_requests(&mut self, spent: &[(Job, Requests)]) -> Result<(), StoreError> {
         let spent: Vec<(&Job, &Requests)> =
             spent.iter().map(|(job, requests)| (job, requests)).collect();
         if spent.iter().all(|(_, requests)| requests.attempts == 0) {
             return Ok(());
         }
         let noted = async {
-            let mut tx = self.pool.begin().await?;
+            let mut connection = self.connection.take().await?;
+            let mut tx = connection.begin().await?;
             jobs::add_requests(&mut tx, &spent, &self.worker_id).await?;
-            Ok(tx.commit().await?)
+            tx.commit().await?;
+            self.connection.keep(connection);
+            Ok(())
         };
         within(ANSWER_LIMIT, noted).await
+    }
+
+    /// Stores jobs, each there once, on the connection that is kept.
+    async fn store_kept(
+        &mut self,
+        group: &[&ToStore],
+        twice: &[&ToStore],
+    ) -> Result<HashSet<JobKey>, StoreError> {
+        let mut connection = self.connection.take().await?;
+        let ended = self.store_unique(&mut connection, group, twice).await?;
+        self.connection.keep(connection);
+        Ok(ended)
     }
 
     /// Stores jobs, each there once, in one transaction; those that it ended. Of jobs that are there
     /// `twice` only the requests are added.
     async fn store_unique(
         &mut self,
+        connection: &mut PgConnection,
         group: &[&ToStore],
         twice: &[&ToStore],
     ) -> Result<HashSet<JobKey>, StoreError> {
-        self.begin_batch(group).await?;
-        let pages = self.page_rows(group).await?;
+        self.begin_batch(connection, group).await?;
+        let pages = self.page_rows(connection, group).await?;
         let mut answers = self.archive.rows(group);
-        let mut tx = self.pool.begin().await?;
+        let mut tx = connection.begin().await?;
         let ended = jobs::end(&mut tx, group, &self.worker_id, &self.egress_id).await?;
         let spent = group.iter().filter(|one| !ended.contains(&one.key())).chain(twice);
         let spent: Vec<(&Job, &Requests)> =
@@ -252,19 +270,23 @@ impl Store {
 
     /// With each new batch: is the database still the one of which this worker remembers keys, or was it made anew,
     /// or taken back to an earlier moment? And is there a new dictionary, to be used from the batch's first page?
-    async fn begin_batch(&mut self, group: &[&ToStore]) -> Result<(), StoreError> {
+    async fn begin_batch(
+        &mut self,
+        connection: &mut PgConnection,
+        group: &[&ToStore],
+    ) -> Result<(), StoreError> {
         let newest = group.iter().max_by_key(|one| one.job.batch_id).map(|one| &one.job);
         let Some(job) = newest.filter(|job| self.batch.is_none_or(|seen| seen < job.batch_id))
         else {
             return Ok(());
         };
         if let Some(key) = self.last_read
-            && !jobs::is_ended_by(&self.pool, key, &self.worker_id).await?
+            && !jobs::is_ended_by(&mut *connection, key, &self.worker_id).await?
         {
             tracing::warn!(batch = %key.0, ordinal = key.1, "the ledger lacks what this worker stored: all that it remembers of the database is forgotten");
             self.forget();
         }
-        self.archive.refresh(&self.pool, job.exchange).await?;
+        self.archive.refresh(connection, job.exchange).await?;
         self.batch = Some(job.batch_id);
         Ok(())
     }
@@ -272,6 +294,7 @@ impl Store {
     /// The pages of the group as rows: names resolved to keys, unchanged ads to their versions.
     async fn page_rows<'a>(
         &mut self,
+        connection: &mut PgConnection,
         group: &[&'a ToStore],
     ) -> Result<Vec<PageRows<'a>>, StoreError> {
         let pages = || {
@@ -285,24 +308,24 @@ impl Store {
         }
         let exchange = group[0].job.exchange;
         let methods = pages().flat_map(|(_, page)| &page.ads).flat_map(|ad| &ad.payment_methods);
-        self.payment_methods.resolve(&self.pool, exchange, methods.collect()).await?;
+        self.payment_methods.resolve(connection, exchange, methods.collect()).await?;
         let seen = pages().flat_map(|(one, page)| {
             let at = one.ending.requests.fetched_at.unwrap_or_default();
             page.ads.iter().map(move |ad| (&ad.advertiser, at))
         });
-        self.advertisers.resolve(&self.pool, exchange, seen.collect()).await?;
+        self.advertisers.resolve(connection, exchange, seen.collect()).await?;
         let ads = pages().flat_map(|(one, page)| {
             let at = one.ending.requests.fetched_at.unwrap_or_default();
             page.ads.iter().map(move |ad| (ad.adv_no.as_str(), at))
         });
-        let terms = terms::list_known(&self.pool, exchange, &ads.collect::<Vec<_>>()).await?;
+        let terms = terms::list_known(connection, exchange, &ads.collect::<Vec<_>>()).await?;
         let mut terms = terms.into_iter();
         let mut rows = Vec::new();
         for (one, page) in pages() {
             let (advertisers, methods) = (&self.advertisers, &self.payment_methods);
             rows.push(PageRows::new(one, page, advertisers, methods, &mut terms));
         }
-        self.versions.match_unchanged(&self.pool, &mut rows).await?;
+        self.versions.match_unchanged(connection, &mut rows).await?;
         Ok(rows)
     }
 }

@@ -1,17 +1,16 @@
 //! Payment methods by the exchange's identifier.
 
 use std::collections::{BTreeMap, HashMap};
-use std::num::NonZeroUsize;
 
 use lru::LruCache;
 use shared::domain::PaymentMethod;
 use shared::exchange::Exchange;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 
 use super::StoreError;
 
 /// Identifiers remembered; all exchanges together have a few thousand.
-const CACHED_METHODS: NonZeroUsize = NonZeroUsize::new(20_000).expect("not zero");
+const CACHED_METHODS: usize = 20_000;
 
 #[derive(Clone, Copy)]
 struct Known {
@@ -28,14 +27,15 @@ pub(crate) struct PaymentMethods {
 
 impl PaymentMethods {
     pub(crate) fn new() -> Self {
-        Self { known: LruCache::new(CACHED_METHODS), resolved: HashMap::new() }
+        // Bounded where it is filled: a bound given here is room taken at once.
+        Self { known: LruCache::unbounded(), resolved: HashMap::new() }
     }
 
     /// Makes sure that all `methods` have an id. A name is added where there was none; a null never
     /// hides a name.
     pub(crate) async fn resolve(
         &mut self,
-        pool: &PgPool,
+        connection: &mut PgConnection,
         exchange: Exchange,
         methods: Vec<&PaymentMethod>,
     ) -> Result<(), StoreError> {
@@ -56,11 +56,13 @@ impl PaymentMethods {
         if unknown.is_empty() {
             return Ok(());
         }
-        let mut connection = pool.acquire().await?;
         let methods: Vec<&PaymentMethod> = unknown.into_values().collect();
-        for (identifier, id, is_named) in upsert(&mut connection, exchange, &methods).await? {
+        for (identifier, id, is_named) in upsert(connection, exchange, &methods).await? {
             self.resolved.insert(identifier.clone(), id);
             self.known.put(identifier, Known { id, is_named });
+            if self.known.len() > CACHED_METHODS {
+                self.known.pop_lru();
+            }
         }
         Ok(())
     }

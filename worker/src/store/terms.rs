@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use shared::domain::{Ad, AdDetails, Json};
 use shared::exchange::Exchange;
-use sqlx::{PgConnection, PgExecutor, PgPool};
+use sqlx::{PgConnection, PgExecutor};
 
 use super::StoreError;
 use super::versions::{Hasher, hash_details};
@@ -51,7 +51,7 @@ impl From<Row> for AdDetails {
 /// What was last told of each ad at the instant it was read, in order; `None`: nothing yet. What is told
 /// later does not count, so that a page that is stored again is stored alike.
 pub(super) async fn list_known(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     exchange: Exchange,
     ads: &[(&str, DateTime<Utc>)],
 ) -> Result<Vec<Option<AdDetails>>, StoreError> {
@@ -60,12 +60,12 @@ pub(super) async fn list_known(
         "SELECT EXISTS (SELECT FROM warehouse.offer_terms WHERE exchange_id = $1)",
     )
     .bind(exchange.id())
-    .fetch_one(pool)
+    .fetch_one(&mut *connection)
     .await?;
     if !has_any {
         return Ok(vec![None; ads.len()]);
     }
-    let known = list_last(pool, exchange, ads, 1).await?;
+    let known = list_last(connection, exchange, ads, 1).await?;
     Ok(known.into_iter().map(|mut last| last.pop()).collect())
 }
 

@@ -11,7 +11,7 @@ use chrono::NaiveDate;
 use rust_decimal::Decimal;
 use shared::domain::{Ad, AdDetails, BatchId, Json, page_count, rule_names};
 use shared::exchange::binance::SEARCH_ROWS;
-use sqlx::PgPool;
+use sqlx::PgConnection;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::StoreError;
@@ -214,7 +214,7 @@ impl VersionCache {
     /// Gives every unchanged ad of `pages` the id under which its content is stored.
     pub(super) async fn match_unchanged(
         &mut self,
-        pool: &PgPool,
+        connection: &mut PgConnection,
         pages: &mut [PageRows<'_>],
     ) -> Result<(), StoreError> {
         let newest = pages.iter().map(|page| page.batch_id).max();
@@ -231,7 +231,7 @@ impl VersionCache {
         let batches: BTreeSet<BatchId> = to_load.iter().map(|(batch, _)| *batch).collect();
         for batch in batches {
             let markets = to_load.iter().filter(|(of, _)| *of == batch).map(|(_, market)| *market);
-            self.load(pool, batch, markets.collect()).await?;
+            self.load(connection, batch, markets.collect()).await?;
         }
         for page in
             pages.iter_mut().filter(|page| to_load.contains(&(page.batch_id, page.market_id)))
@@ -315,7 +315,7 @@ impl VersionCache {
     /// Loads the last stored books of `markets` of this batch's day, whoever stored them.
     async fn load(
         &mut self,
-        pool: &PgPool,
+        connection: &mut PgConnection,
         batch: BatchId,
         markets: Vec<i32>,
     ) -> Result<(), StoreError> {
@@ -335,7 +335,7 @@ impl VersionCache {
         )
         .bind(batch.day())
         .bind(&markets)
-        .fetch_all(pool)
+        .fetch_all(connection)
         .await?;
         let mut books: HashMap<i32, HashMap<u64, Known>> = HashMap::new();
         for (market_id, adv_no, content_hash, id) in rows {

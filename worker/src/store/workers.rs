@@ -32,7 +32,8 @@ pub async fn keep_alive(
         if let Err(error) = within(ANSWER_LIMIT, signed).await {
             tracing::warn!(%error, "no sign of life could be given");
         }
-        let refreshed = archive.refresh(&pool, Exchange::Binance);
+        let refreshed =
+            async { archive.refresh(&mut *pool.acquire().await?, Exchange::Binance).await };
         if let Err(error) = within(ANSWER_LIMIT, refreshed).await {
             tracing::warn!(%error, "it is not known whether the raw archive is suspended");
         }

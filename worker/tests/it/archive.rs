@@ -93,7 +93,7 @@ async fn what_waits_when_the_archive_is_resumed_is_archived(pool: PgPool) {
     .await
     .unwrap();
     let archive = Archive::new().unwrap();
-    archive.refresh(&pool, Exchange::Binance).await.unwrap();
+    archive.refresh(&mut pool.acquire().await.unwrap(), Exchange::Binance).await.unwrap();
     let mut store = Store::new(pool.clone(), &settings(&[]), archive.clone());
     for (batch, archived) in [(1_u16, 0), (2, 1)] {
         let sent = transcript(batch.into());

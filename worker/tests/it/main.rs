@@ -12,6 +12,7 @@ mod contents;
 mod exchange;
 mod fleet;
 mod identity;
+mod kept;
 mod limiter;
 mod limiter_script;
 mod poison;
