@@ -69,7 +69,7 @@ const ROWS: &[Row] = &[
     Row::Setting(Described::new("OWNER_DATABASE_URL", "the same database as the owner of its tables: for `p2p migrate`, and for the coordinator to drop what is old. Needed where `DATABASE_URL` is that of [`p2p_writer`](../README.md#roles)").default("`DATABASE_URL`").example("postgres://postgres@127.0.0.1:5432/p2p").secret()),
     Row::Setting(Described::new("DB_POOL_SIZE", "connections of a process, and …")),
     Row::Setting(Described::new("DB_MAX_OVERFLOW", "… connections beyond that. The pool opens up to the sum of both, one by one as they are needed")),
-    Row::Setting(Described::new("AMQP_URL", "RabbitMQ. `?heartbeat=10` (seconds) and `frame_max=16384` (bytes) are added unless the URL has them").default(NEEDED).example("amqp://guest:guest@127.0.0.1:5672/%2f").secret()),
+    Row::Setting(Described::new("AMQP_URL", "RabbitMQ. `?heartbeat=10` (seconds) and `frame_max=8192` (bytes) are added unless the URL has them").default(NEEDED).example("amqp://guest:guest@127.0.0.1:5672/%2f").secret()),
     Row::Setting(Described::new("AMQP_PREFIX", "first part of the names of queues and exchange: tells several installations on one broker apart")),
     Row::Setting(Described::new("REDIS_URL", "Redis, for the limiter").default(NEEDED).example("redis://127.0.0.1:6379/0").secret()),
     Row::Setting(Described::new("RABBITMQ_MANAGEMENT_URL", "RabbitMQ's management, with user and password, which alone tells what is in the hands of consumers: without it that is not told").default("none").example("http://guest:guest@127.0.0.1:15672").secret()),

@@ -326,9 +326,9 @@ pub struct Broker {
 
 /// Seconds between heartbeats unless the URL says otherwise: a dead link is noticed within two.
 const HEARTBEAT_SECS: &str = "10";
-/// Bytes of a frame unless the URL says otherwise. Room for a report of many jobs; the client keeps 64 times as
-/// much for each connection, which with the broker's 128 KB is 8 MB.
-const FRAME_BYTES: &str = "16384";
+/// Bytes of a frame unless the URL says otherwise: room for a job. The client keeps 64 times as much for each
+/// connection, which with the broker's 128 KB is 8 MB.
+const FRAME_BYTES: &str = "8192";
 
 impl Broker {
     pub fn read(vars: &mut Vars) -> Self {
@@ -512,9 +512,9 @@ mod tests {
     #[test]
     fn the_broker_url_always_has_a_heartbeat_and_small_frames() {
         for (given, read) in [
-            ("amqp://h/%2f", "amqp://h/%2f?heartbeat=10&frame_max=16384"),
-            ("amqp://h/%2f?heartbeat=4", "amqp://h/%2f?heartbeat=4&frame_max=16384"),
-            ("amqp://h/%2f?frame_max=8192", "amqp://h/%2f?frame_max=8192&heartbeat=10"),
+            ("amqp://h/%2f", "amqp://h/%2f?heartbeat=10&frame_max=8192"),
+            ("amqp://h/%2f?heartbeat=4", "amqp://h/%2f?heartbeat=4&frame_max=8192"),
+            ("amqp://h/%2f?frame_max=16384", "amqp://h/%2f?frame_max=16384&heartbeat=10"),
         ] {
             let mut vars = Vars::from_pairs([("AMQP_URL", given)]);
             assert_eq!(Broker::read(&mut vars).url.as_str(), read);
