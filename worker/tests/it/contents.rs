@@ -7,7 +7,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use rust_decimal::Decimal;
 use shared::domain::{Ad, BatchId};
-use shared::job::Job;
+use shared::job::{Job, Work};
 use sqlx::{PgPool, Row};
 use worker::store::Store;
 use worker::store::archive::Archive;
@@ -138,16 +138,26 @@ fn shown(ad: &Ad) -> String {
     format!("{} {amounts:?} {flags:?} {scales:?} {:?}", ad.adv_no, ad.classify)
 }
 
-/// Enters a job of market 1 into the ledger, as published.
+/// Enters a job into the ledger, as published.
 pub(crate) async fn publish(pool: &PgPool, job: &Job) {
+    let (market, page, ads_expected) = match &job.work {
+        Work::Search { market_id, page, ads_expected, .. } => {
+            (Some(*market_id), Some(page.cast_signed()), *ads_expected)
+        }
+        _ => (None, None, false),
+    };
     sqlx::query(
         "INSERT INTO pipeline.jobs (day, batch_id, ordinal, kind, market_id, page, urgent, ads_expected, state,
                                     planned_at, expires_at)
-         VALUES ($1, $2, $3, 'search', 1, 1, false, true, 'published', $4, $4)",
+         VALUES ($1, $2, $3, $4, $5, $6, false, $7, 'published', $8, $8)",
     )
     .bind(job.batch_id.day())
     .bind(job.batch_id.raw())
     .bind(job.ordinal.cast_signed())
+    .bind(job.work.kind())
+    .bind(market)
+    .bind(page)
+    .bind(ads_expected)
     .bind(job.expires_at)
     .execute(pool)
     .await

@@ -17,6 +17,7 @@ use worker::rate_limit::{Class, Limiter};
 use worker::store::archive::Archive;
 use worker::store::{Store, Stored, ToStore};
 
+use crate::contents::publish;
 use crate::identity::page_of;
 use crate::{make_day, settings};
 
@@ -27,16 +28,16 @@ async fn a_job_done_meanwhile_takes_no_slot(pool: PgPool) {
     let (today, now) = (Utc::now().date_naive(), Utc::now());
     let batch_id = BatchId::new(today, 0).unwrap();
     make_day(&pool, today).await;
-    sqlx::query(
-        "INSERT INTO pipeline.jobs (day, batch_id, ordinal, kind, urgent, ads_expected, state, planned_at, expires_at)
-         VALUES ($1, $2, 0, 'fiat_list', false, false, 'published', $3, $3)",
-    )
-    .bind(today)
-    .bind(batch_id.raw())
-    .bind(now)
-    .execute(&pool)
-    .await
-    .unwrap();
+    let job = Job {
+        version: MESSAGE_VERSION,
+        exchange: Exchange::Binance,
+        batch_id,
+        ordinal: 0,
+        issue: 1,
+        expires_at: now + TimeDelta::minutes(1),
+        work: Work::FiatList,
+    };
+    publish(&pool, &job).await;
     let settings = settings(&[]);
     let (limiter, shutdown) = (Limiter::new(&settings).unwrap(), CancellationToken::new());
     let client = Client::new(&settings).unwrap();
@@ -49,15 +50,6 @@ async fn a_job_done_meanwhile_takes_no_slot(pool: PgPool) {
         shutdown.clone(),
     );
     let handler = Arc::new(handler);
-    let job = Job {
-        version: MESSAGE_VERSION,
-        exchange: Exchange::Binance,
-        batch_id,
-        ordinal: 0,
-        issue: 1,
-        expires_at: now + TimeDelta::minutes(1),
-        work: Work::FiatList,
-    };
     let before = limiter.turn(Class::Normal, job.expires_at, &shutdown).await.unwrap();
     let waiting = tokio::spawn(async move { handler.run(&job, false).await });
     // Longer than a job waits without another look.
@@ -84,17 +76,6 @@ async fn an_empty_page_is_asked_for_again_unless_its_book_has_ended(pool: PgPool
         [(0, true, EMPTY_BEYOND_LAST_PAGE, 1), (1, false, EMPTY_NO_ADS, 2)]
     {
         let batch_id = BatchId::new(today, number).unwrap();
-        sqlx::query(
-            "INSERT INTO pipeline.jobs (day, batch_id, ordinal, kind, market_id, page, urgent, ads_expected, state,
-                                        planned_at, expires_at)
-             VALUES ($1, $2, 1, 'search', 1, 2, false, true, 'published', $3, $3)",
-        )
-        .bind(today)
-        .bind(batch_id.raw())
-        .bind(now)
-        .execute(&pool)
-        .await
-        .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let settings = settings(&[("BINANCE_BASE_URL", &url)]);
@@ -117,6 +98,7 @@ async fn an_empty_page_is_asked_for_again_unless_its_book_has_ended(pool: PgPool
             expires_at: now + TimeDelta::minutes(1),
             work,
         };
+        publish(&pool, &job).await;
         let exchange = async {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
@@ -164,17 +146,9 @@ async fn a_group_takes_its_jobs_in_their_order(pool: PgPool) {
             one
         })
         .into();
-    sqlx::query(
-        "INSERT INTO pipeline.jobs (day, batch_id, ordinal, kind, market_id, page, urgent, ads_expected, state,
-                                    planned_at, expires_at)
-         SELECT $1, $2, o, 'search', 1, o, false, false, 'published', $3, $3 FROM unnest(ARRAY[3, 1, 2]) o",
-    )
-    .bind(today)
-    .bind(group[0].job.batch_id.raw())
-    .bind(now)
-    .execute(&pool)
-    .await
-    .unwrap();
+    for one in &group {
+        publish(&pool, &one.job).await;
+    }
     let mut holder = pool.begin().await.unwrap();
     let first = "SELECT FROM pipeline.jobs WHERE ordinal = 1 FOR NO KEY UPDATE";
     sqlx::query(first).execute(&mut *holder).await.unwrap();
