@@ -2,12 +2,30 @@
 
 use std::time::Duration;
 
+use chrono::{TimeDelta, Utc};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use shared::domain::{Market, Side};
+use shared::job::{EndState, Job, Report, Work};
 use shared::queue::{Consumer, Message, Publisher, Queue};
-use sqlx::PgPool;
+use sqlx::{ConnectOptions, PgPool};
 use tokio_util::sync::CancellationToken;
+use worker::settings::Settings;
 
+use crate::contents::publish;
 use crate::exchange::{Exchange, answer};
-use crate::{settings, unique};
+use crate::identity::page_of;
+use crate::{make_day, settings, unique};
+
+/// Settings of a worker for this database and exchange, with queues of its own.
+fn settings_for(pool: &PgPool, exchange: &Exchange) -> Settings {
+    let database_url = pool.connect_options().to_url_lossy().to_string();
+    settings(&[
+        ("DATABASE_URL", &database_url),
+        ("AMQP_PREFIX", &unique("poison")),
+        ("BINANCE_BASE_URL", &exchange.url),
+    ])
+}
 
 /// What can't be read goes to the dead letters, and the worker goes on; what the ledger does not
 /// know is dropped without a request.
@@ -15,16 +33,7 @@ use crate::{settings, unique};
 async fn poison_goes_to_the_dead_letters(pool: PgPool) {
     shared::service::install_tls_provider();
     let exchange = Exchange::start(answer("200 OK", "", b"{}")).await;
-    let database_url = {
-        use sqlx::ConnectOptions;
-        pool.connect_options().to_url_lossy().to_string()
-    };
-    let prefix = unique("poison");
-    let settings = settings(&[
-        ("DATABASE_URL", &database_url),
-        ("AMQP_PREFIX", &prefix),
-        ("BINANCE_BASE_URL", &exchange.url),
-    ]);
+    let settings = settings_for(&pool, &exchange);
     let shutdown = CancellationToken::new();
     let worker = tokio::spawn(worker::run(settings.clone(), shutdown.clone()));
     let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "test");
@@ -50,4 +59,89 @@ async fn poison_goes_to_the_dead_letters(pool: PgPool) {
     worker.await.unwrap().unwrap();
     consumer.close().await;
     assert_eq!(exchange.connections(), 0, "nothing was asked for");
+}
+
+/// A page that the database refuses fails alone, with its bytes; those of its group are stored.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_page_that_the_database_refuses_holds_no_other(pool: PgPool) {
+    #[derive(Deserialize)]
+    struct Captured<'a> {
+        #[serde(borrow)]
+        anuncios: &'a RawValue,
+    }
+    shared::service::install_tls_provider();
+    let captured = include_str!(
+        "../../../fixtures/binance/collector/collector-USDT-BOB-SELL-2026-08-22T21-39-35.json"
+    );
+    let ads = serde_json::from_str::<Captured<'_>>(captured).unwrap().anuncios.get();
+    let body = format!(r#"{{"code":"000000","data":{ads},"total":101,"success":true}}"#);
+    let json = "content-type: application/json\r\n";
+    let exchange = Exchange::start(answer("200 OK", json, body.as_bytes())).await;
+    let settings = settings_for(&pool, &exchange);
+    make_day(&pool, Utc::now().date_naive()).await;
+    sqlx::raw_sql("ALTER TABLE warehouse.book_pages ADD CONSTRAINT poison CHECK (page <> 3)")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let jobs: Vec<Job> = (1..=4)
+        .map(|page| {
+            let one = page_of(Vec::new(), Utc::now());
+            let market = Market::new("BOB", "USDT", Side::Sell).unwrap();
+            let work = Work::Search { market_id: 1, market, page, ads_expected: true };
+            let expires_at = Utc::now() + TimeDelta::minutes(5);
+            Job { ordinal: page, expires_at, work, ..one.job }
+        })
+        .collect();
+    for job in &jobs {
+        publish(&pool, job).await;
+    }
+    // The first one to be stored waits for this, and the others gather behind it.
+    let mut holder = pool.begin().await.unwrap();
+    let lock = "SELECT FROM pipeline.jobs FOR NO KEY UPDATE";
+    sqlx::query(lock).execute(&mut *holder).await.unwrap();
+    let shutdown = CancellationToken::new();
+    let worker = tokio::spawn(worker::run(settings.clone(), shutdown.clone()));
+    let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "test");
+    let messages: Vec<Message> = jobs
+        .iter()
+        .map(|job| Message::To(Queue::NormalJobs, serde_json::to_vec(job).unwrap()))
+        .collect();
+    publisher.publish(&messages).await.unwrap();
+    let all_asked = async {
+        while exchange.connections() < 4 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), all_asked).await.unwrap();
+    holder.rollback().await.unwrap();
+    let (consumer, [mut reports]) =
+        Consumer::start(&settings.broker, &settings.topology, "test", [Queue::Reports], 10);
+    let mut ends = Vec::new();
+    while ends.len() < jobs.len() {
+        let report = tokio::time::timeout(Duration::from_secs(30), reports.recv());
+        let report = report.await.unwrap().unwrap();
+        report.ack().await.unwrap();
+        let read: Report = serde_json::from_slice(&report.body).unwrap();
+        ends.extend(read.ends().map(|end| (end.ordinal, end.state, end.reason.clone())));
+    }
+    ends.sort_unstable_by_key(|end| end.0);
+    let done = |ordinal| (ordinal, EndState::Done, None);
+    let refused = (3, EndState::Failed, Some("store_refused".to_owned()));
+    assert_eq!(ends, [done(1), done(2), refused, done(4)]);
+    let stored: Vec<i16> =
+        sqlx::query_scalar("SELECT page FROM warehouse.book_pages ORDER BY page")
+            .fetch_all(&pool)
+            .await
+            .unwrap();
+    assert_eq!(stored, [1, 2, 4]);
+    let kept: Vec<(i32, i32)> = sqlx::query_as(
+        "SELECT ordinal, octet_length(body) FROM pipeline.quarantine ORDER BY ordinal",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    assert_eq!(kept, [(3, i32::try_from(body.len()).unwrap())]);
+    shutdown.cancel();
+    worker.await.unwrap().unwrap();
+    consumer.close().await;
 }
