@@ -47,15 +47,15 @@ bench: ## Ads a second from end to end, CPU by process, floors and storage (RUNS
 	@$(RELEASE)
 	@dev/stack run $(BENCH) suite --runs $(or $(RUNS),3) $(if $(BEFORE),--beside $(BEFORE))
 
-peers: ## The same beside Celery and asyncio, which are installed into target/peers from PyPI (RUNS=3)
+peers: ## The same beside Celery and asyncio, which are installed into target/peers from PyPI (RUNS=3, PEERS="--peer NAME=COMMAND" for others)
 	@$(RELEASE)
 	@test -x target/peers/bin/python || python3 -m venv target/peers
 	@target/peers/bin/pip install --quiet --requirement load-tests/peers/requirements.txt
-	@dev/stack run $(BENCH) peers --runs $(or $(RUNS),3)
+	@dev/stack run $(BENCH) peers --runs $(or $(RUNS),3) $(PEERS)
 
-soak: ## 50 batches by the same processes, their memory looked at (BATCHES=50); ends with an error if it grows
+soak: ## 100 batches by the same processes, their memory looked at (BATCHES=100); ends with an error if it grows. Ten times the market, not judged: LOAD="--ads 300000 --fiats 110" BATCHES=3
 	@$(RELEASE)
-	@dev/stack run $(BENCH) soak --batches $(or $(BATCHES),50)
+	@dev/stack run $(BENCH) soak --batches $(or $(BATCHES),100) $(LOAD)
 
 curves: ## Throughput, close, plan and questions as they grow, drawn into docs/: nine minutes
 	@$(RELEASE)

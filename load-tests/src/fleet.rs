@@ -312,6 +312,12 @@ impl Fleet {
         self.remove_queues().await
     }
 
+    /// Prefix of queues of the same kind beside those of the fleet, to measure them alone; they go with it.
+    #[must_use]
+    pub fn floor(&self) -> String {
+        format!("{}_floor", self.name)
+    }
+
     /// Loses a queue of the fleet, with all that is in it; whoever uses it next makes it anew.
     pub async fn lose_queue(&self, queue: &str) -> Result<()> {
         let properties = lapin::ConnectionProperties::default();
@@ -338,12 +344,16 @@ impl Fleet {
         let properties = lapin::ConnectionProperties::default();
         let connection = lapin::Connection::connect(&self.servers.amqp_url, properties).await?;
         let channel = connection.create_channel().await?;
-        for queue in ["jobs.urgent", "jobs.normal", "jobs.low", "reports", "dead"] {
-            let name = format!("{}.{queue}", self.name).into();
-            channel.queue_delete(name, lapin::options::QueueDeleteOptions::default()).await?;
+        // What is not there is deleted without an error.
+        for prefix in [self.name.clone(), self.floor()] {
+            for queue in ["jobs.urgent", "jobs.normal", "jobs.low", "reports", "dead"] {
+                let name = format!("{prefix}.{queue}").into();
+                channel.queue_delete(name, lapin::options::QueueDeleteOptions::default()).await?;
+            }
+            let events = format!("{prefix}.events").into();
+            let options = lapin::options::ExchangeDeleteOptions::default();
+            channel.exchange_delete(events, options).await?;
         }
-        let events = format!("{}.events", self.name).into();
-        channel.exchange_delete(events, lapin::options::ExchangeDeleteOptions::default()).await?;
         Ok(connection.close(200, "done".into()).await?)
     }
 }

@@ -169,7 +169,7 @@ async fn copy(fleet: &Fleet, meter: &Meter, batch: i32, with_archive: bool) -> R
 async fn messages_alone(fleet: &Fleet, meter: &Meter, pages: usize) -> Result<(f64, f64)> {
     let broker =
         Broker::read(&mut Vars::from_pairs([("AMQP_URL", fleet.servers.amqp_url.as_str())]));
-    let topology = Topology::new(&format!("{}_floor", fleet.name));
+    let topology = Topology::new(&fleet.floor());
     let publisher = Publisher::new(&broker, topology.clone(), "bench");
     let queues = [Queue::NormalJobs, Queue::Reports];
     let (consumer, [mut jobs, mut reports]) =
@@ -216,9 +216,6 @@ async fn messages_alone(fleet: &Fleet, meter: &Meter, pages: usize) -> Result<(f
         + meter::own()?
         - own;
     consumer.close().await;
-    for queue in Queue::ALL {
-        publisher.delete(queue).await?;
-    }
     Ok((seconds, cpu))
 }
 

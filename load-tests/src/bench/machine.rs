@@ -77,8 +77,9 @@ async fn git(args: &[&str]) -> Option<String> {
 
 /// Versions of what the peers are made of.
 pub(crate) async fn describe_peers(place: &Place) -> Result<String> {
-    const ASK: &str = "import platform, sys; from importlib.metadata import version; \
-                       print('Python', platform.python_version() + ''.join(f', {name} {version(name)}' for name in sys.argv[1:]))";
+    const ASK: &str = "import platform, sys; from importlib.metadata import distributions; \
+                       have = {one.metadata['Name'].lower(): one.version for one in distributions()}; \
+                       print('Python', platform.python_version() + ''.join(f', {name} {have[name]}' for name in sys.argv[1:] if name in have))";
     const PACKAGES: [&str; 8] =
         ["celery", "redis", "requests", "psycopg", "aiohttp", "asyncpg", "orjson", "uvloop"];
     let output = Command::new(place.python()?).args(["-c", ASK]).args(PACKAGES).output().await?;

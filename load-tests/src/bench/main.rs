@@ -54,11 +54,12 @@ enum What {
     Throughput(Throughput),
     /// The same, beside what people would build instead.
     Peers(Peers),
-    /// Many batches by the same processes, their memory looked at. Exit 1: too much, or it grows.
+    /// Many batches by the same processes, their memory looked at. Exit 1: too much, or it grows; with more than 30,000
+    /// ads it is told and not judged.
     Soak {
         #[command(flatten)]
         load: Load,
-        #[arg(long, default_value_t = 50, value_parser = counts(soak::LEAST_BATCHES..=10_000))]
+        #[arg(long, default_value_t = 100, value_parser = counts(1..=10_000))]
         batches: usize,
     },
     /// Bytes and WAL per reading of an ad, beside other forms of the same, and the archive. Without
@@ -284,33 +285,47 @@ async fn run_once(
     if !options.no_floors {
         measured.floors.push(floors::measure(running.fleet, &running.meter, last).await?);
     }
-    Ok(())
+    // What was fast and wrong is not worth a figure.
+    running.fleet.must_equal_truth().await
 }
 
 /// Ours, then the peers, in turn, on one exchange and one database.
 async fn beside_peers(options: &Peers, running: &mut Running<'_>) -> Result<Vec<Column>> {
     let place = &options.place;
     let (mut ours, mut celery, mut asyncio) = (Vec::new(), Vec::new(), Vec::new());
+    let mut others = vec![Vec::new(); place.others.len()];
     let first = running.batch().await?;
     let pages = peers::prepare(running.fleet, place, first.id).await?;
+    // What peers store is told apart by a number.
+    let mut batch = 0;
     for round in 0..options.runs {
         eprintln!("round {} of {}", round + 1, options.runs);
         ours.push(running.steady().await?.figures);
         let (fleet, meter) = (running.fleet, &running.meter);
         // The first of Celery's finds its processes cold.
-        let batches = round * 3 + 1..round * 3 + 3;
-        asyncio.push(peers::asyncio(fleet, meter, place, &pages, batches.start - 1).await?);
+        let batches = batch + 1..batch + 3;
+        asyncio.push(peers::asyncio(fleet, meter, place, &pages, batch).await?);
+        batch = batches.end;
         celery
             .extend(peers::celery(fleet, meter, place, &pages, batches).await?.into_iter().skip(1));
+        for (other, measured) in place.others.iter().zip(&mut others) {
+            measured.push(peers::other(fleet, meter, other, &pages, batch).await?);
+            batch += 1;
+        }
     }
-    Ok(vec![
+    let mut columns = vec![
         Column::new("ours, first", &[first.figures]),
         Column::new("ours, steady", &ours),
         Column::new("Celery", &celery),
         Column::new("asyncio", &asyncio),
         ratio("ours : Celery", &celery, &ours),
         ratio("ours : asyncio", &asyncio, &ours),
-    ])
+    ];
+    for ((name, _), measured) in place.others.iter().zip(&others) {
+        columns.push(Column::new(name, measured));
+        columns.push(ratio(&format!("ours : {name}"), measured, &ours));
+    }
+    Ok(columns)
 }
 
 /// One run of other programs, by their own `bench`.
@@ -361,7 +376,7 @@ mod tests {
             ("throughput --ads 0", "1..=1000000"),
             ("peers --runs 0", "1..=1000"),
             ("peers --celery-processes 0", "1..=64"),
-            ("soak --batches 5", "6..=10000"),
+            ("soak --batches 0", "1..=10000"),
             ("storage --batches 1", "2..=144"),
             ("curves --batches 0", "1..=1000"),
         ] {

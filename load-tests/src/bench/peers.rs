@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use load_tests::fleet::{Fleet, Process};
@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use crate::figures::Figures;
 use crate::meter::{self, Meter};
-use crate::run::{PATIENCE, PULSE, after, counts};
+use crate::run::{PATIENCE, PULSE, after, counts, pair};
 
 /// Time for Celery's processes to start; they are idle afterwards.
 const WARM_UP: Duration = Duration::from_secs(5);
@@ -31,6 +31,10 @@ pub(crate) struct Place {
     /// Processes of Celery's pool.
     #[arg(long, default_value_t = 4, value_parser = counts(1..=64))]
     pub(crate) celery_processes: usize,
+    /// Another program beside them, as `NAME=COMMAND`; what it is given and must say stands in the README of the
+    /// peers. May come several times.
+    #[arg(long = "peer", value_parser = pair)]
+    pub(crate) others: Vec<(String, String)>,
 }
 
 impl Place {
@@ -45,8 +49,8 @@ impl Place {
 /// What a peer says at its end.
 #[derive(Deserialize)]
 struct Done {
-    ads: f64,
-    pages: f64,
+    ads: i64,
+    pages: usize,
     seconds: f64,
     /// CPU of its process from the moment at which its clock began.
     cpu_seconds: f64,
@@ -75,27 +79,78 @@ pub(crate) async fn prepare(fleet: &Fleet, place: &Place, batch: i32) -> Result<
     Ok(path)
 }
 
-/// The same pages as another batch.
-fn task(path: &Path, batch: i32) -> Result<PathBuf> {
-    let mut task: serde_json::Value = serde_json::from_slice(&std::fs::read(path)?)?;
-    task["batch"] = json!(batch);
-    let path = path.with_file_name(format!("pages-{batch}.json"));
-    std::fs::write(&path, task.to_string())?;
-    Ok(path)
+/// What a peer is to read.
+struct Task {
+    path: PathBuf,
+    batch: i32,
+    pages: usize,
 }
 
-fn python(fleet: &Fleet, place: &Place) -> Result<Command> {
-    let mut command = Command::new(place.python()?);
+impl Task {
+    /// The pages of this file, as another batch.
+    fn of(pages: &Path, batch: i32) -> Result<Self> {
+        let mut task: serde_json::Value = serde_json::from_slice(&std::fs::read(pages)?)?;
+        task["batch"] = json!(batch);
+        let path = pages.with_file_name(format!("pages-{batch}.json"));
+        std::fs::write(&path, task.to_string())?;
+        let pages = task["pages"].as_array().map_or(0, Vec::len);
+        Ok(Self { path, batch, pages })
+    }
+
+    /// What a peer says is what it stored: each page once, and so many ads.
+    async fn must_be_done(&self, fleet: &Fleet, done: &Done) -> Result<()> {
+        let (pages, ads): (i64, i64) = sqlx::query_as(
+            "SELECT (SELECT count(DISTINCT (fiat, asset, trade_type, page)) FROM plain_pages WHERE batch_id = $1),
+                    (SELECT count(*) FROM plain_offers WHERE batch_id = $1)",
+        )
+        .bind(self.batch)
+        .fetch_one(&fleet.pool)
+        .await?;
+        ensure!(
+            usize::try_from(pages)? == self.pages && done.pages == self.pages,
+            "of {} pages it says to have stored {}, and {pages} are there",
+            self.pages,
+            done.pages
+        );
+        ensure!(
+            ads > 0 && ads == done.ads,
+            "it says to have stored {} ads, and {ads} are there",
+            done.ads
+        );
+        Ok(())
+    }
+}
+
+/// A command that knows the servers and the exchange.
+fn equipped(mut command: Command, fleet: &Fleet) -> Command {
     command
-        .env("PYTHONPATH", &place.directory)
-        .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("DATABASE_URL", &fleet.database_url)
         .env("REDIS_URL", &fleet.servers.redis_url)
         .env("AMQP_URL", &fleet.servers.amqp_url)
         .env("BINANCE_BASE_URL", &fleet.exchange_url)
         .env("PEER_QUEUE", format!("{}.{QUEUE}", fleet.name))
         .stdin(Stdio::null());
-    Ok(command)
+    command
+}
+
+fn python(fleet: &Fleet, place: &Place) -> Result<Command> {
+    let mut command = Command::new(place.python()?);
+    command.env("PYTHONPATH", &place.directory).env("PYTHONDONTWRITEBYTECODE", "1");
+    Ok(equipped(command, fleet))
+}
+
+/// A program of somebody else, from its start to its end.
+pub(crate) async fn other(
+    fleet: &Fleet,
+    meter: &Meter,
+    (name, program): &(String, String),
+    pages: &Path,
+    batch: i32,
+) -> Result<Figures> {
+    let task = Task::of(pages, batch)?;
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("exec {program} \"$1\"")).arg(name).arg(&task.path);
+    measure(equipped(command, fleet), fleet, meter, &task).await.with_context(|| name.clone())
 }
 
 /// One process of asyncio, from its start to its end.
@@ -106,9 +161,10 @@ pub(crate) async fn asyncio(
     pages: &Path,
     batch: i32,
 ) -> Result<Figures> {
+    let task = Task::of(pages, batch)?;
     let mut command = python(fleet, place)?;
-    command.arg(place.directory.join("asyncio_peer.py")).arg(task(pages, batch)?);
-    measure(command, meter).await.context("asyncio")
+    command.arg(place.directory.join("asyncio_peer.py")).arg(&task.path);
+    measure(command, fleet, meter, &task).await.context("asyncio")
 }
 
 /// Celery's pool, which runs before and after; gives a measurement for each of `batches`.
@@ -168,10 +224,11 @@ async fn drive(
     meter.add("peer", worker.id().context("its worker has ended")?);
     let mut all = Vec::new();
     for batch in batches {
+        let task = Task::of(pages, batch)?;
         let mut command = python(fleet, place)?;
-        command.args(["-m", "celery_peer.drive"]).arg(task(pages, batch)?);
+        command.args(["-m", "celery_peer.drive"]).arg(&task.path);
         all.push(tokio::select! {
-            figures = measure(command, &meter) => figures?,
+            figures = measure(command, fleet, &meter, &task) => figures?,
             ended = end_of(worker) => bail!("its worker ended with {}", ended?),
         });
     }
@@ -188,8 +245,13 @@ async fn end_of(process: &mut Process) -> Result<ExitStatus> {
 }
 
 /// Runs a program that says at its end what it did, and counts its CPU and that of all servers.
-async fn measure(mut command: Command, meter: &Meter) -> Result<Figures> {
-    let from = meter.read()?;
+async fn measure(
+    mut command: Command,
+    fleet: &Fleet,
+    meter: &Meter,
+    task: &Task,
+) -> Result<Figures> {
+    let (from, since) = (meter.read()?, Instant::now());
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let ended = tokio::time::timeout(PATIENCE, command.output()).await;
     let output =
@@ -198,15 +260,25 @@ async fn measure(mut command: Command, meter: &Meter) -> Result<Figures> {
     ensure!(output.status.success(), "the program ended with {}: {}", output.status, said.trim());
     let cpu = meter::used(&from, &meter.read()?);
     let done: Done = serde_json::from_slice(&output.stdout).context("what it says")?;
+    let ran = since.elapsed().as_secs_f64();
+    ensure!(
+        done.seconds > 0.0 && done.seconds <= ran && done.cpu_seconds >= 0.0,
+        "it says {} s, and {} s of CPU; it ran for {ran:.3} s",
+        done.seconds,
+        done.cpu_seconds
+    );
+    task.must_be_done(fleet, &done).await?;
+    #[expect(clippy::cast_precision_loss, reason = "counts of ads and pages are small")]
+    let (ads, pages) = (done.ads as f64, done.pages as f64);
     let mut figures = Figures::new();
     let mut put = |name: &str, value: f64| {
         figures.insert(name.to_owned(), value);
     };
-    put("ads", done.ads);
-    put("pages", done.pages);
-    put("ads per page", done.ads / done.pages);
-    put("ads_per_s, opened to last end", done.ads / done.seconds);
-    put("pages_per_s, opened to last end", done.pages / done.seconds);
+    put("ads", ads);
+    put("pages", pages);
+    put("ads per page", ads / pages);
+    put("ads_per_s, opened to last end", ads / done.seconds);
+    put("pages_per_s, opened to last end", pages / done.seconds);
     let mut servers = 0.0;
     // By its own account, for ours and Celery's pool are not counted from their start either.
     let mut peer = done.cpu_seconds;
@@ -215,14 +287,14 @@ async fn measure(mut command: Command, meter: &Meter) -> Result<Figures> {
             "worker" | "coordinator" => {}
             "peer" => peer += seconds,
             _ => {
-                put(&format!("cpu_s_per_1000_ads {process}"), seconds / done.ads * 1000.0);
+                put(&format!("cpu_s_per_1000_ads {process}"), seconds / ads * 1000.0);
                 if process != "exchange" {
                     servers += seconds;
                 }
             }
         }
     }
-    put("cpu_s_per_1000_ads worker", peer / done.ads * 1000.0);
-    put("cpu_s_per_1000_ads, all but exchange", (servers + peer) / done.ads * 1000.0);
+    put("cpu_s_per_1000_ads worker", peer / ads * 1000.0);
+    put("cpu_s_per_1000_ads, all but exchange", (servers + peer) / ads * 1000.0);
     Ok(figures)
 }

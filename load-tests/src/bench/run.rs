@@ -69,8 +69,9 @@ pub(crate) fn counts(allowed: RangeInclusive<u64>) -> RangedU64ValueParser<usize
     RangedU64ValueParser::new().range(allowed)
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("allowed is NAME=VALUE")?;
+/// An option of two parts.
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("allowed is NAME and =, and what it is")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
@@ -319,12 +320,13 @@ impl<'a> Running<'a> {
 
     /// Times and counts of a closed batch, from the ledger.
     async fn ledger(&self, id: i32) -> Result<Figures> {
-        let row: (f64, f64, f64, f64, i64, i64, i64, f64, f64, i64) = sqlx::query_as(
+        let row: (f64, f64, f64, f64, i64, i64, i64, f64, f64, String, i64) = sqlx::query_as(
             "SELECT extract(epoch FROM j.last_end - b.opened_at)::float8,
                     extract(epoch FROM b.planned_at - b.opened_at)::float8,
                     extract(epoch FROM b.closed_at - b.opened_at)::float8,
                     extract(epoch FROM b.closed_at - j.last_end)::float8,
                     b.ads::bigint, j.pages, j.versions, j.stored_p50, j.stored_p95,
+                    b.outcome,
                     (SELECT count(*) FROM warehouse.books k WHERE k.day = b.day AND k.batch_id = b.batch_id)
                FROM pipeline.batches b,
                     LATERAL (SELECT max(ended_at) AS last_end,
@@ -341,8 +343,23 @@ impl<'a> Running<'a> {
         .bind(id)
         .fetch_one(&self.fleet.pool)
         .await?;
-        let (read, plan, closed, close, ads, pages, versions, stored_p50, stored_p95, markets) =
-            row;
+        let (
+            read,
+            plan,
+            closed,
+            close,
+            ads,
+            pages,
+            versions,
+            stored_p50,
+            stored_p95,
+            outcome,
+            markets,
+        ) = row;
+        ensure!(
+            outcome == "complete",
+            "batch {id} is {outcome}: what is measured is a complete one"
+        );
         #[expect(clippy::cast_precision_loss, reason = "counts of ads and pages are small")]
         let [ads, pages, versions, markets] =
             [ads, pages, versions, markets].map(|count| count as f64);
