@@ -53,9 +53,9 @@ peers: ## The same beside Celery and asyncio, which are installed into target/pe
 	@target/peers/bin/pip install --quiet --requirement load-tests/peers/requirements.txt
 	@dev/stack run $(BENCH) peers --runs $(or $(RUNS),3) $(PEERS)
 
-soak: ## 100 batches by the same processes, their memory looked at (BATCHES=100); ends with an error if it grows. Ten times the market, not judged: LOAD="--ads 300000 --fiats 110" BATCHES=3
+soak: ## 50 batches by the same processes, their memory looked at (BATCHES=50); ends with an error if it grows. Ten times the market, not judged: LOAD="--ads 300000 --fiats 110" BATCHES=3
 	@$(RELEASE)
-	@dev/stack run $(BENCH) soak --batches $(or $(BATCHES),100) $(LOAD)
+	@dev/stack run $(BENCH) soak --batches $(or $(BATCHES),50) $(LOAD)
 
 curves: ## Throughput, close, plan and questions as they grow, drawn into docs/: nine minutes
 	@$(RELEASE)

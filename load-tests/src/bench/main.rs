@@ -59,7 +59,7 @@ enum What {
     Soak {
         #[command(flatten)]
         load: Load,
-        #[arg(long, default_value_t = 100, value_parser = counts(1..=10_000))]
+        #[arg(long, default_value_t = 50, value_parser = counts(1..=10_000))]
         batches: usize,
     },
     /// Bytes and WAL per reading of an ad, beside other forms of the same, and the archive. Without

@@ -69,9 +69,8 @@ pub(crate) fn counts(allowed: RangeInclusive<u64>) -> RangedU64ValueParser<usize
     RangedU64ValueParser::new().range(allowed)
 }
 
-/// An option of two parts.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("allowed is NAME and =, and what it is")?;
+    let (name, value) = text.split_once('=').ok_or("allowed is NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
@@ -252,6 +251,15 @@ impl<'a> Running<'a> {
         tokio::time::sleep(PULSE * 4).await;
         let cpu = meter::used(&before, &self.meter.read()?);
         let wal = wal_bytes(self.fleet).await? - wal_before;
+        let outcome: String =
+            sqlx::query_scalar("SELECT outcome FROM pipeline.batches WHERE batch_id = $1")
+                .bind(id)
+                .fetch_one(&self.fleet.pool)
+                .await?;
+        ensure!(
+            outcome == "complete",
+            "batch {id} is {outcome}: what is measured is a complete one"
+        );
         let mut figures = self.ledger(id).await?;
         let ads = figures["ads"];
         ensure!(ads > 0.0, "batch {id} has no ads");
@@ -320,13 +328,12 @@ impl<'a> Running<'a> {
 
     /// Times and counts of a closed batch, from the ledger.
     async fn ledger(&self, id: i32) -> Result<Figures> {
-        let row: (f64, f64, f64, f64, i64, i64, i64, f64, f64, String, i64) = sqlx::query_as(
+        let row: (f64, f64, f64, f64, i64, i64, i64, f64, f64, i64) = sqlx::query_as(
             "SELECT extract(epoch FROM j.last_end - b.opened_at)::float8,
                     extract(epoch FROM b.planned_at - b.opened_at)::float8,
                     extract(epoch FROM b.closed_at - b.opened_at)::float8,
                     extract(epoch FROM b.closed_at - j.last_end)::float8,
                     b.ads::bigint, j.pages, j.versions, j.stored_p50, j.stored_p95,
-                    b.outcome,
                     (SELECT count(*) FROM warehouse.books k WHERE k.day = b.day AND k.batch_id = b.batch_id)
                FROM pipeline.batches b,
                     LATERAL (SELECT max(ended_at) AS last_end,
@@ -343,23 +350,8 @@ impl<'a> Running<'a> {
         .bind(id)
         .fetch_one(&self.fleet.pool)
         .await?;
-        let (
-            read,
-            plan,
-            closed,
-            close,
-            ads,
-            pages,
-            versions,
-            stored_p50,
-            stored_p95,
-            outcome,
-            markets,
-        ) = row;
-        ensure!(
-            outcome == "complete",
-            "batch {id} is {outcome}: what is measured is a complete one"
-        );
+        let (read, plan, closed, close, ads, pages, versions, stored_p50, stored_p95, markets) =
+            row;
         #[expect(clippy::cast_precision_loss, reason = "counts of ads and pages are small")]
         let [ads, pages, versions, markets] =
             [ads, pages, versions, markets].map(|count| count as f64);

@@ -80,11 +80,7 @@ pub(crate) async fn soak(
     batches: usize,
     tell: impl Fn(&str),
 ) -> Result<(Vec<Column>, bool)> {
-    let is_judged = load.ads <= JUDGED_ADS;
-    ensure!(
-        !is_judged || batches >= LEAST_BATCHES,
-        "--batches {batches}: of up to {JUDGED_ADS} ads allowed are {LEAST_BATCHES} and more, which say whether memory grows"
-    );
+    let is_judged = is_judged(load.ads, batches)?;
     let watch = async |running: &mut Running<'_>| watch(running, batches, is_judged, &tell).await;
     let processes = run::with(load, watch).await?;
     let mut columns = Vec::new();
@@ -96,6 +92,16 @@ pub(crate) async fn soak(
         columns.push(Column { name, of: memory.len(), figures: judged.figures });
     }
     Ok((columns, is_good))
+}
+
+/// Whether a soak of so many ads is judged; an error if its batches are too few for that.
+fn is_judged(ads: u64, batches: usize) -> Result<bool> {
+    let is_judged = ads <= JUDGED_ADS;
+    ensure!(
+        !is_judged || batches >= LEAST_BATCHES,
+        "--batches {batches}: of up to {JUDGED_ADS} ads allowed are {LEAST_BATCHES} and more, which say whether memory grows"
+    );
+    Ok(is_judged)
 }
 
 async fn watch(
@@ -237,6 +243,14 @@ mod tests {
     fn growth_is_told_from_a_jump() {
         assert!(judge("x", &of(|n| 20.0 + if n > 30.0 { 3.0 } else { 0.0 }), Some(40.0)).holds);
         assert!(!judge("x", &of(|n| 20.0 + n * 0.1), Some(40.0)).holds);
+    }
+
+    #[test]
+    fn what_says_nothing_of_growth_is_refused() {
+        let error = is_judged(30_000, 5).unwrap_err().to_string();
+        assert!(error.contains("--batches 5") && error.contains("26 and more"), "{error}");
+        assert!(is_judged(30_000, 26).unwrap());
+        assert!(!is_judged(300_000, 2).unwrap());
     }
 
     #[test]
