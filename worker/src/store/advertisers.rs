@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
-use lru::LruCache;
+use hashlink::LruCache;
 use rust_decimal::Decimal;
 use shared::domain::Advertiser;
 use shared::exchange::Exchange;
@@ -126,7 +126,8 @@ struct Current {
 }
 
 pub(crate) struct Advertisers {
-    /// By [`advertiser_key`].
+    /// By [`advertiser_key`]. What is forgotten leaves its place to what comes: the places of a cache that frees them lie
+    /// scattered among what groups need for a moment once all of it has been replaced, which takes some 40 batches.
     known: LruCache<u128, Known>,
     /// The version of each advertiser of the group that is being stored, by [`advertiser_key`].
     resolved: HashMap<u128, i32>,
@@ -134,8 +135,7 @@ pub(crate) struct Advertisers {
 
 impl Advertisers {
     pub(super) fn new() -> Self {
-        // Bounded where it is filled: a bound given here is room taken at once.
-        Self { known: LruCache::unbounded(), resolved: HashMap::new() }
+        Self { known: LruCache::new(CACHED_ADVERTISERS), resolved: HashMap::new() }
     }
 
     /// Makes sure that all advertisers seen have a version with their identity, and that their
@@ -189,10 +189,7 @@ impl Advertisers {
                         since: seen.first_at,
                     };
                     let key = advertiser_key(&seen.advertiser.user_no);
-                    self.known.put(key, known);
-                    if self.known.len() > CACHED_ADVERTISERS {
-                        self.known.pop_lru();
-                    }
+                    self.known.insert(key, known);
                     self.resolved.insert(key, advertiser_sk);
                     false
                 }
@@ -224,7 +221,7 @@ impl Advertisers {
         .fetch_all(connection)
         .await?;
         for user_no in closed {
-            self.known.pop(&advertiser_key(&user_no));
+            self.known.remove(&advertiser_key(&user_no));
         }
         Ok(())
     }

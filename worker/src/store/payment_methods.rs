@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use lru::LruCache;
 use shared::domain::PaymentMethod;
 use shared::exchange::Exchange;
 use sqlx::PgConnection;
 
 use super::StoreError;
 
-/// Identifiers remembered; all exchanges together have a few thousand.
+/// Identifiers remembered from group to group; all exchanges together have a few thousand.
 const CACHED_METHODS: usize = 20_000;
 
 #[derive(Clone, Copy)]
@@ -20,15 +19,12 @@ struct Known {
 }
 
 pub(crate) struct PaymentMethods {
-    known: LruCache<String, Known>,
-    /// The ids of the group that is being stored.
-    resolved: HashMap<String, i32>,
+    known: HashMap<String, Known>,
 }
 
 impl PaymentMethods {
     pub(crate) fn new() -> Self {
-        // Bounded where it is filled: a bound given here is room taken at once.
-        Self { known: LruCache::unbounded(), resolved: HashMap::new() }
+        Self { known: HashMap::new() }
     }
 
     /// Makes sure that all `methods` have an id. A name is added where there was none; a null never
@@ -39,13 +35,13 @@ impl PaymentMethods {
         exchange: Exchange,
         methods: Vec<&PaymentMethod>,
     ) -> Result<(), StoreError> {
-        self.resolved.clear();
+        // All at once and between two groups: one that is resolved may not be forgotten before its group is stored.
+        if self.known.len() > CACHED_METHODS {
+            self.known.clear();
+        }
         let mut unknown = BTreeMap::new();
         for method in methods {
             let known = self.known.get(&method.identifier);
-            if let Some(known) = known {
-                self.resolved.insert(method.identifier.clone(), known.id);
-            }
             if known.is_none_or(|known| !known.is_named && names(method)) {
                 let entry = unknown.entry(method.identifier.as_str()).or_insert(method);
                 if entry.name.is_none() {
@@ -58,18 +54,14 @@ impl PaymentMethods {
         }
         let methods: Vec<&PaymentMethod> = unknown.into_values().collect();
         for (identifier, id, is_named) in upsert(connection, exchange, &methods).await? {
-            self.resolved.insert(identifier.clone(), id);
-            self.known.put(identifier, Known { id, is_named });
-            if self.known.len() > CACHED_METHODS {
-                self.known.pop_lru();
-            }
+            self.known.insert(identifier, Known { id, is_named });
         }
         Ok(())
     }
 
     /// The id of a method that was resolved for this group.
     pub(crate) fn id(&self, method: &PaymentMethod) -> Option<i32> {
-        self.resolved.get(&method.identifier).copied()
+        self.known.get(&method.identifier).map(|known| known.id)
     }
 }
 
