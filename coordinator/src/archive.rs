@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{TimeDelta, Utc};
-use shared::archive::{self, ArchiveError, Dictionary};
+use shared::archive::{ArchiveError, Dictionary, Packer, Samples};
 use shared::exchange::Exchange;
 use shared::store::{ANSWER_LIMIT, within};
 use sqlx::PgPool;
@@ -149,7 +149,7 @@ pub async fn train(pool: &PgPool, exchange: Exchange) -> anyhow::Result<Training
         Some((id, _)) => Some(Arc::new(Dictionary::load(pool, id).await?)),
         None => None,
     };
-    let trained = tokio::task::spawn_blocking(move || train_on(samples, current)).await;
+    let trained = tokio::task::spawn_blocking(move || train_on(&samples, current)).await;
     let Trained { content, id, measured, is_better } = trained.context("training panicked")??;
     if !is_better {
         return Ok(Training::NoBetter(measured));
@@ -165,32 +165,34 @@ struct Trained {
     is_better: bool,
 }
 
-/// Trains on most of the samples and measures on the others.
-fn train_on(
-    samples: Vec<Sample>,
-    current: Option<Arc<Dictionary>>,
-) -> Result<Trained, ArchiveError> {
-    let (mut learnt, mut held_back, mut test_ads) = (Vec::new(), Vec::new(), 0);
-    for (index, sample) in samples.into_iter().enumerate() {
-        if index % HELD_BACK == 0 {
-            test_ads += u64::from(sample.ads);
-            held_back.push(sample.transcript);
-        } else {
-            learnt.push(sample.transcript);
+/// Trains on most of the samples and measures on the others. Only those that are learnt are whole at once.
+fn train_on(samples: &[Sample], current: Option<Arc<Dictionary>>) -> Result<Trained, ArchiveError> {
+    let (held_back, learnt): (Vec<_>, Vec<_>) =
+        samples.iter().enumerate().partition(|(index, _)| index % HELD_BACK == 0);
+    let (count, content) = {
+        let mut whole = Samples::with_room(learnt.iter().map(|(_, sample)| sample.bytes()).sum());
+        for (_, sample) in learnt {
+            whole.add(&sample.unpack()?);
         }
-    }
-    let content = archive::train(&learnt)?;
+        (whole.count(), whole.train()?)
+    };
     let dictionary = Arc::new(Dictionary::new(&content)?);
-    let test_bytes: usize = held_back.iter().map(|one| one.lengths().total()).sum();
+    let packed_bytes = |dictionary: Option<&Arc<Dictionary>>| {
+        let packer = Packer::new(dictionary.cloned())?;
+        held_back.iter().try_fold(0, |bytes, (_, sample)| {
+            let packed = packer.pack(&sample.unpack()?)?;
+            Ok::<_, ArchiveError>(bytes + packed.len() as u64)
+        })
+    };
     let measured = Measured {
-        samples: learnt.len(),
-        test_ads,
-        test_bytes: test_bytes as u64,
-        test_bytes_plain: archive::packed_bytes(&held_back, None)?,
-        test_bytes_trained: archive::packed_bytes(&held_back, Some(Arc::clone(&dictionary)))?,
+        samples: count,
+        test_ads: held_back.iter().map(|(_, sample)| u64::from(sample.ads)).sum(),
+        test_bytes: held_back.iter().map(|(_, sample)| sample.bytes() as u64).sum(),
+        test_bytes_plain: packed_bytes(None)?,
+        test_bytes_trained: packed_bytes(Some(&dictionary))?,
     };
     let now = match current {
-        Some(current) => archive::packed_bytes(&held_back, Some(current))?,
+        Some(current) => packed_bytes(Some(&current))?,
         None => measured.test_bytes_plain,
     };
     let is_better = measured.test_bytes_trained * 100 <= now * (100 - LEAST_SAVING_PERCENT);

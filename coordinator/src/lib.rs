@@ -211,7 +211,9 @@ const RETENTION_LIMIT: Duration = Duration::from_secs(20);
 
 /// Time until the next slot without which no training begins: it takes a few seconds of one core.
 const TRAINING_LIMIT: Duration = Duration::from_mins(1);
-/// Pause after a training for which there was too little, and after one that had its result.
+/// Pause after looking at pages that were too few: there are enough of them once a batch of the whole market is closed.
+const TOO_FEW_PAUSE: Duration = Duration::from_secs(10);
+/// Pause after a training that failed, or was not due, and after one that had its result.
 const TRAINING_PAUSE: Duration = Duration::from_mins(10);
 const TRAINED_PAUSE: Duration = Duration::from_hours(24);
 
@@ -336,7 +338,8 @@ async fn train_if_due(pool: PgPool) -> Duration {
         }
     };
     match trained.await {
-        Ok(None | Some(Training::TooFew(_))) => TRAINING_PAUSE,
+        Ok(Some(Training::TooFew(_))) => TOO_FEW_PAUSE,
+        Ok(None) => TRAINING_PAUSE,
         Ok(Some(Training::NoBetter(_))) => TRAINED_PAUSE,
         Ok(Some(Training::Kept(dictionary, measured))) => {
             tracing::info!(dictionary, ?measured, "a dictionary of the raw archive was trained");

@@ -1,6 +1,8 @@
 //! The raw archive as the leader sees it: its size, when it is suspended, and dictionaries.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use shared::archive::{ArchiveError, Dictionary, Lengths, Transcript, unpack};
@@ -115,11 +117,25 @@ pub async fn newest_dictionary(
     .await
 }
 
-/// An archived page with its ads.
+/// An archived page, packed as it is stored: whole ones take ten times the room.
 #[derive(Debug)]
 pub struct Sample {
-    pub transcript: Transcript,
+    content: Vec<u8>,
+    lengths: Lengths,
+    dictionary: Option<Arc<Dictionary>>,
     pub ads: u32,
+}
+
+impl Sample {
+    /// Bytes of what is packed.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.lengths.total()
+    }
+
+    pub fn unpack(&self) -> Result<Transcript, ArchiveError> {
+        unpack(&self.content, self.lengths, self.dictionary.as_deref())
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -167,18 +183,21 @@ pub async fn list_samples(
     .bind(bytes)
     .fetch_all(pool)
     .await?;
-    let mut dictionaries: HashMap<i32, Dictionary> = HashMap::new();
+    let mut dictionaries: HashMap<i32, Arc<Dictionary>> = HashMap::new();
     let mut samples = Vec::with_capacity(rows.len());
     for row in rows {
         if let Some(id) = row.dictionary_id
-            && let std::collections::hash_map::Entry::Vacant(vacant) = dictionaries.entry(id)
+            && let Entry::Vacant(vacant) = dictionaries.entry(id)
         {
-            vacant.insert(Dictionary::load(pool, id).await?);
+            vacant.insert(Arc::new(Dictionary::load(pool, id).await?));
         }
-        let dictionary = row.dictionary_id.and_then(|id| dictionaries.get(&id));
         let lengths = Lengths::from_columns(row.request_bytes, row.headers_bytes, row.body_bytes);
-        let transcript = unpack(&row.content, lengths.unwrap_or_default(), dictionary)?;
-        samples.push(Sample { transcript, ads: row.ads.unsigned_abs() });
+        samples.push(Sample {
+            content: row.content,
+            lengths: lengths.unwrap_or_default(),
+            dictionary: row.dictionary_id.and_then(|id| dictionaries.get(&id)).cloned(),
+            ads: row.ads.unsigned_abs(),
+        });
     }
     Ok(samples)
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt;
 use load_tests::fleet::Fleet;
-use shared::archive::{Dictionary, Packer, Transcript};
+use shared::archive::{Dictionary, Packer, Samples, Transcript};
 use shared::domain::Market;
 use shared::exchange::binance;
 use shared::job::Work;
@@ -87,9 +87,9 @@ pub(crate) async fn measure(fleet: &Fleet, meter: &Meter, batch: i32) -> Result<
         }
         Ok(())
     })?;
-    let samples: Vec<Transcript> =
-        answers.iter().step_by(4).map(|(_, transcript)| transcript.clone()).take(500).collect();
-    let dictionary = Arc::new(Dictionary::new(&shared::archive::train(&samples)?)?);
+    let samples: Samples =
+        answers.iter().step_by(4).map(|(_, transcript)| transcript).take(500).collect();
+    let dictionary = Arc::new(Dictionary::new(&samples.train()?)?);
     let packer = Packer::new(Some(dictionary))?;
     let mut bytes = 0;
     time("packing alone", &mut || {

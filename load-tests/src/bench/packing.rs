@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use load_tests::fleet::Fleet;
-use shared::archive::{Dictionary, Packer, Transcript, train};
+use shared::archive::{Dictionary, Packer, Samples, Transcript};
 use sqlx::Row;
 use zstd::bulk::Compressor;
 use zstd::dict::EncoderDictionary;
@@ -70,9 +70,8 @@ pub(crate) async fn measure(fleet: &Fleet, before: i32, batch: i32) -> Result<Fi
         anyhow::Ok(())
     };
     let step = before.len().div_ceil(SAMPLES).max(1);
-    let samples: Vec<Transcript> =
-        before.iter().step_by(step).map(|page| page.transcript.clone()).collect();
-    let trained = train(&samples)?;
+    let samples: Samples = before.iter().step_by(step).map(|page| &page.transcript).collect();
+    let trained = samples.train()?;
     let packer = Packer::new(Some(Arc::new(Dictionary::new(&trained)?)))?;
     time("as workers do", &mut |_, page, _| Ok(black_box(packer.pack(&page.transcript)?).len()))?;
     let packer = Packer::new(None)?;

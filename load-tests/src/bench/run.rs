@@ -11,6 +11,7 @@ use clap::value_parser;
 use load_tests::fleet::{Fleet, Process, Servers};
 use serde_json::json;
 use shared::domain::{Market, Side};
+use shared::exchange::Exchange;
 use shared::exchange::binance::{self, Payload};
 use shared::job::Work;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -23,6 +24,8 @@ use crate::meter::{self, Meter};
 
 /// Simulated time between two batches: the interval of the schedule.
 const INTERVAL_MS: u64 = 600_000;
+/// The one that is simulated.
+const EXCHANGE: Exchange = Exchange::Binance;
 /// Longest wait for a batch.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(10);
 /// Time between two looks at what is waited for.
@@ -84,6 +87,8 @@ pub(crate) struct Running<'a> {
     steps: mpsc::UnboundedReceiver<BTreeMap<String, f64>>,
     /// Day of the last batch.
     day: Option<i32>,
+    /// Whether a dictionary of the archive was looked for.
+    is_trained: bool,
 }
 
 /// A batch that was closed.
@@ -201,7 +206,8 @@ impl<'a> Running<'a> {
                 }
             }
         });
-        let running = Self { fleet, coordinator, workers, meter, steps, day: None };
+        let running =
+            Self { fleet, coordinator, workers, meter, steps, day: None, is_trained: false };
         running.prepare().await?;
         Ok(running)
     }
@@ -290,9 +296,15 @@ impl<'a> Running<'a> {
         Ok(batch)
     }
 
-    /// A batch in steady state: ten simulated minutes after the one before it, and of its day. The first of a
-    /// day stores all ads anew, so if midnight falls between the two, another is read in its place.
+    /// A batch in steady state: ten simulated minutes after the one before it, and of its day, its answers packed with a
+    /// dictionary. The first of a day stores all ads anew, so if midnight falls between the two, another is read in
+    /// its place.
     pub(crate) async fn steady(&mut self) -> Result<Batch> {
+        if !std::mem::replace(&mut self.is_trained, true) {
+            // As the coordinator would within seconds. Workers use it from the next batch's first page on. Without
+            // the archive, or of a small market, there is too little to learn.
+            coordinator::archive::train(&self.fleet.pool, EXCHANGE).await?;
+        }
         loop {
             let before = self.day;
             self.let_time_pass().await?;
@@ -305,6 +317,12 @@ impl<'a> Running<'a> {
                 batch.id
             );
         }
+    }
+
+    /// Whether the archive has a dictionary.
+    pub(crate) async fn has_dictionary(&self) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT FROM pipeline.raw_dictionaries)";
+        Ok(sqlx::query_scalar(sql).fetch_one(&self.fleet.pool).await?)
     }
 
     /// Lets ten simulated minutes pass: ads change, come and go.
@@ -328,13 +346,15 @@ impl<'a> Running<'a> {
 
     /// Times and counts of a closed batch, from the ledger.
     async fn ledger(&self, id: i32) -> Result<Figures> {
-        let row: (f64, f64, f64, f64, i64, i64, i64, f64, f64, i64) = sqlx::query_as(
+        let row: (f64, f64, f64, f64, i64, i64, i64, f64, f64, i64, f64) = sqlx::query_as(
             "SELECT extract(epoch FROM j.last_end - b.opened_at)::float8,
                     extract(epoch FROM b.planned_at - b.opened_at)::float8,
                     extract(epoch FROM b.closed_at - b.opened_at)::float8,
                     extract(epoch FROM b.closed_at - j.last_end)::float8,
                     b.ads::bigint, j.pages, j.versions, j.stored_p50, j.stored_p95,
-                    (SELECT count(*) FROM warehouse.books k WHERE k.day = b.day AND k.batch_id = b.batch_id)
+                    (SELECT count(*) FROM warehouse.books k WHERE k.day = b.day AND k.batch_id = b.batch_id),
+                    (SELECT coalesce(avg((dictionary_id IS NOT NULL)::int), 0)::float8
+                       FROM pipeline.raw_pages r WHERE r.day = b.day AND r.batch_id = b.batch_id)
                FROM pipeline.batches b,
                     LATERAL (SELECT max(ended_at) AS last_end,
                                     percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM ended_at - fetched_at))
@@ -350,8 +370,8 @@ impl<'a> Running<'a> {
         .bind(id)
         .fetch_one(&self.fleet.pool)
         .await?;
-        let (read, plan, closed, close, ads, pages, versions, stored_p50, stored_p95, markets) =
-            row;
+        let (read, plan, closed, close, ads, pages, versions, stored_p50, stored_p95, ..) = row;
+        let (.., markets, with_dictionary) = row;
         #[expect(clippy::cast_precision_loss, reason = "counts of ads and pages are small")]
         let [ads, pages, versions, markets] =
             [ads, pages, versions, markets].map(|count| count as f64);
@@ -363,6 +383,7 @@ impl<'a> Running<'a> {
             ("answer_to_transaction_ms, p95", stored_p95 * 1000.0),
             ("ads per page", ads / pages),
             ("share of ads stored anew", versions / ads),
+            ("share of answers packed with a dictionary", with_dictionary),
             ("ads_per_s, opened to last end", ads / read),
             ("pages_per_s, opened to last end", pages / read),
             ("ads_per_s, opened to closed", ads / closed),

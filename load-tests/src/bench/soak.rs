@@ -141,6 +141,7 @@ async fn watch(
     }
     tell(&head);
     let mut days = BTreeSet::new();
+    let mut is_trained = false;
     for number in 1..=batches {
         if number > 1 {
             running.let_time_pass().await?;
@@ -161,7 +162,16 @@ async fn watch(
             write!(line, " {after:14.1} {most:19.1}").ok();
         }
         tell(&line);
+        if !is_trained && running.has_dictionary().await? {
+            tell("      the coordinator has trained a dictionary of the archive");
+            is_trained = true;
+        }
     }
+    // It is what takes a coordinator most, once a day.
+    ensure!(
+        is_trained || !is_judged,
+        "no dictionary of the archive was trained in {batches} batches: what that takes is not known"
+    );
     if days.len() > 1 {
         tell(&format!(
             "the batches are of {} days: versions are stored anew with each",

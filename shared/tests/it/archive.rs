@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use shared::archive::{Dictionary, Transcript, packed_bytes, train};
+use shared::archive::{Dictionary, Packer, Samples, Transcript};
 
 fn captures(folder: &str) -> Vec<PathBuf> {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/binance"));
@@ -27,8 +27,12 @@ fn a_dictionary_helps_with_answers_it_has_not_seen() {
     let pages = |pages: Vec<(usize, Transcript)>| pages.into_iter().map(|(_, page)| page);
     let (learnt, held_back): (Vec<_>, Vec<_>) =
         (pages(learnt).collect(), pages(held_back).collect());
-    let dictionary = Arc::new(Dictionary::new(&train(&learnt).unwrap()).unwrap());
-    let plain = packed_bytes(&held_back, None).unwrap();
-    let trained = packed_bytes(&held_back, Some(dictionary)).unwrap();
+    let learnt: Samples = learnt.iter().collect();
+    let dictionary = Arc::new(Dictionary::new(&learnt.train().unwrap()).unwrap());
+    let packed_bytes = |dictionary| {
+        let packer = Packer::new(dictionary).unwrap();
+        held_back.iter().map(|page: &Transcript| packer.pack(page).unwrap().len()).sum::<usize>()
+    };
+    let (plain, trained) = (packed_bytes(None), packed_bytes(Some(dictionary)));
     assert!(trained * 100 < plain * 80, "{trained} bytes with it, {plain} without");
 }

@@ -1,7 +1,7 @@
 //! What waits for its transaction is packed already.
 
 use chrono::Utc;
-use shared::archive::{Dictionary, Lengths, Transcript, train, unpack};
+use shared::archive::{Dictionary, Lengths, Samples, Transcript, unpack};
 use shared::domain::BatchId;
 use shared::exchange::Exchange;
 use sqlx::PgPool;
@@ -41,9 +41,9 @@ async fn what_waits_is_packed_with_the_dictionary_of_its_transaction(pool: PgPoo
         // Packed with the dictionary of the batch before, if there was any.
         let sent = transcript(batch.into());
         let one = waiting(&pool, &archive, batch, &sent).await;
-        let samples: Vec<Transcript> =
-            (0..500).map(|number| transcript(number * usize::from(batch) + 10)).collect();
-        let content = train(&samples).unwrap();
+        let mut samples = Samples::default();
+        (0..500).for_each(|n| samples.add(&transcript(n * usize::from(batch) + 10)));
+        let content = samples.train().unwrap();
         let trained = Dictionary::new(&content).unwrap().id();
         sqlx::query(
             "INSERT INTO pipeline.raw_dictionaries
