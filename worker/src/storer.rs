@@ -79,28 +79,11 @@ impl Storer {
     /// Stores until the channel is closed and empty.
     pub async fn run(mut self, mut finished: mpsc::Receiver<Finished>) {
         let mut group = Vec::with_capacity(MAX_GROUP);
-        while self.pulse.while_waiting(finished.recv_many(&mut group, MAX_GROUP)).await > 0 {
-            self.gather(&mut finished, &mut group).await;
+        while self.pulse.while_waiting(gather(&mut finished, &mut group, self.enough)).await {
             while !group.is_empty() {
                 let sizes = group.iter().map(|finished| finished.outcome.answer_bytes());
                 let recorded = self.record(group.drain(..fitting(sizes))).await;
                 self.acknowledge(recorded).await;
-            }
-        }
-    }
-
-    /// Waits a moment for jobs that are about to finish, as each group costs the same whatever its size. What finishes alone
-    /// is not kept waiting.
-    async fn gather(&self, finished: &mut mpsc::Receiver<Finished>, group: &mut Vec<Finished>) {
-        if group.len() < 2 {
-            return;
-        }
-        let until = Instant::now() + LINGER;
-        while group.len() < self.enough {
-            let more = finished.recv_many(group, MAX_GROUP - group.len());
-            match tokio::time::timeout_at(until, more).await {
-                Ok(count) if count > 0 => {}
-                _ => return,
             }
         }
     }
@@ -246,6 +229,24 @@ impl Storer {
     }
 }
 
+/// Waits for what finishes and puts it into the empty `group`; `false`: nothing will come any more. Where several finished
+/// it waits a moment for those that are about to finish, until there are `enough`, as each group costs the same whatever
+/// its size. What finishes alone is not kept waiting.
+async fn gather<T>(finished: &mut mpsc::Receiver<T>, group: &mut Vec<T>, enough: usize) -> bool {
+    if finished.recv_many(group, MAX_GROUP).await < 2 {
+        return !group.is_empty();
+    }
+    let until = Instant::now() + LINGER;
+    while group.len() < enough {
+        let more = finished.recv_many(group, MAX_GROUP - group.len());
+        match tokio::time::timeout_at(until, more).await {
+            Ok(count) if count > 0 => {}
+            _ => break,
+        }
+    }
+    true
+}
+
 /// How many of the first have room in one transaction: at least one.
 fn fitting(sizes: impl Iterator<Item = usize>) -> usize {
     let mut bytes = 0_usize;
@@ -357,6 +358,78 @@ mod tests {
             told,
             [(10_639_000, vec![3], &["b"][..]), (10_639_001, vec![7, 9], &["a", "c"][..])]
         );
+    }
+
+    const ENOUGH: usize = 5;
+
+    fn ms(number: u64) -> Duration {
+        Duration::from_millis(number)
+    }
+
+    /// The group of jobs that finish at these times, in order, and when it goes: ms from now. More may finish.
+    async fn gathered(finish_at: &[u64]) -> (Vec<u64>, Duration) {
+        let (sender, mut finished) = mpsc::channel(2 * MAX_GROUP);
+        let (start, mut group) = (Instant::now(), Vec::new());
+        let (here, later) = finish_at.split_at(finish_at.partition_point(|at| *at == 0));
+        for at in here {
+            sender.try_send(*at).unwrap();
+        }
+        let finishing = async {
+            for at in later {
+                tokio::time::sleep_until(start + ms(*at)).await;
+                sender.try_send(*at).unwrap();
+            }
+            std::future::pending::<()>().await;
+        };
+        let is_group = tokio::select! {
+            is_group = gather(&mut finished, &mut group, ENOUGH) => is_group,
+            () = finishing => unreachable!("it never ends"),
+        };
+        assert!(is_group);
+        (group, start.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn several_wait_a_moment_for_those_about_to_finish() {
+        assert_eq!(gathered(&[0, 0, 1, 19, 21]).await, (vec![0, 0, 1, 19], LINGER));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_longer_than_that() {
+        assert_eq!(gathered(&[0, 0]).await, (vec![0, 0], LINGER));
+        // Neither do those that come meanwhile make it longer.
+        assert_eq!(gathered(&[0, 0, 9, 18, 27]).await, (vec![0, 0, 9, 18], LINGER));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_finishes_alone_waits_for_no_other() {
+        assert_eq!(gathered(&[0, 1, 2]).await, (vec![0], ms(0)));
+        assert_eq!(gathered(&[50, 51, 52]).await, (vec![50], ms(50)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_that_is_large_enough_goes_at_once() {
+        assert_eq!(gathered(&[0; ENOUGH]).await, (vec![0; ENOUGH], ms(0)));
+        assert_eq!(gathered(&[0, 0, 3, 5, 7, 8]).await, (vec![0, 0, 3, 5, 7], ms(7)));
+        assert_eq!(gathered(&[0; MAX_GROUP + 1]).await, (vec![0; MAX_GROUP], ms(0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_nothing_will_come_nobody_waits() {
+        let (sender, mut finished) = mpsc::channel(ENOUGH);
+        let (start, mut group) = (Instant::now(), Vec::new());
+        sender.try_send(1).unwrap();
+        sender.try_send(2).unwrap();
+        let closing = async {
+            tokio::time::sleep(ms(5)).await;
+            drop(sender);
+        };
+        let (is_group, ()) = tokio::join!(gather(&mut finished, &mut group, ENOUGH), closing);
+        assert!(is_group);
+        assert_eq!((group, start.elapsed()), (vec![1, 2], ms(5)));
+        let mut none = Vec::new();
+        assert!(!gather(&mut finished, &mut none, ENOUGH).await);
+        assert_eq!((none, start.elapsed()), (vec![], ms(5)));
     }
 
     #[test]
