@@ -33,7 +33,7 @@ use self::kept::Kept;
 use self::pages::PageRows;
 use self::payment_methods::PaymentMethods;
 use self::shapes::Shapes;
-use self::versions::VersionCache;
+use self::versions::{MAX_CACHED_ADS, VersionCache};
 use crate::handler::{Ending, Facts, Requests};
 use crate::metrics;
 use crate::settings::Settings;
@@ -148,9 +148,15 @@ impl Store {
             last_read: None,
             advertisers: Advertisers::new(),
             payment_methods: PaymentMethods::new(),
-            versions: VersionCache::new(),
+            versions: VersionCache::new(MAX_CACHED_ADS),
             shapes: Shapes::default(),
         }
+    }
+
+    /// Remembers the versions of no more ads than this, instead of those of several times the whole market.
+    #[must_use]
+    pub fn remembering(self, max_ads: usize) -> Self {
+        Self { versions: VersionCache::new(max_ads), ..self }
     }
 
     /// Stores all of the group or nothing; what became of each job, in order.
@@ -191,7 +197,7 @@ impl Store {
     fn forget(&mut self) {
         self.advertisers = Advertisers::new();
         self.payment_methods = PaymentMethods::new();
-        self.versions = VersionCache::new();
+        self.versions.forget();
         self.last_read = None;
     }
 

@@ -17,13 +17,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::StoreError;
 use super::pages::PageRows;
 
-/// Ads remembered: several times the whole market of 2026, about 40 bytes each.
-const MAX_CACHED_ADS: usize = 150_000;
+/// Ads remembered by a worker: several times the whole market of 2026, about 40 bytes each.
+pub(super) const MAX_CACHED_ADS: usize = 150_000;
 /// Batches for which an ad that is gone is remembered: four hours of ten minutes. Advertisers go offline and
 /// come back with the same ad, and then it costs no row.
 const GONE_FOR_BATCHES: u32 = 24;
-/// With more ads than this those that are gone are forgotten at once: room is for those on show.
-const MAX_WITH_GONE: usize = MAX_CACHED_ADS / 2;
 
 /// Room for the fields of an ordinary ad, in bytes.
 const HASHED_BYTES: usize = 1024;
@@ -197,6 +195,8 @@ struct Known {
 }
 
 pub(super) struct VersionCache {
+    /// Most ads that are remembered from one group to the next.
+    max_ads: usize,
     markets: HashMap<i32, MarketVersions>,
     cached_ads: usize,
     clock: u64,
@@ -206,9 +206,13 @@ pub(super) struct VersionCache {
 }
 
 impl VersionCache {
-    pub(super) fn new() -> Self {
-        let (batch, batch_before) = (None, None);
-        Self { markets: HashMap::new(), cached_ads: 0, clock: 0, batch, batch_before }
+    pub(super) fn new(max_ads: usize) -> Self {
+        let (markets, batch, batch_before) = (HashMap::new(), None, None);
+        Self { max_ads, markets, cached_ads: 0, clock: 0, batch, batch_before }
+    }
+
+    pub(super) fn forget(&mut self) {
+        *self = Self::new(self.max_ads);
     }
 
     /// Gives every unchanged ad of `pages` the id under which its content is stored.
@@ -238,6 +242,8 @@ impl VersionCache {
         {
             self.match_page(page);
         }
+        // Only now: what was loaded must be there to be matched, even if it has no room together.
+        self.evict();
         Ok(())
     }
 
@@ -285,9 +291,10 @@ impl VersionCache {
         found_all
     }
 
-    /// For how many batches an ad that is gone is remembered now.
+    /// For how many batches an ad that is gone is remembered now: for none when half the room is taken, which is for those
+    /// on show.
     fn gone_for(&self) -> u32 {
-        if self.cached_ads > MAX_WITH_GONE { 0 } else { GONE_FOR_BATCHES }
+        if self.cached_ads > self.max_ads / 2 { 0 } else { GONE_FOR_BATCHES }
     }
 
     fn is_unloaded(&self, page: &PageRows<'_>) -> bool {
@@ -312,7 +319,8 @@ impl VersionCache {
         market
     }
 
-    /// Loads the last stored books of `markets` of this batch's day, whoever stored them.
+    /// Loads the last stored books of `markets` of this batch's day, whoever stored them. There may be more ads than there
+    /// is room for until [`VersionCache::evict`].
     async fn load(
         &mut self,
         connection: &mut PgConnection,
@@ -353,13 +361,13 @@ impl VersionCache {
             let now = market.ads.len();
             self.cached_ads = self.cached_ads - before + now;
         }
-        self.evict();
         Ok(())
     }
 
-    /// Forgets the markets that were used longest ago.
+    /// Forgets the markets that were used longest ago, until the others have room. Whole ones, even the last: of a market
+    /// that is known in part nobody could tell whether it must be loaded.
     fn evict(&mut self) {
-        while self.cached_ads > MAX_CACHED_ADS && self.markets.len() > 1 {
+        while self.cached_ads > self.max_ads {
             let oldest =
                 self.markets.iter().min_by_key(|(_, market)| market.last_used).map(|(id, _)| *id);
             let Some(market) = oldest.and_then(|id| self.markets.remove(&id)) else {
@@ -372,6 +380,8 @@ impl VersionCache {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
     use shared::domain::{Advertiser, Side};
 
     use super::super::pages::AdRow;
@@ -461,6 +471,7 @@ mod tests {
         cache.learn(&page);
         let known: usize = cache.markets.values().map(|market| market.ads.len()).sum();
         assert_eq!(cache.cached_ads, known, "what is counted is what is kept");
+        assert!(known <= cache.max_ads, "{known} ads");
         page.ads.iter().filter(|ad| ad.is_new).count()
     }
 
@@ -482,7 +493,7 @@ mod tests {
 
     #[test]
     fn an_ad_that_comes_back_as_it_was_costs_no_row() {
-        let mut cache = VersionCache::new();
+        let mut cache = VersionCache::new(100);
         let [here, gone] = [ad(1), ad(2)];
         assert_eq!(store(&mut cache, 0, 1, &[here.clone(), gone.clone()]), 2);
         for batch in 1..GONE_FOR_BATCHES {
@@ -509,12 +520,52 @@ mod tests {
 
     #[test]
     fn ads_that_are_gone_take_no_room_from_those_on_show() {
-        let mut cache = VersionCache::new();
-        let ads: Vec<Ad> = (0..=MAX_WITH_GONE).map(ad).collect();
+        let mut cache = VersionCache::new(100);
+        let ads: Vec<Ad> = (0..=50).map(ad).collect();
         store(&mut cache, 0, 1, &ads);
         store(&mut cache, 1, 1, &ads[..10]);
         assert_eq!(cache.cached_ads, 10);
         store(&mut cache, 2, 1, &ads[10..20]);
         assert_eq!(cache.cached_ads, 20);
+    }
+
+    #[test]
+    fn the_market_that_was_used_longest_ago_is_forgotten() {
+        let mut cache = VersionCache::new(30);
+        let books = [0, 10, 20, 30].map(|first| (first..first + 10).map(ad).collect::<Vec<_>>());
+        let mut new =
+            |market: i32| store(&mut cache, 0, market, &books[usize::try_from(market).unwrap()]);
+        assert_eq!([0, 1, 2].map(&mut new), [10; 3]);
+        assert_eq!(new(0), 0, "all have room");
+        assert_eq!(new(3), 10);
+        assert_eq!([0, 2, 3].map(&mut new), [0; 3]);
+        assert_eq!(new(1), 10, "forgotten");
+    }
+
+    #[test]
+    fn a_market_without_room_is_forgotten_whole() {
+        let mut cache = VersionCache::new(10);
+        let ads: Vec<Ad> = (0..11).map(ad).collect();
+        assert_eq!(store(&mut cache, 0, 1, &ads[..10]), 10);
+        assert_eq!(store(&mut cache, 0, 1, &ads[..10]), 0);
+        assert_eq!(store(&mut cache, 0, 1, &ads), 1);
+        // With what was known of its pages, too: it is loaded again.
+        assert_eq!((cache.cached_ads, cache.markets.len()), (0, 0));
+    }
+
+    proptest! {
+        /// `store` holds what is kept against the bound.
+        #[test]
+        fn no_more_is_remembered_than_there_is_room_for(
+            max_ads in 0_usize..40,
+            pages in vec((0_u32..2, 0_i32..5, 0_usize..60, 0_usize..30), 1..40),
+        ) {
+            let (mut cache, mut batch) = (VersionCache::new(max_ads), 0);
+            for (later, market, first, count) in pages {
+                batch += later;
+                let ads: Vec<Ad> = (first..first + count).map(ad).collect();
+                store(&mut cache, batch, market, &ads);
+            }
+        }
     }
 }

@@ -17,6 +17,7 @@ mod limiter;
 mod limiter_script;
 mod poison;
 mod proxy;
+mod versions;
 mod waiting;
 
 use chrono::NaiveDate;
