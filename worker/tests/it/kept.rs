@@ -141,3 +141,58 @@ async fn a_connection_that_was_cut_is_replaced(pool: PgPool) {
         assert!(is_ended(&stored.unwrap()));
     }
 }
+
+/// Lets time pass for the programs, which the servers do not notice.
+async fn pass(minutes: u64) {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_mins(minutes)).await;
+    tokio::time::resume();
+}
+
+/// What the pool would not keep for longer is not kept either: the process at the server grows, and what stands between drops
+/// what is idle.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_connection_that_grew_old_is_replaced(pool: PgPool) {
+    let at = Utc::now();
+    make_day(&pool, at.date_naive()).await;
+    let hour = Some(Duration::from_hours(1));
+    // Minutes between groups, and whether the next one goes over another connection.
+    let by_age = [(40, false), (10, false), (20, true), (50, false), (20, true)];
+    let by_idleness = [(50, false), (50, false), (70, true), (50, false)];
+    let lives = [(hour, None, &by_age[..]), (None, hour, &by_idleness[..])];
+    let mut batches = 1..;
+    for (max_lifetime, idle_timeout, groups) in lives {
+        let name = unique("kept");
+        let options = (*pool.connect_options()).clone().application_name(&name);
+        let own = PgPoolOptions::new().max_lifetime(max_lifetime).idle_timeout(idle_timeout);
+        let own = own.connect_lazy_with(options);
+        let mut store = Store::new(own.clone(), &settings(&[]), Archive::new().unwrap());
+        let mut group = async || {
+            let one = published(&pool, batches.next().unwrap(), at).await;
+            assert!(is_ended(&store.store(&[one]).await.unwrap()));
+            the_only_one(&pool, &name).await
+        };
+        let mut used = group().await;
+        for (minutes, is_replaced) in groups {
+            pass(*minutes).await;
+            let next = group().await;
+            assert_eq!(next != used, *is_replaced, "{max_lifetime:?}, {idle_timeout:?}");
+            used = next;
+        }
+    }
+}
+
+/// The connection of this name, once there is no other.
+async fn the_only_one(pool: &PgPool, name: &str) -> i32 {
+    let only = async {
+        loop {
+            let all = "SELECT pid FROM pg_stat_activity WHERE application_name = $1";
+            let all: Vec<i32> = sqlx::query_scalar(all).bind(name).fetch_all(pool).await.unwrap();
+            match all[..] {
+                [only] => return only,
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), only).await.expect("one is closed")
+}
