@@ -13,7 +13,7 @@ BIN := $(TARGET)/debug
 RELEASE := cargo build --release --locked -p worker -p coordinator -p cli -p load-tests
 BENCH := $(TARGET)/release/bench $(if $(JSON),--json)
 
-SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/e2e dev/fuzz dev/security dev/upgrade dev/monitoring dev/backup-test dev/image dev/env dev/broker-users dev/compose dev/chart dev/lib.sh monitoring/alertmanager/configure .ci/run
+SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/e2e dev/fuzz dev/security dev/upgrade dev/monitoring dev/backup-test dev/image dev/env dev/broker-users dev/peers dev/compose dev/chart dev/lib.sh monitoring/alertmanager/configure .ci/run
 
 help: ## This list
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
@@ -49,8 +49,7 @@ bench: ## Ads a second from end to end, CPU by process, floors and storage (RUNS
 
 peers: ## The same beside Celery and asyncio, which are installed into target/peers from PyPI (RUNS=3, PEERS="--peer NAME=COMMAND" for others)
 	@$(RELEASE)
-	@test -x target/peers/bin/python || python3 -m venv target/peers
-	@target/peers/bin/pip install --quiet --requirement load-tests/peers/requirements.txt
+	@dev/peers
 	@dev/stack run $(BENCH) peers --runs $(or $(RUNS),3) $(PEERS)
 
 soak: ## 50 batches by the same processes, their memory looked at (BATCHES=50); ends with an error if it grows. Ten times the market, not judged: LOAD="--ads 300000 --fiats 110" BATCHES=3

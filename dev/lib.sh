@@ -42,7 +42,8 @@ python_with() {
   local place=$1
   shift
   command -v python3 >/dev/null || ensure_packages python3 python3-venv
-  if [[ $(cat "$place/installed" 2>/dev/null) == "$*" ]]; then return; fi
+  # A Python that was replaced meanwhile leaves a link to nothing.
+  if [[ -x $place/bin/python && $(cat "$place/installed" 2>/dev/null) == "$*" ]]; then return; fi
   rm -rf "$place"
   # Debian's Python comes without the means to make another.
   if ! python3 -m venv "$place" >/dev/null 2>&1; then
