@@ -1,7 +1,8 @@
-"""One process: asyncio, aiohttp, orjson, and asyncpg with COPY in big groups."""
+"""asyncio, aiohttp, orjson, and asyncpg with COPY in big groups: by one process, or by several that share the pages."""
 
 import asyncio
 import json
+import multiprocessing
 import os
 import sys
 import time
@@ -12,19 +13,33 @@ import orjson
 
 import rows as plain
 
-CONNECTIONS = 50
+try:
+    from uvloop import run
+except ImportError:
+    from asyncio import run
+
+CONNECTIONS = 50  # of each process
 GROUP = 2_000
+PATIENCE_SECONDS = 60  # until all processes are ready
 
 
-async def main(path):
-    with open(path) as file:
-        task = json.load(file)
-    batch, pages = task["batch"], [tuple(page) for page in task["pages"]]
+def get_ready(barrier):
+    global start
+    start = barrier
+
+
+def share(batch, pages):
+    return run(work(batch, pages))
+
+
+async def work(batch, pages):
+    """Reads and stores pages: the ads, when it began and ended, and its CPU between the two."""
     url = os.environ["BINANCE_BASE_URL"] + plain.SEARCH
     database = await asyncpg.connect(plain.database_url())
     todo, done = asyncio.Queue(), asyncio.Queue(CONNECTIONS * 2)
     for page in pages:
         todo.put_nowait(page)
+    start.wait(PATIENCE_SECONDS)
     began, cpu = time.monotonic(), time.process_time()
     ads = 0
 
@@ -58,14 +73,20 @@ async def main(path):
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS)) as session:
         await asyncio.gather(store(), *(fetch(session) for _ in range(CONNECTIONS)))
-    seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu
-    print(json.dumps({"ads": ads, "pages": len(pages), "seconds": seconds, "cpu_seconds": cpu_seconds}))
+    return ads, began, time.monotonic(), time.process_time() - cpu
+
+
+def main(path, processes):
+    with open(path) as file:
+        task = json.load(file)
+    batch, pages = task["batch"], [tuple(page) for page in task["pages"]]
+    context = multiprocessing.get_context("fork")
+    # None gets a second share, for all wait until each has one.
+    with context.Pool(processes, get_ready, [context.Barrier(processes)]) as pool:
+        shares = [(batch, pages[number::processes]) for number in range(processes)]
+        ads, began, ended, cpu = zip(*pool.starmap(share, shares, chunksize=1))
+    print(json.dumps({"ads": sum(ads), "pages": len(pages), "seconds": max(ended) - min(began), "cpu_seconds": sum(cpu)}))
 
 
 if __name__ == "__main__":
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(main(sys.argv[1]))
-    else:
-        uvloop.run(main(sys.argv[1]))
+    main(sys.argv[1], int(sys.argv[2]))

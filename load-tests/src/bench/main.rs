@@ -316,8 +316,8 @@ async fn beside_peers(options: &Peers, running: &mut Running<'_>) -> Result<Vec<
     let mut columns = vec![
         Column::new("ours, first", &[first.figures]),
         Column::new("ours, steady", &ours),
-        Column::new("Celery", &celery),
-        Column::new("asyncio", &asyncio),
+        Column::new(format!("Celery, {}", processes(place.celery_processes)), &celery),
+        Column::new(format!("asyncio, {}", processes(place.asyncio_processes)), &asyncio),
         ratio("ours : Celery", &celery, &ours),
         ratio("ours : asyncio", &asyncio, &ours),
     ];
@@ -326,6 +326,10 @@ async fn beside_peers(options: &Peers, running: &mut Running<'_>) -> Result<Vec<
         columns.push(ratio(&format!("ours : {name}"), measured, &ours));
     }
     Ok(columns)
+}
+
+fn processes(count: usize) -> String {
+    if count == 1 { "1 process".to_owned() } else { format!("{count} processes") }
 }
 
 /// One run of other programs, by their own `bench`.
@@ -375,7 +379,8 @@ mod tests {
             ("throughput --fiats 111", "1..=110"),
             ("throughput --ads 0", "1..=1000000"),
             ("peers --runs 0", "1..=1000"),
-            ("peers --celery-processes 0", "1..=64"),
+            ("peers --celery-processes 0", "1..=200"),
+            ("peers --asyncio-processes 201", "1..=200"),
             ("soak --batches 0", "1..=10000"),
             ("storage --batches 1", "2..=144"),
             ("curves --batches 0", "1..=1000"),

@@ -1,5 +1,6 @@
 //! What people would build instead, on the same exchange, servers and pages.
 
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use crate::figures::Figures;
 use crate::meter::{self, Meter};
 use crate::run::{PATIENCE, PULSE, after, counts, pair};
 
+/// Most processes of a peer: each has a connection to the database, of which `dev/stack` allows 300.
+const MOST_PROCESSES: u64 = 200;
 /// Time for Celery's processes to start; they are idle afterwards.
 const WARM_UP: Duration = Duration::from_secs(5);
 /// Queue of Celery's tasks, below the prefix of the fleet.
@@ -28,13 +31,24 @@ pub(crate) struct Place {
     /// Virtual environment with what they need.
     #[arg(long, default_value = "target/peers")]
     pub(crate) venv: PathBuf,
-    /// Processes of Celery's pool.
-    #[arg(long, default_value_t = 4, value_parser = counts(1..=64))]
+    /// Processes of Celery's pool; by default twice the cores, for they wait for answers.
+    #[arg(long, default_value_t = bounded(cores() * 2), value_parser = counts(1..=MOST_PROCESSES))]
     pub(crate) celery_processes: usize,
+    /// Processes of asyncio; by default half of the cores, for each fills one, and the servers need some.
+    #[arg(long, default_value_t = bounded(cores() / 2), value_parser = counts(1..=MOST_PROCESSES))]
+    pub(crate) asyncio_processes: usize,
     /// Another program beside them, as `NAME=COMMAND`; what it is given and must say stands in the README of the
     /// peers. May come several times.
     #[arg(long = "peer", value_parser = pair)]
     pub(crate) others: Vec<(String, String)>,
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+fn bounded(processes: usize) -> usize {
+    processes.clamp(1, usize::try_from(MOST_PROCESSES).unwrap_or(usize::MAX))
 }
 
 impl Place {
@@ -153,7 +167,7 @@ pub(crate) async fn other(
     measure(equipped(command, fleet), fleet, meter, &task).await.with_context(|| name.clone())
 }
 
-/// One process of asyncio, from its start to its end.
+/// The program of asyncio, from its start to its end.
 pub(crate) async fn asyncio(
     fleet: &Fleet,
     meter: &Meter,
@@ -164,6 +178,7 @@ pub(crate) async fn asyncio(
     let task = Task::of(pages, batch)?;
     let mut command = python(fleet, place)?;
     command.arg(place.directory.join("asyncio_peer.py")).arg(&task.path);
+    command.arg(place.asyncio_processes.to_string());
     measure(command, fleet, meter, &task).await.context("asyncio")
 }
 
