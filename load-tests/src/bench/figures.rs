@@ -15,6 +15,9 @@ pub(crate) struct Report {
     /// What it ran on.
     pub(crate) machine: Vec<String>,
     pub(crate) columns: Vec<Column>,
+    /// Why a column of ratios lacks a figure, by column and figure.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) not_compared: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,6 +52,42 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 }
 
 impl Report {
+    pub(crate) fn push(&mut self, name: impl Into<String>, all: &[Figures]) {
+        self.columns.push(Column::new(name, all));
+    }
+
+    /// How the medians of `ours` compare to those of `theirs`.
+    pub(crate) fn push_ratio(&mut self, name: &str, theirs: &[Figures], ours: &[Figures]) {
+        let (theirs, ours) = (Column::new("", theirs), Column::new("", ours));
+        let (mut figures, mut not_compared) = (Figures::new(), BTreeMap::new());
+        for figure in theirs.figures.keys().chain(ours.figures.keys()) {
+            let why = match (theirs.figures.get(figure), ours.figures.get(figure)) {
+                (Some(theirs), Some(ours)) if *theirs > 0.0 => {
+                    figures.insert(figure.clone(), ours / theirs);
+                    continue;
+                }
+                (Some(_), Some(_)) => "theirs is 0",
+                (Some(_), None) => "only theirs",
+                (None, _) => "only ours",
+            };
+            not_compared.insert(figure.clone(), why.to_owned());
+        }
+        if !not_compared.is_empty() {
+            self.not_compared.insert(name.to_owned(), not_compared);
+        }
+        self.columns.push(Column { name: name.to_owned(), of: ours.of, figures });
+    }
+
+    /// The figures of a column of other programs, which may be of an age that had none of this name.
+    pub(crate) fn figures_of(&self, name: &str) -> Result<&Figures> {
+        let column = self.columns.iter().find(|column| column.name == name);
+        let column = column.with_context(|| {
+            let others: Vec<_> = self.columns.iter().map(|column| &column.name).collect();
+            format!("its report has no column {name:?}, only {others:?}")
+        })?;
+        Ok(&column.figures)
+    }
+
     pub(crate) fn json(&self) -> Result<String> {
         serde_json::to_string_pretty(self).context("write the report")
     }
@@ -58,7 +97,9 @@ impl Report {
         let mut names: Vec<&str> = self
             .columns
             .iter()
-            .flat_map(|column| column.figures.keys().map(String::as_str))
+            .flat_map(|column| column.figures.keys())
+            .chain(self.not_compared.values().flat_map(BTreeMap::keys))
+            .map(String::as_str)
             .collect();
         names.sort_unstable();
         names.dedup();
@@ -77,8 +118,10 @@ impl Report {
         row("median", &|column| column.name.clone());
         row("of measurements", &|column| column.of.to_string());
         for name in names {
-            row(name, &|column| {
-                column.figures.get(name).map_or(String::new(), |value| shown(*value))
+            let why = |column: &Column| self.not_compared.get(&column.name)?.get(name).cloned();
+            row(name, &|column| match column.figures.get(name) {
+                Some(value) => shown(*value),
+                None => why(column).unwrap_or_default(),
             });
         }
         out
@@ -103,5 +146,46 @@ mod tests {
     fn the_median_is_the_middle() {
         assert!((median(vec![3.0, 1.0, 50.0]) - 3.0).abs() < f64::EPSILON);
         assert!((median(vec![4.0, 1.0]) - 2.5).abs() < f64::EPSILON);
+    }
+
+    fn figures(of: &[(&str, f64)]) -> Figures {
+        of.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+    }
+
+    #[test]
+    fn what_has_no_ratio_is_told() {
+        let theirs = figures(&[("ads", 2.0), ("old", 1.0), ("redis", 0.0)]);
+        let ours = figures(&[("ads", 3.0), ("new", 1.0), ("redis", 1.0)]);
+        let mut report = Report::default();
+        report.push_ratio("ratio", &[theirs], &[ours]);
+        let text = report.text();
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .skip(1)
+            .map(|line| line.split("  ").filter(|cell| !cell.is_empty()).collect())
+            .collect();
+        let cells: Vec<(&str, &str)> =
+            lines.iter().map(|cells| (cells[0].trim(), cells[1].trim())).collect();
+        assert_eq!(
+            cells,
+            [
+                ("median", "ratio"),
+                ("of measurements", "1"),
+                ("ads", "1.50"),
+                ("new", "only ours"),
+                ("old", "only theirs"),
+                ("redis", "theirs is 0"),
+            ]
+        );
+        let read: Report = serde_json::from_str(&report.json().unwrap()).unwrap();
+        assert_eq!(read.not_compared, report.not_compared);
+    }
+
+    #[test]
+    fn a_column_that_other_programs_lack_is_an_error() {
+        let mut report = Report::default();
+        report.push("first batch", &[]);
+        let error = report.figures_of("first").unwrap_err().to_string();
+        assert_eq!(error, r#"its report has no column "first", only ["first batch"]"#);
     }
 }

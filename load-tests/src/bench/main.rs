@@ -111,7 +111,7 @@ struct Throughput {
     #[arg(long)]
     no_floors: bool,
     /// A directory with other programs of the workspace, such as those before a change, measured in turn
-    /// with these.
+    /// with these: first and steady batches. What only one of the two tells is in no ratio, which says so.
     #[arg(long)]
     beside: Option<PathBuf>,
 }
@@ -132,30 +132,33 @@ async fn main() -> ExitCode {
 
 /// Measures and prints; whether what is judged holds.
 async fn run(cli: &Cli) -> Result<bool> {
-    let mut machine = machine::describe().await?;
+    let mut report = Report { machine: machine::describe().await?, ..Report::default() };
     let mut is_good = true;
-    let columns = match &cli.what {
+    match &cli.what {
         What::Suite { throughput: options, storage_batches } => {
-            let mut columns = throughput(options).await?;
-            columns.extend(storage::measure(&options.load, *storage_batches, options.runs).await?);
-            columns
+            throughput(options, &mut report).await?;
+            let storage = storage::measure(&options.load, *storage_batches, options.runs).await?;
+            report.columns.extend(storage);
         }
-        What::Throughput(options) => throughput(options).await?,
+        What::Throughput(options) => throughput(options, &mut report).await?,
         What::Peers(options) => {
-            machine.push(machine::describe_peers(&options.place).await?);
-            let measure = async |running: &mut Running<'_>| beside_peers(options, running).await;
-            run::with(&options.load, measure).await?
+            report.machine.push(machine::describe_peers(&options.place).await?);
+            run::with(&options.load, async |running| {
+                beside_peers(options, running, &mut report).await
+            })
+            .await?;
         }
         What::Soak { load, batches } => {
             let tell = |line: &str| if cli.json { eprintln!("{line}") } else { println!("{line}") };
-            let columns;
-            (columns, is_good) = soak::soak(load, *batches, tell).await?;
-            columns
+            (report.columns, is_good) = soak::soak(load, *batches, tell).await?;
         }
-        What::Storage { load, batches, runs } => storage::measure(load, *batches, *runs).await?,
-        What::Curves { load, batches, out } => curves::draw(load, *batches, out).await?,
-    };
-    let report = Report { machine, columns };
+        What::Storage { load, batches, runs } => {
+            report.columns = storage::measure(load, *batches, *runs).await?;
+        }
+        What::Curves { load, batches, out } => {
+            report.columns = curves::draw(load, *batches, out).await?;
+        }
+    }
     println!("{}", if cli.json { report.json()? } else { report.text() });
     Ok(is_good)
 }
@@ -168,7 +171,7 @@ struct Measured {
     floors: Vec<Figures>,
 }
 
-async fn throughput(options: &Throughput) -> Result<Vec<Column>> {
+async fn throughput(options: &Throughput, report: &mut Report) -> Result<()> {
     let (mut own, mut beside) = (Measured::default(), Measured::default());
     for run in 1..=options.runs {
         eprintln!("run {run} of {}", options.runs);
@@ -178,25 +181,24 @@ async fn throughput(options: &Throughput) -> Result<Vec<Column>> {
         run::with(&options.load, async |running| run_once(options, running, &mut own).await)
             .await?;
     }
-    let mut columns = Vec::new();
     if options.beside.is_some() {
-        columns.push(Column::new("first, before", &beside.first));
-        columns.push(Column::new("first", &own.first));
-        columns.push(ratio("first, ratio", &beside.first, &own.first));
-        columns.push(Column::new("steady, before", &beside.steady));
-        columns.push(Column::new("steady", &own.steady));
-        columns.push(ratio("steady, ratio", &beside.steady, &own.steady));
+        report.push("first, before", &beside.first);
+        report.push("first", &own.first);
+        report.push_ratio("first, ratio", &beside.first, &own.first);
+        report.push("steady, before", &beside.steady);
+        report.push("steady", &own.steady);
+        report.push_ratio("steady, ratio", &beside.steady, &own.steady);
     } else {
-        columns.push(Column::new("first", &own.first));
-        columns.push(Column::new("steady", &own.steady));
+        report.push("first", &own.first);
+        report.push("steady", &own.steady);
     }
     if !own.floors.is_empty() {
-        columns.push(Column::new("floors", &own.floors));
-        columns.push(to_floors(&own.steady, &own.floors));
-        columns.push(Column::new("without archive", &without_archive(options).await?));
-        columns.push(Column::new("light load", &[light(&options.load).await?]));
+        report.push("floors", &own.floors);
+        report.columns.push(to_floors(&own.steady, &own.floors));
+        report.push("without archive", &without_archive(options).await?);
+        report.push("light load", &[light(&options.load).await?]);
     }
-    Ok(columns)
+    Ok(())
 }
 
 /// Batches in steady state whose answers are not archived.
@@ -231,17 +233,6 @@ async fn light(load: &Load) -> Result<Figures> {
     let load = Load { ads: ADS, fiats: 1, set, ..load.clone() };
     let figures = run::with(&load, async |running| Ok(running.batch().await?.figures)).await?;
     Ok(figures.into_iter().filter(|(name, _)| name.starts_with("answer_to")).collect())
-}
-
-/// How the medians of `now` compare to those of `before`.
-fn ratio(name: &str, before: &[Figures], now: &[Figures]) -> Column {
-    let (before, now) = (Column::new("", before), Column::new("", now));
-    let of = |(name, value): (&String, &f64)| {
-        let before = before.figures.get(name).filter(|before| **before > 0.0)?;
-        Some((name.clone(), value / before))
-    };
-    let figures = now.figures.iter().filter_map(of).collect();
-    Column { name: name.to_owned(), of: now.of, figures }
 }
 
 /// How the medians in steady state compare to what nothing could be faster than.
@@ -290,7 +281,11 @@ async fn run_once(
 }
 
 /// Ours, then the peers, in turn, on one exchange and one database.
-async fn beside_peers(options: &Peers, running: &mut Running<'_>) -> Result<Vec<Column>> {
+async fn beside_peers(
+    options: &Peers,
+    running: &mut Running<'_>,
+    report: &mut Report,
+) -> Result<()> {
     let place = &options.place;
     let (mut ours, mut celery, mut asyncio) = (Vec::new(), Vec::new(), Vec::new());
     let mut others = vec![Vec::new(); place.others.len()];
@@ -313,19 +308,17 @@ async fn beside_peers(options: &Peers, running: &mut Running<'_>) -> Result<Vec<
             batch += 1;
         }
     }
-    let mut columns = vec![
-        Column::new("ours, first", &[first.figures]),
-        Column::new("ours, steady", &ours),
-        Column::new(format!("Celery, {}", processes(place.celery_processes)), &celery),
-        Column::new(format!("asyncio, {}", processes(place.asyncio_processes)), &asyncio),
-        ratio("ours : Celery", &celery, &ours),
-        ratio("ours : asyncio", &asyncio, &ours),
-    ];
+    report.push("ours, first", &[first.figures]);
+    report.push("ours, steady", &ours);
+    report.push(format!("Celery, {}", processes(place.celery_processes)), &celery);
+    report.push(format!("asyncio, {}", processes(place.asyncio_processes)), &asyncio);
+    report.push_ratio("ours : Celery", &celery, &ours);
+    report.push_ratio("ours : asyncio", &asyncio, &ours);
     for ((name, _), measured) in place.others.iter().zip(&others) {
-        columns.push(Column::new(name, measured));
-        columns.push(ratio(&format!("ours : {name}"), measured, &ours));
+        report.push(name, measured);
+        report.push_ratio(&format!("ours : {name}"), measured, &ours);
     }
-    Ok(columns)
+    Ok(())
 }
 
 fn processes(count: usize) -> String {
@@ -339,7 +332,8 @@ async fn run_beside(
     measured: &mut Measured,
 ) -> Result<()> {
     let load = &options.load;
-    let mut command = Command::new(directory.join("bench"));
+    let bench = directory.join("bench");
+    let mut command = Command::new(&bench);
     command.args(["throughput", "--json", "--no-floors", "--runs", "1"]);
     command.args(["--batches", &options.batches.to_string()]);
     command.args(["--ads", &load.ads.to_string(), "--fiats", &load.fiats.to_string()]);
@@ -351,16 +345,15 @@ async fn run_beside(
         command.args(["--set", &format!("{name}={value}")]);
     }
     let output = command.stderr(std::process::Stdio::inherit()).output();
-    let output = output.await.with_context(|| format!("{}/bench", directory.display()))?;
-    ensure!(output.status.success(), "{}/bench ended with {}", directory.display(), output.status);
-    let report: Report = serde_json::from_slice(&output.stdout)?;
-    for column in report.columns {
-        match column.name.as_str() {
-            "first" => measured.first.push(column.figures),
-            "steady" => measured.steady.push(column.figures),
-            _ => {}
-        }
-    }
+    let output = output.await.with_context(|| format!("{}", bench.display()))?;
+    ensure!(output.status.success(), "{} ended with {}", bench.display(), output.status);
+    let read = || -> Result<_> {
+        let report: Report = serde_json::from_slice(&output.stdout).context("its report")?;
+        Ok((report.figures_of("first")?.clone(), report.figures_of("steady")?.clone()))
+    };
+    let (first, steady) = read().with_context(|| format!("{}", bench.display()))?;
+    measured.first.push(first);
+    measured.steady.push(steady);
     Ok(())
 }
 
