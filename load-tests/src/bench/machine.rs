@@ -47,18 +47,21 @@ async fn rabbitmq(servers: &Servers) -> Result<String> {
     let url = servers.amqp_url.parse().context("AMQP_URL")?;
     let mut vars = Vars::from_environment();
     let management = Management::read(&mut vars, &url);
-    Ok(match vars.finish(management)? {
-        Some(management) => management.version().await?,
-        None => "of unknown version (RABBITMQ_MANAGEMENT_URL is not set)".to_owned(),
-    })
+    let management = vars.finish(management)?.context(
+        "RABBITMQ_MANAGEMENT_URL is not set: RabbitMQ's version and process are asked for there",
+    )?;
+    Ok(management.version().await?)
 }
 
 async fn redis(servers: &Servers) -> Result<String> {
+    redis_info(servers).await?.get("redis_version").context("Redis does not tell its version")
+}
+
+/// What Redis tells of its process.
+pub(crate) async fn redis_info(servers: &Servers) -> Result<redis::InfoDict> {
     let client = redis::Client::open(servers.redis_url.as_str()).context("REDIS_URL")?;
     let mut connection = client.get_multiplexed_async_connection().await?;
-    let info: redis::InfoDict =
-        redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
-    info.get("redis_version").context("Redis does not tell its version")
+    Ok(redis::cmd("INFO").arg("server").query_async(&mut connection).await?)
 }
 
 /// The commit of the directory that this runs in. `None`: there is no repository, or no git.

@@ -1,16 +1,24 @@
 //! CPU time and memory of processes, as Linux counts them: wall clock says little on a machine that others
-//! use too.
+//! use too. The servers are asked which processes they are, for who listens on a port is told to its user and root only.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use load_tests::fleet::Servers;
+use serde::Deserialize;
+use shared::settings::Vars;
+use sqlx::{Connection, PgConnection};
+
+use crate::machine;
+use crate::run::PULSE;
 
 /// Ticks a second in which `/proc` counts, on every architecture that servers run on.
 const TICKS: f64 = 100.0;
-/// State of a listening socket in `/proc/net/tcp`.
-const LISTENING: &str = "0A";
+
+/// Longest wait for what `RabbitMQ` tells of a node that has just started.
+const FIRST_STATISTICS: Duration = Duration::from_secs(30);
 
 /// Seconds of CPU, by name of the process.
 pub(crate) type Cpu = BTreeMap<&'static str, f64>;
@@ -21,17 +29,13 @@ pub(crate) struct Meter(Vec<(&'static str, u32)>);
 
 impl Meter {
     /// The servers, which must run on this machine.
-    pub(crate) fn of_servers(servers: &Servers) -> Result<Self> {
+    pub(crate) async fn of_servers(servers: &Servers) -> Result<Self> {
         let mut meter = Self::default();
-        for (name, url) in [
-            ("postgres", &servers.database_url),
-            ("rabbitmq", &servers.amqp_url),
-            ("redis", &servers.redis_url),
-        ] {
-            let url: url::Url = url.parse().with_context(|| format!("the URL of {name}"))?;
-            let port = url.port().with_context(|| format!("the URL of {name} has no port"))?;
-            meter.add(name, listener(port)?);
-        }
+        meter.add("postgres", postgres(servers).await.context("ask PostgreSQL for its process")?);
+        let asking =
+            "ask the management of RabbitMQ for its process, as a user with the tag `monitoring`";
+        meter.add("rabbitmq", rabbitmq().await.context(asking)?);
+        meter.add("redis", redis(servers).await.context("ask Redis for its process")?);
         Ok(meter)
     }
 
@@ -72,6 +76,8 @@ pub(crate) fn own() -> Result<f64> {
 }
 
 struct Process {
+    /// Of its program, cut to 15 bytes.
+    name: String,
     parent: u32,
     /// Of itself, and of its children that have ended.
     seconds: f64,
@@ -93,17 +99,34 @@ impl Process {
         Ok(all)
     }
 
+    /// The process that a server says to be, which is another one if it counts them in a container of its own.
+    fn of_server(id: u32, programs: &[&str]) -> Result<Self> {
+        let process = Self::read(&Path::new("/proc").join(id.to_string())).ok();
+        let is_right = |process: &Self| programs.iter().any(|name| process.name.starts_with(name));
+        let found = match &process {
+            Some(process) => format!("is {:?}", process.name),
+            None => "cannot be seen".to_owned(),
+        };
+        process.filter(is_right).with_context(|| {
+            format!(
+                "it says that it is process {id}, which here {found}: it must run on this machine, outside of containers, and \
+                 /proc must show the processes of its user"
+            )
+        })
+    }
+
     fn read(directory: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(directory.join("stat"))?;
         // The name, in parentheses, may hold anything.
-        let (_, rest) = text.rsplit_once(") ").context("stat")?;
+        let (name, rest) = text.rsplit_once(") ").context("stat")?;
+        let (_, name) = name.split_once('(').context("stat")?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         let field = |at: usize| fields.get(at).context("stat has too few fields");
         let mut ticks = 0.0;
         for at in 11..=14 {
             ticks += field(at)?.parse::<f64>()?;
         }
-        Ok(Self { parent: field(1)?.parse()?, seconds: ticks / TICKS })
+        Ok(Self { name: name.to_owned(), parent: field(1)?.parse()?, seconds: ticks / TICKS })
     }
 }
 
@@ -115,30 +138,58 @@ pub(crate) fn resident_mb(id: u32) -> Result<f64> {
     Ok(kb / 1024.0)
 }
 
-/// The process that listens on a port.
-fn listener(port: u16) -> Result<u32> {
-    let wanted = format!(":{port:04X}");
-    let mut inodes = Vec::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        for line in std::fs::read_to_string(table).unwrap_or_default().lines() {
-            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-            if let [_, local, _, state, _, _, _, _, _, inode, ..] = fields[..]
-                && local.ends_with(&wanted)
-                && state == LISTENING
-            {
-                inodes.push(format!("socket:[{inode}]"));
-            }
-        }
+/// The process that all others of the server come from.
+async fn postgres(servers: &Servers) -> Result<u32> {
+    let mut connection = PgConnection::connect(&servers.database_url).await?;
+    let backend: i32 =
+        sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
+    Ok(Process::of_server(u32::try_from(backend)?, &["postgres"])?.parent)
+}
+
+async fn redis(servers: &Servers) -> Result<u32> {
+    let info = machine::redis_info(servers).await?;
+    let id = info.get("process_id").context("its INFO has no process_id")?;
+    Process::of_server(id, &["redis", "valkey"])?;
+    Ok(id)
+}
+
+async fn rabbitmq() -> Result<u32> {
+    #[derive(Deserialize)]
+    struct Node {
+        /// Not there in the first seconds of a node.
+        os_pid: Option<String>,
     }
-    let holds = |id: u32| {
-        let files = std::fs::read_dir(format!("/proc/{id}/fd")).into_iter().flatten().flatten();
-        let mut links = files.filter_map(|file| std::fs::read_link(file.path()).ok());
-        links.any(|link| link.to_str().is_some_and(|link| inodes.iter().any(|one| one == link)))
+    let mut vars = Vars::from_environment();
+    let url = vars.url("RABBITMQ_MANAGEMENT_URL", None, &["http", "https"]);
+    let url = vars.finish(url)?;
+    let nodes = format!("{}/api/nodes", url.as_str().trim_end_matches('/'));
+    let until = Instant::now() + FIRST_STATISTICS;
+    let id = loop {
+        let answer = reqwest::get(&nodes).await.and_then(reqwest::Response::error_for_status);
+        let nodes: Vec<Node> = answer.map_err(reqwest::Error::without_url)?.json().await?;
+        match &nodes[..] {
+            [Node { os_pid: Some(id) }] => break id.parse()?,
+            [_] if Instant::now() < until => tokio::time::sleep(PULSE).await,
+            [_] => bail!("it does not tell `os_pid` within {FIRST_STATISTICS:?}"),
+            _ => bail!("it has {} nodes: allowed is one", nodes.len()),
+        }
     };
-    let ids = std::fs::read_dir("/proc")?.flatten();
-    let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    // A child may have inherited the socket.
-    ids.filter(|id| holds(*id)).min().with_context(|| {
-        format!("nobody on this machine who can be looked at listens on port {port}")
-    })
+    Process::of_server(id, &["beam"])?;
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_of_another_machine_is_told() {
+        let own = std::process::id();
+        assert!(Process::of_server(own, &["bench"]).is_ok());
+        let told = |id| Process::of_server(id, &["postgres"]).err().map(|error| error.to_string());
+        let another = told(own).unwrap();
+        assert!(another.contains(&format!("process {own}, which here is \"bench")), "{another}");
+        let nobody = told(u32::MAX).unwrap();
+        assert!(nobody.contains("process 4294967295, which here cannot be seen"), "{nobody}");
+    }
 }

@@ -103,7 +103,7 @@ pub(crate) async fn with<T>(
     work: impl AsyncFnOnce(&mut Running<'_>) -> Result<T>,
 ) -> Result<T> {
     let servers = Servers::from_environment()?;
-    let meter = Meter::of_servers(&servers)?;
+    let meter = Meter::of_servers(&servers).await?;
     let name = Fleet::new_name();
     let directory = std::env::temp_dir().join(&name);
     // The clock stands still while a batch runs, so that every run reads the same.
