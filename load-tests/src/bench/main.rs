@@ -374,6 +374,8 @@ mod tests {
             ("peers --runs 0", "1..=1000"),
             ("peers --celery-processes 0", "1..=200"),
             ("peers --asyncio-processes 201", "1..=200"),
+            ("peers --peer mine", "NAME=COMMAND"),
+            ("peers --peer mine=", "NAME=COMMAND"),
             ("soak --batches 0", "1..=10000"),
             ("storage --batches 1", "2..=144"),
             ("curves --batches 0", "1..=1000"),

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use load_tests::fleet::{Fleet, Process};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::process::Command;
 
 use crate::figures::Figures;
 use crate::meter::{self, Meter};
-use crate::run::{PATIENCE, PULSE, after, counts, pair};
+use crate::run::{PATIENCE, PULSE, after, counts};
 
 /// Most processes of a peer: each has a connection to the database, of which `dev/stack` allows 300.
 const MOST_PROCESSES: u64 = 200;
@@ -39,8 +40,16 @@ pub(crate) struct Place {
     pub(crate) asyncio_processes: usize,
     /// Another program beside them, as `NAME=COMMAND`; what it is given and must say stands in the README of the
     /// peers. May come several times.
-    #[arg(long = "peer", value_parser = pair)]
+    #[arg(long = "peer", value_parser = peer)]
     pub(crate) others: Vec<(String, String)>,
+}
+
+fn peer(text: &str) -> Result<(String, String), String> {
+    let (name, program) = text.split_once('=').unwrap_or_default();
+    if name.trim().is_empty() || program.trim().is_empty() {
+        return Err("allowed is NAME=COMMAND, of which none is empty".to_owned());
+    }
+    Ok((name.to_owned(), program.to_owned()))
 }
 
 fn cores() -> usize {
@@ -61,10 +70,10 @@ impl Place {
 }
 
 /// What a peer says at its end.
-#[derive(Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 struct Done {
     ads: i64,
-    pages: usize,
+    pages: i64,
     seconds: f64,
     /// CPU of its process from the moment at which its clock began.
     cpu_seconds: f64,
@@ -97,7 +106,7 @@ pub(crate) async fn prepare(fleet: &Fleet, place: &Place, batch: i32) -> Result<
 struct Task {
     path: PathBuf,
     batch: i32,
-    pages: usize,
+    pages: serde_json::Value,
 }
 
 impl Task {
@@ -107,29 +116,96 @@ impl Task {
         task["batch"] = json!(batch);
         let path = pages.with_file_name(format!("pages-{batch}.json"));
         std::fs::write(&path, task.to_string())?;
-        let pages = task["pages"].as_array().map_or(0, Vec::len);
-        Ok(Self { path, batch, pages })
+        Ok(Self { path, batch, pages: task["pages"].take() })
     }
 
-    /// What a peer says is what it stored: each page once, and so many ads.
-    async fn must_be_done(&self, fleet: &Fleet, done: &Done) -> Result<()> {
-        let (pages, ads): (i64, i64) = sqlx::query_as(
-            "SELECT (SELECT count(DISTINCT (fiat, asset, trade_type, page)) FROM plain_pages WHERE batch_id = $1),
-                    (SELECT count(*) FROM plain_offers WHERE batch_id = $1)",
+    /// What is there of it.
+    async fn stored(&self, fleet: &Fleet) -> Result<Stored> {
+        let (pages, ads, places, read_seconds) = sqlx::query_as(
+            "WITH asked AS MATERIALIZED (
+                 SELECT page ->> 0 AS fiat, page ->> 1 AS asset, page ->> 2 AS trade_type, (page ->> 3)::int AS page
+                   FROM jsonb_array_elements($2) page)
+             SELECT (SELECT count(DISTINCT (fiat, asset, trade_type, page))
+                       FROM plain_pages JOIN asked USING (fiat, asset, trade_type, page) WHERE batch_id = $1),
+                    count(*),
+                    (SELECT count(DISTINCT (fiat, asset, trade_type, page, rank))
+                       FROM plain_offers JOIN asked USING (fiat, asset, trade_type, page) WHERE batch_id = $1),
+                    coalesce(extract(epoch FROM max(extraction_timestamp) - min(extraction_timestamp)), 0)::float8
+               FROM plain_offers WHERE batch_id = $1",
         )
         .bind(self.batch)
+        .bind(&self.pages)
         .fetch_one(&fleet.pool)
         .await?;
+        Ok(Stored { pages, ads, places, read_seconds })
+    }
+}
+
+/// What the tables have of a batch.
+#[derive(Clone, Copy)]
+struct Stored {
+    /// Of those asked for.
+    pages: i64,
+    ads: i64,
+    /// On pages asked for, each place of a page once.
+    places: i64,
+    /// From the first answer to the last, as its rows say.
+    read_seconds: f64,
+}
+
+impl Done {
+    fn read(said: &[u8]) -> Result<Self> {
+        const SHOWN: usize = 200;
+        serde_json::from_slice(said).with_context(|| {
+            let said: String = String::from_utf8_lossy(said).chars().take(SHOWN).collect();
+            format!(
+                "it says {said:?}: allowed is an object of ads, pages, seconds and cpu_seconds alone"
+            )
+        })
+    }
+
+    /// Its clocks can't have gone on longer than it ran itself, on all cores.
+    fn must_fit(&self, ran: f64, cores: f64) -> Result<()> {
         ensure!(
-            usize::try_from(pages)? == self.pages && done.pages == self.pages,
-            "of {} pages it says to have stored {}, and {pages} are there",
-            self.pages,
-            done.pages
+            self.seconds > 0.0 && self.seconds <= ran,
+            "it says that it took {} s: allowed is more than 0 and at most the {ran:.3} s that it ran",
+            self.seconds
         );
         ensure!(
-            ads > 0 && ads == done.ads,
-            "it says to have stored {} ads, and {ads} are there",
-            done.ads
+            (0.0..=ran * cores).contains(&self.cpu_seconds),
+            "it says that it took {} s of CPU: allowed are 0 to {:.3}, for it ran {ran:.3} s on {cores} cores",
+            self.cpu_seconds,
+            ran * cores
+        );
+        Ok(())
+    }
+
+    /// What it says is what is there: each of the pages `asked` for, and so many ads, read while its clock went.
+    fn must_equal(&self, asked: i64, stored: Stored) -> Result<()> {
+        ensure!(stored.ads > 0, "it says that it stored {} ads, and none are there", self.ads);
+        ensure!(
+            stored.pages == asked && self.pages == asked,
+            "of {asked} pages it says that it stored {}, and {} are there",
+            self.pages,
+            stored.pages
+        );
+        ensure!(
+            stored.ads == self.ads,
+            "it says that it stored {} ads, and {} are there",
+            self.ads,
+            stored.ads
+        );
+        ensure!(
+            stored.places == stored.ads,
+            "{} of its {} ads stand at a place of another or on pages that were not asked for",
+            stored.ads - stored.places,
+            stored.ads
+        );
+        ensure!(
+            stored.read_seconds <= self.seconds,
+            "it says that it took {} s, and between its first and its last extraction_timestamp are {:.3} s",
+            self.seconds,
+            stored.read_seconds
         );
         Ok(())
     }
@@ -260,29 +336,12 @@ async fn end_of(process: &mut Process) -> Result<ExitStatus> {
 }
 
 /// Runs a program that says at its end what it did, and counts its CPU and that of all servers.
-async fn measure(
-    mut command: Command,
-    fleet: &Fleet,
-    meter: &Meter,
-    task: &Task,
-) -> Result<Figures> {
-    let (from, since) = (meter.read()?, Instant::now());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let ended = tokio::time::timeout(PATIENCE, command.output()).await;
-    let output =
-        ended.with_context(|| format!("the program does not end within {PATIENCE:?}"))??;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "the program ended with {}: {}", output.status, said.trim());
-    let cpu = meter::used(&from, &meter.read()?);
-    let done: Done = serde_json::from_slice(&output.stdout).context("what it says")?;
-    let ran = since.elapsed().as_secs_f64();
-    ensure!(
-        done.seconds > 0.0 && done.seconds <= ran && done.cpu_seconds >= 0.0,
-        "it says {} s, and {} s of CPU; it ran for {ran:.3} s",
-        done.seconds,
-        done.cpu_seconds
-    );
-    task.must_be_done(fleet, &done).await?;
+async fn measure(command: Command, fleet: &Fleet, meter: &Meter, task: &Task) -> Result<Figures> {
+    let (from, own) = (meter.read()?, meter::own()?);
+    let (done, ran) = run(command, PATIENCE).await?;
+    let (cpu, seen) = (meter::used(&from, &meter.read()?), meter::own()? - own);
+    let asked = task.pages.as_array().map_or(0, Vec::len);
+    done.must_equal(i64::try_from(asked)?, task.stored(fleet).await?)?;
     #[expect(clippy::cast_precision_loss, reason = "counts of ads and pages are small")]
     let (ads, pages) = (done.ads as f64, done.pages as f64);
     let mut figures = Figures::new();
@@ -294,6 +353,9 @@ async fn measure(
     put("ads per page", ads / pages);
     put("ads_per_s, opened to last end", ads / done.seconds);
     put("pages_per_s, opened to last end", pages / done.seconds);
+    // What it does not count itself: to start and to end, if it is honest.
+    put("s before and after its clock", ran - done.seconds);
+    put("cpu_s before and after its clock", seen - done.cpu_seconds);
     let mut servers = 0.0;
     // By its own account, for ours and Celery's pool are not counted from their start either.
     let mut peer = done.cpu_seconds;
@@ -312,4 +374,120 @@ async fn measure(
     put("cpu_s_per_1000_ads worker", peer / ads * 1000.0);
     put("cpu_s_per_1000_ads, all but exchange", (servers + peer) / ads * 1000.0);
     Ok(figures)
+}
+
+/// What a program started, so that it goes with it.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // Most often nobody is left.
+            kill_process_group(leader, Signal::KILL).ok();
+        }
+    }
+}
+
+/// Runs a program to its end, within `patience`; what it says, as far as that can be, and the seconds that it ran.
+async fn run(mut command: Command, patience: Duration) -> Result<(Done, f64)> {
+    let since = Instant::now();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).process_group(0);
+    let child = command.spawn().context("start the program")?;
+    let _group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
+    let output = tokio::time::timeout(patience, child.wait_with_output()).await;
+    let output =
+        output.with_context(|| format!("the program does not end within {patience:?}"))??;
+    let ran = since.elapsed().as_secs_f64();
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "the program ended with {}: {}", output.status, said.trim());
+    let done = Done::read(&output.stdout)?;
+    done.must_fit(ran, f64::from(u32::try_from(cores())?))?;
+    Ok((done, ran))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DONE: Done = Done { ads: 30, pages: 2, seconds: 1.0, cpu_seconds: 0.5 };
+    const STORED: Stored = Stored { pages: 2, ads: 30, places: 30, read_seconds: 0.9 };
+
+    fn told<T>(outcome: Result<T>) -> String {
+        outcome.err().map(|error| format!("{error:#}")).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_the_tables_do_not_show_is_refused() {
+        assert_eq!(told(DONE.must_equal(2, STORED)), "");
+        for (done, stored, error) in [
+            (DONE, Stored { ads: 0, pages: 0, ..STORED }, "stored 30 ads, and none are there"),
+            (
+                DONE,
+                Stored { pages: 1, ..STORED },
+                "of 2 pages it says that it stored 2, and 1 are there",
+            ),
+            (
+                Done { pages: 1, ..DONE },
+                STORED,
+                "of 2 pages it says that it stored 1, and 2 are there",
+            ),
+            (Done { ads: 300, ..DONE }, STORED, "stored 300 ads, and 30 are there"),
+            (DONE, Stored { places: 15, ..STORED }, "15 of its 30 ads stand at a place of another"),
+            (Done { seconds: 0.1, ..DONE }, STORED, "it took 0.1 s, and between its first and"),
+        ] {
+            let told = told(done.must_equal(2, stored));
+            assert!(told.contains(error), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_peer_has_a_process_and_not_too_many() {
+        assert_eq!((bounded(0), bounded(4), bounded(512)), (1, 4, 200));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_cannot_be_believed_is_refused() {
+        let says = |ads: &str, seconds: &str, cpu: &str| {
+            format!(r#"echo '{{"ads":{ads},"pages":2,"seconds":{seconds},"cpu_seconds":{cpu}}}'"#)
+        };
+        for (program, error) in [
+            (says("30", "0.000001", "0"), ""),
+            (says("30", "60", "0"), "it took 60 s: allowed is more than 0 and at most"),
+            (says("30", "0", "0"), "it took 0 s: allowed is more than 0"),
+            (says("30", "0.000001", "9000"), "it took 9000 s of CPU: allowed are 0 to"),
+            (says("30", "0.000001", "-1"), "it took -1 s of CPU"),
+            (says("-", "1", "1"), "allowed is an object of ads"),
+            ("echo so far so good".to_owned(), r#"it says "so far so good\n": allowed is"#),
+            ("true".to_owned(), r#"it says "": allowed is"#),
+            ("echo no database >&2; exit 3".to_owned(), "ended with exit status: 3: no database"),
+            ("kill -9 $$".to_owned(), "ended with signal: 9"),
+        ] {
+            let told = told(run(shell(&program), PATIENCE).await);
+            assert!(
+                told.contains(error) && told.is_empty() == error.is_empty(),
+                "{program}: {told}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_not_end_is_ended_with_what_it_started() {
+        let mark = std::env::temp_dir().join(format!("bench-{}.pid", std::process::id()));
+        let program = format!("sleep 60 & echo $! > {}; wait", mark.display());
+        let ended = tokio::spawn(run(shell(&program), Duration::from_millis(500)));
+        assert!(told(ended.await.unwrap()).contains("does not end within 500ms"));
+        let started: u32 = std::fs::read_to_string(&mark).unwrap().trim().parse().unwrap();
+        std::fs::remove_file(&mark).unwrap();
+        let stat = || std::fs::read_to_string(format!("/proc/{started}/stat")).unwrap_or_default();
+        // A dead one may wait for its new parent to look.
+        while stat().rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z')) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn shell(program: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(program);
+        command
+    }
 }
