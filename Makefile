@@ -2,7 +2,7 @@
 # brings the servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos limits scale e2e month bench peers soak curves fuzz dictionary settings security upgrade monitoring backup-test image env compose chart lint build stack stack-down
+.PHONY: help demo test chaos limits scale e2e month bench peers soak curves profile fuzz dictionary settings security upgrade monitoring backup-test image env compose chart lint build stack stack-down
 
 # Not by `cargo run -p`: with one package's features alone most dependencies would be built once more.
 BUILD := cargo build --workspace --locked
@@ -13,7 +13,7 @@ BIN := $(TARGET)/debug
 RELEASE := cargo build --release --locked -p worker -p coordinator -p cli -p load-tests
 BENCH := $(TARGET)/release/bench $(if $(JSON),--json)
 
-SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/e2e dev/fuzz dev/security dev/upgrade dev/monitoring dev/backup-test dev/image dev/env dev/broker-users dev/peers dev/compose dev/chart dev/lib.sh monitoring/alertmanager/configure .ci/run
+SCRIPTS := dev/stack dev/demo dev/check-export dev/dictionary dev/e2e dev/fuzz dev/security dev/upgrade dev/monitoring dev/backup-test dev/image dev/env dev/broker-users dev/peers dev/profile dev/compose dev/chart dev/lib.sh monitoring/alertmanager/configure .ci/run
 
 help: ## This list
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
@@ -59,6 +59,10 @@ soak: ## 50 batches by the same processes, their memory looked at (BATCHES=50); 
 curves: ## Throughput, close, plan and questions as they grow, drawn into docs/: nine minutes
 	@$(RELEASE)
 	@dev/stack run $(BENCH) curves
+
+profile: ## Where a worker spends its time: shares by library and by symbol, by perf (LOAD="--ads 30000 --batches 5")
+	@$(RELEASE)
+	@dev/stack run dev/profile $(LOAD)
 
 fuzz: ## Fuzz targets of the parser (SECONDS=60, in all); ends with an error if one finds something
 	@dev/fuzz $(or $(SECONDS),60)
