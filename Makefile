@@ -52,7 +52,7 @@ peers: ## The same beside Celery and asyncio, which are installed into target/pe
 	@dev/peers
 	@dev/stack run $(BENCH) peers --runs $(or $(RUNS),3) $(PEERS)
 
-soak: ## 50 batches by the same processes, their memory looked at (BATCHES=50); ends with an error if it grows. Ten times the market, not judged: LOAD="--ads 300000 --fiats 110" BATCHES=3
+soak: ## 50 batches by the same processes after 24 that fill caches, their memory looked at (BATCHES=50); ends with an error if it grows: four minutes. Ten times the market, not judged: LOAD="--ads 300000 --fiats 110" BATCHES=3
 	@$(RELEASE)
 	@dev/stack run $(BENCH) soak --batches $(or $(BATCHES),50) $(LOAD)
 

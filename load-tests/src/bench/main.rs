@@ -59,6 +59,7 @@ enum What {
     Soak {
         #[command(flatten)]
         load: Load,
+        /// Batches that are judged, after 24 more that fill caches.
         #[arg(long, default_value_t = 50, value_parser = counts(1..=10_000))]
         batches: usize,
     },

@@ -21,12 +21,13 @@ const WORKER_MB: f64 = 40.0;
 const COORDINATOR_MB: f64 = 60.0;
 /// Growth from batch to batch that is taken for none: in a day of 144 batches 3 MB.
 const FLAT_MB: f64 = 0.02;
-/// Of the batches so many, at their beginning, fill caches; their growth is not judged. As many as a worker remembers
-/// ads for that are gone (`GONE_FOR_BATCHES`): until then each batch adds some.
+/// Batches before those that are judged. They fill caches: as many as a worker remembers ads for that are gone
+/// (`GONE_FOR_BATCHES`), until which each batch adds some.
 const WARM_UP: usize = 24;
 
-/// The fewest batches that say whether memory grows.
-const LEAST_BATCHES: usize = WARM_UP + 2;
+/// The fewest batches after these that say whether memory grows: the growth from batch to batch is known to 0.02 MB by 26,
+/// to 0.008 by 50, as what is there at a moment differs by some 0.8 MB.
+const LEAST_BATCHES: usize = 26;
 
 /// Memory of a process, in MB.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,13 +75,15 @@ impl Watched {
     }
 }
 
-/// Runs `batches` and tells each by `tell`. What each process took, and whether all limits hold.
+/// Runs `batches`, after those that warm up where memory is judged, and tells each by `tell`. What each process took, and
+/// whether all limits hold.
 pub(crate) async fn soak(
     load: &Load,
     batches: usize,
     tell: impl Fn(&str),
 ) -> Result<(Vec<Column>, bool)> {
     let is_judged = is_judged(load.ads, batches)?;
+    let batches = if is_judged { WARM_UP + batches } else { batches };
     let watch = async |running: &mut Running<'_>| watch(running, batches, is_judged, &tell).await;
     let processes = run::with(load, watch).await?;
     let mut columns = Vec::new();
