@@ -391,7 +391,36 @@ impl<'a> Running<'a> {
             ("plan_ms", plan * 1000.0),
             (CLOSE_MS, close * 1000.0),
         ];
-        Ok(figures.map(|(name, value)| (name.to_owned(), value)).into())
+        let mut figures: Figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
+        figures.extend(self.until_committed(id).await?);
+        Ok(figures)
+    }
+
+    /// How long it took from the answers of a batch until others could see what they tell: from their rows in the archive,
+    /// which are written once, as the ledger has the time at which a transaction began. Nothing if none is archived, or
+    /// if the server does not note it.
+    async fn until_committed(&self, id: i32) -> Result<Figures> {
+        let pool = &self.fleet.pool;
+        let is_noted: bool =
+            sqlx::query_scalar("SELECT current_setting('track_commit_timestamp')::bool")
+                .fetch_one(pool)
+                .await?;
+        if !is_noted {
+            return Ok(Figures::new());
+        }
+        let (p50, p95): (Option<f64>, Option<f64>) = sqlx::query_as(
+            "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds),
+                    percentile_cont(0.95) WITHIN GROUP (ORDER BY seconds)
+               FROM (SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin) - fetched_at)::float8 AS seconds
+                       FROM pipeline.raw_pages
+                      WHERE day = DATE '1970-01-01' + ($1 >> 9) AND batch_id = $1) r",
+        )
+        .bind(id)
+        .fetch_one(pool)
+        .await?;
+        let names = ["answer_to_commit_ms, p50", "answer_to_commit_ms, p95"];
+        let figures = names.into_iter().zip([p50, p95]);
+        Ok(figures.filter_map(|(name, s)| Some((name.to_owned(), s? * 1000.0))).collect())
     }
 
     /// Has the programs end as they do in service; those of a run that failed are killed instead.
