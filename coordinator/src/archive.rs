@@ -117,7 +117,7 @@ const SAMPLE_BATCHES: i64 = 6;
 const SAMPLE_PAGES: i64 = 400;
 const SAMPLE_BYTES: i64 = 16 << 20;
 /// Fewer pages teach nothing.
-const LEAST_PAGES: usize = 60;
+pub const LEAST_PAGES: usize = 60;
 /// One page of so many is held back to measure.
 const HELD_BACK: usize = 5;
 

@@ -170,7 +170,10 @@ async fn dictionaries_come_and_go(db: PgPool) {
     // Replaced long ago, but an answer needs it; then none does.
     let dictionary = Arc::new(Dictionary::load(&db, id).await.unwrap());
     let second = batch(&db, "2024-01-02").await;
-    archive_pages(&db, second, "2024-01-02", 1, Some(&dictionary)).await;
+    archive_pages(&db, second, "2024-01-02", 100, Some(&dictionary)).await;
+    // What was packed with it is learnt, too: as it is every day.
+    let packed = archive::train(&db, Exchange::Binance).await.unwrap();
+    assert!(matches!(packed, Training::NoBetter(_)), "{packed:?}");
     run(
         &db,
         "UPDATE pipeline.raw_dictionaries SET trained_at = '2024-01-01';

@@ -44,13 +44,17 @@ async fn postgres(servers: &Servers) -> Result<String> {
 }
 
 async fn rabbitmq(servers: &Servers) -> Result<String> {
+    Ok(management(servers)?.version().await?)
+}
+
+/// The management of RabbitMQ, which must be set.
+pub(crate) fn management(servers: &Servers) -> Result<Management> {
     let url = servers.amqp_url.parse().context("AMQP_URL")?;
     let mut vars = Vars::from_environment();
     let management = Management::read(&mut vars, &url);
-    let management = vars.finish(management)?.context(
+    vars.finish(management)?.context(
         "RABBITMQ_MANAGEMENT_URL is not set: RabbitMQ's version and process are asked for there",
-    )?;
-    Ok(management.version().await?)
+    )
 }
 
 async fn redis(servers: &Servers) -> Result<String> {

@@ -197,7 +197,11 @@ async fn throughput(options: &Throughput, report: &mut Report) -> Result<()> {
         report.push("floors", &own.floors);
         report.columns.push(to_floors(&own.steady, &own.floors));
         report.push("without archive", &without_archive(options).await?);
-        report.push("light load", &[light(&options.load).await?]);
+        let mut light_load = Vec::new();
+        for _ in 0..options.runs {
+            light_load.push(light(&options.load).await?);
+        }
+        report.push("light load", &light_load);
     }
     Ok(())
 }
@@ -291,26 +295,29 @@ async fn beside_peers(
     let (mut ours, mut celery, mut asyncio) = (Vec::new(), Vec::new(), Vec::new());
     let mut others = vec![Vec::new(); place.others.len()];
     let first = running.batch().await?;
-    let pages = peers::prepare(running.fleet, place, first.id).await?;
+    peers::prepare(running.fleet, place).await?;
     // What peers store is told apart by a number.
     let mut batch = 0;
     for round in 0..options.runs {
         eprintln!("round {} of {}", round + 1, options.runs);
-        ours.push(running.steady().await?.figures);
+        let steady = running.steady().await?;
         let (fleet, meter) = (running.fleet, &running.meter);
+        let pages = &peers::pages_of(fleet, steady.id).await?;
+        ours.push(steady.figures);
         // The first of Celery's finds its processes cold.
         let batches = batch + 1..batch + 3;
-        asyncio.push(peers::asyncio(fleet, meter, place, &pages, batch).await?);
+        asyncio.push(peers::asyncio(fleet, meter, place, pages, batch).await?);
         batch = batches.end;
         celery
-            .extend(peers::celery(fleet, meter, place, &pages, batches).await?.into_iter().skip(1));
+            .extend(peers::celery(fleet, meter, place, pages, batches).await?.into_iter().skip(1));
         for (other, measured) in place.others.iter().zip(&mut others) {
-            measured.push(peers::other(fleet, meter, other, &pages, batch).await?);
+            measured.push(peers::other(fleet, meter, other, pages, batch).await?);
             batch += 1;
         }
     }
-    report.push("ours, first", &[first.figures]);
-    report.push("ours, steady", &ours);
+    let workers = processes(options.load.workers);
+    report.push(format!("ours, first, {workers}"), &[first.figures]);
+    report.push(format!("ours, steady, {workers}"), &ours);
     report.push(format!("Celery, {}", processes(place.celery_processes)), &celery);
     report.push(format!("asyncio, {}", processes(place.asyncio_processes)), &asyncio);
     report.push_ratio("ours : Celery", &celery, &ours);

@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use load_tests::fleet::Servers;
-use serde::Deserialize;
-use shared::settings::Vars;
 use sqlx::{Connection, PgConnection};
 
 use crate::machine;
@@ -34,7 +32,7 @@ impl Meter {
         meter.add("postgres", postgres(servers).await.context("ask PostgreSQL for its process")?);
         let asking =
             "ask the management of RabbitMQ for its process, as a user with the tag `monitoring`";
-        meter.add("rabbitmq", rabbitmq().await.context(asking)?);
+        meter.add("rabbitmq", rabbitmq(servers).await.context(asking)?);
         meter.add("redis", redis(servers).await.context("ask Redis for its process")?);
         Ok(meter)
     }
@@ -153,25 +151,15 @@ async fn redis(servers: &Servers) -> Result<u32> {
     Ok(id)
 }
 
-async fn rabbitmq() -> Result<u32> {
-    #[derive(Deserialize)]
-    struct Node {
-        /// Not there in the first seconds of a node.
-        os_pid: Option<String>,
-    }
-    let mut vars = Vars::from_environment();
-    let url = vars.url("RABBITMQ_MANAGEMENT_URL", None, &["http", "https"]);
-    let url = vars.finish(url)?;
-    let nodes = format!("{}/api/nodes", url.as_str().trim_end_matches('/'));
+async fn rabbitmq(servers: &Servers) -> Result<u32> {
+    let management = machine::management(servers)?;
     let until = Instant::now() + FIRST_STATISTICS;
     let id = loop {
-        let answer = reqwest::get(&nodes).await.and_then(reqwest::Response::error_for_status);
-        let nodes: Vec<Node> = answer.map_err(reqwest::Error::without_url)?.json().await?;
-        match &nodes[..] {
-            [Node { os_pid: Some(id) }] => break id.parse()?,
-            [_] if Instant::now() < until => tokio::time::sleep(PULSE).await,
-            [_] => bail!("it does not tell `os_pid` within {FIRST_STATISTICS:?}"),
-            _ => bail!("it has {} nodes: allowed is one", nodes.len()),
+        match &management.processes().await?[..] {
+            [Some(id)] => break id.parse()?,
+            [None] if Instant::now() < until => tokio::time::sleep(PULSE).await,
+            [None] => bail!("it does not tell `os_pid` within {FIRST_STATISTICS:?}"),
+            nodes => bail!("it has {} nodes: allowed is one", nodes.len()),
         }
     };
     Process::of_server(id, &["beam"])?;

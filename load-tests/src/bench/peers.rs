@@ -20,6 +20,8 @@ use crate::run::{PATIENCE, PULSE, after, counts};
 const MOST_PROCESSES: u64 = 200;
 /// Time for Celery's processes to start; they are idle afterwards.
 const WARM_UP: Duration = Duration::from_secs(5);
+/// Seconds of CPU by which clocks may differ: Linux counts in hundredths, for each process.
+const TOLD_LATE: f64 = 0.1;
 /// Queue of Celery's tasks, below the prefix of the fleet.
 const QUEUE: &str = "celery";
 
@@ -79,12 +81,22 @@ struct Done {
     cpu_seconds: f64,
 }
 
-/// The pages that a batch read, as a file for the peers; and their tables.
-pub(crate) async fn prepare(fleet: &Fleet, place: &Place, batch: i32) -> Result<PathBuf> {
+/// Makes the tables of the peers.
+pub(crate) async fn prepare(fleet: &Fleet, place: &Place) -> Result<()> {
     let schema = place.directory.join("schema.sql");
     let schema =
         std::fs::read_to_string(&schema).with_context(|| format!("{}", schema.display()))?;
     sqlx::raw_sql(sqlx::AssertSqlSafe(schema)).execute(&fleet.pool).await?;
+    Ok(())
+}
+
+/// The pages that a batch of ours read, for the peers, and the ads that they list: the exchange stands still meanwhile.
+pub(crate) struct Pages {
+    file: PathBuf,
+    ads: i64,
+}
+
+pub(crate) async fn pages_of(fleet: &Fleet, batch: i32) -> Result<Pages> {
     let pages: Vec<(String, String, String, i16)> = sqlx::query_as(
         "SELECT f.currency_code, c.symbol, m.trade_type, j.page
            FROM pipeline.jobs j
@@ -97,9 +109,15 @@ pub(crate) async fn prepare(fleet: &Fleet, place: &Place, batch: i32) -> Result<
     .bind(batch)
     .fetch_all(&fleet.pool)
     .await?;
-    let path = std::env::temp_dir().join(&fleet.name).join("pages.json");
-    std::fs::write(&path, json!({ "batch": batch, "pages": pages }).to_string())?;
-    Ok(path)
+    let ads = sqlx::query_scalar(
+        "SELECT coalesce(sum(listed_ads), 0)::bigint FROM warehouse.books WHERE batch_id = $1",
+    )
+    .bind(batch)
+    .fetch_one(&fleet.pool)
+    .await?;
+    let file = std::env::temp_dir().join(&fleet.name).join("pages.json");
+    std::fs::write(&file, json!({ "batch": batch, "pages": pages }).to_string())?;
+    Ok(Pages { file, ads })
 }
 
 /// What a peer is to read.
@@ -107,16 +125,18 @@ struct Task {
     path: PathBuf,
     batch: i32,
     pages: serde_json::Value,
+    /// That these list.
+    ads: i64,
 }
 
 impl Task {
-    /// The pages of this file, as another batch.
-    fn of(pages: &Path, batch: i32) -> Result<Self> {
-        let mut task: serde_json::Value = serde_json::from_slice(&std::fs::read(pages)?)?;
+    /// These pages, as another batch.
+    fn of(pages: &Pages, batch: i32) -> Result<Self> {
+        let mut task: serde_json::Value = serde_json::from_slice(&std::fs::read(&pages.file)?)?;
         task["batch"] = json!(batch);
-        let path = pages.with_file_name(format!("pages-{batch}.json"));
+        let path = pages.file.with_file_name(format!("pages-{batch}.json"));
         std::fs::write(&path, task.to_string())?;
-        Ok(Self { path, batch, pages: task["pages"].take() })
+        Ok(Self { path, batch, pages: task["pages"].take(), ads: pages.ads })
     }
 
     /// What is there of it.
@@ -180,8 +200,22 @@ impl Done {
         Ok(())
     }
 
-    /// What it says is what is there: each of the pages `asked` for, and so many ads, read while its clock went.
-    fn must_equal(&self, asked: i64, stored: Stored) -> Result<()> {
+    /// Of the CPU that it used, `seen` from outside, it may leave out what the cores had before and after its clock.
+    fn must_have_used(&self, seen: f64, ran: f64, cores: f64) -> Result<()> {
+        let left_out = seen - self.cpu_seconds;
+        let most = (ran - self.seconds) * cores + TOLD_LATE;
+        ensure!(
+            left_out <= most,
+            "it says that it took {} s of CPU, of the {seen:.3} s that were seen: it may leave out {most:.3}, for its clock \
+             went {:.3} of {ran:.3} s on {cores} cores",
+            self.cpu_seconds,
+            self.seconds
+        );
+        Ok(())
+    }
+
+    /// What it says is what is there: each of the pages `asked` for, and all ads that these list, read while its clock went.
+    fn must_equal(&self, asked: i64, listed: i64, stored: Stored) -> Result<()> {
         ensure!(stored.ads > 0, "it says that it stored {} ads, and none are there", self.ads);
         ensure!(
             stored.pages == asked && self.pages == asked,
@@ -193,6 +227,11 @@ impl Done {
             stored.ads == self.ads,
             "it says that it stored {} ads, and {} are there",
             self.ads,
+            stored.ads
+        );
+        ensure!(
+            stored.ads == listed,
+            "it stored {} ads, and the pages that it was asked for list {listed}",
             stored.ads
         );
         ensure!(
@@ -234,7 +273,7 @@ pub(crate) async fn other(
     fleet: &Fleet,
     meter: &Meter,
     (name, program): &(String, String),
-    pages: &Path,
+    pages: &Pages,
     batch: i32,
 ) -> Result<Figures> {
     let task = Task::of(pages, batch)?;
@@ -248,7 +287,7 @@ pub(crate) async fn asyncio(
     fleet: &Fleet,
     meter: &Meter,
     place: &Place,
-    pages: &Path,
+    pages: &Pages,
     batch: i32,
 ) -> Result<Figures> {
     let task = Task::of(pages, batch)?;
@@ -263,10 +302,10 @@ pub(crate) async fn celery(
     fleet: &Fleet,
     meter: &Meter,
     place: &Place,
-    pages: &Path,
+    pages: &Pages,
     batches: std::ops::Range<i32>,
 ) -> Result<Vec<Figures>> {
-    let log = pages.with_file_name("celery.log");
+    let log = pages.file.with_file_name("celery.log");
     let mut worker = start_celery(fleet, place, &log)?;
     let outcome = drive(fleet, meter, place, pages, batches, &mut worker).await;
     let outcome = after(outcome, end_celery(fleet, &mut worker).await);
@@ -306,7 +345,7 @@ async fn drive(
     fleet: &Fleet,
     meter: &Meter,
     place: &Place,
-    pages: &Path,
+    pages: &Pages,
     batches: std::ops::Range<i32>,
     worker: &mut Process,
 ) -> Result<Vec<Figures>> {
@@ -341,7 +380,8 @@ async fn measure(command: Command, fleet: &Fleet, meter: &Meter, task: &Task) ->
     let (done, ran) = run(command, PATIENCE).await?;
     let (cpu, seen) = (meter::used(&from, &meter.read()?), meter::own()? - own);
     let asked = task.pages.as_array().map_or(0, Vec::len);
-    done.must_equal(i64::try_from(asked)?, task.stored(fleet).await?)?;
+    done.must_equal(i64::try_from(asked)?, task.ads, task.stored(fleet).await?)?;
+    done.must_have_used(seen, ran, f64::from(u32::try_from(cores())?))?;
     #[expect(clippy::cast_precision_loss, reason = "counts of ads and pages are small")]
     let (ads, pages) = (done.ads as f64, done.pages as f64);
     let mut figures = Figures::new();
@@ -418,7 +458,9 @@ mod tests {
 
     #[test]
     fn what_the_tables_do_not_show_is_refused() {
-        assert_eq!(told(DONE.must_equal(2, STORED)), "");
+        assert_eq!(told(DONE.must_equal(2, 30, STORED)), "");
+        let told_less = told(DONE.must_equal(2, 31, STORED));
+        assert!(told_less.contains("it stored 30 ads, and the pages"), "{told_less}");
         for (done, stored, error) in [
             (DONE, Stored { ads: 0, pages: 0, ..STORED }, "stored 30 ads, and none are there"),
             (
@@ -435,9 +477,16 @@ mod tests {
             (DONE, Stored { places: 15, ..STORED }, "15 of its 30 ads stand at a place of another"),
             (Done { seconds: 0.1, ..DONE }, STORED, "it took 0.1 s, and between its first and"),
         ] {
-            let told = told(done.must_equal(2, stored));
+            let told = told(done.must_equal(2, stored.ads, stored));
             assert!(told.contains(error), "{told}");
         }
+    }
+
+    #[test]
+    fn cpu_that_is_left_out_is_seen() {
+        assert_eq!(told(DONE.must_have_used(1.4, 1.5, 2.0)), "");
+        let told = told(DONE.must_have_used(1.7, 1.5, 2.0));
+        assert!(told.contains("0.5 s of CPU, of the 1.700 s that were seen: it may"), "{told}");
     }
 
     #[test]
@@ -473,16 +522,20 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_does_not_end_is_ended_with_what_it_started() {
         let mark = std::env::temp_dir().join(format!("bench-{}.pid", std::process::id()));
-        let program = format!("sleep 60 & echo $! > {}; wait", mark.display());
-        let ended = tokio::spawn(run(shell(&program), Duration::from_secs(3)));
-        assert!(told(ended.await.unwrap()).contains("does not end within 3s"));
-        let started: u32 = std::fs::read_to_string(&mark).unwrap().trim().parse().unwrap();
+        // Far longer than anybody waits here.
+        let program = format!("sleep 100000 & echo $! > {}; wait", mark.display());
+        let ended = tokio::spawn(run(shell(&program), Duration::from_secs(5)));
+        assert!(told(ended.await.unwrap()).contains("does not end within 5s"));
+        let started = std::fs::read_to_string(&mark).unwrap();
         std::fs::remove_file(&mark).unwrap();
-        let stat = || std::fs::read_to_string(format!("/proc/{started}/stat")).unwrap_or_default();
-        // A dead one may wait for its new parent to look.
-        while stat().rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z')) {
-            tokio::task::yield_now().await;
-        }
+        let stat = format!("/proc/{}/stat", started.trim());
+        let is_gone = async {
+            // A dead one may wait for its new parent to look.
+            while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+                tokio::time::sleep(PULSE).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), is_gone).await.unwrap();
     }
 
     fn shell(program: &str) -> Command {

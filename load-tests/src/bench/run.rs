@@ -11,7 +11,6 @@ use clap::value_parser;
 use load_tests::fleet::{Fleet, Process, Servers};
 use serde_json::json;
 use shared::domain::{Market, Side};
-use shared::exchange::Exchange;
 use shared::exchange::binance::{self, Payload};
 use shared::job::Work;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -24,10 +23,10 @@ use crate::meter::{self, Meter};
 
 /// Simulated time between two batches: the interval of the schedule.
 const INTERVAL_MS: u64 = 600_000;
-/// The one that is simulated.
-const EXCHANGE: Exchange = Exchange::Binance;
 /// Longest wait for a batch.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(10);
+/// Longest wait for a dictionary: a coordinator looks every ten seconds whether it can train its first one.
+const TRAINING_PATIENCE: Duration = Duration::from_mins(1);
 /// Time between two looks at what is waited for.
 pub(crate) const PULSE: Duration = Duration::from_millis(50);
 /// Name of the figure that a close is judged by, its commit included.
@@ -87,8 +86,8 @@ pub(crate) struct Running<'a> {
     steps: mpsc::UnboundedReceiver<BTreeMap<String, f64>>,
     /// Day of the last batch.
     day: Option<i32>,
-    /// Whether a dictionary of the archive was looked for.
-    is_trained: bool,
+    /// Whether a dictionary of the archive was waited for.
+    is_settled: bool,
 }
 
 /// A batch that was closed.
@@ -207,7 +206,7 @@ impl<'a> Running<'a> {
             }
         });
         let running =
-            Self { fleet, coordinator, workers, meter, steps, day: None, is_trained: false };
+            Self { fleet, coordinator, workers, meter, steps, day: None, is_settled: false };
         running.prepare().await?;
         Ok(running)
     }
@@ -300,10 +299,8 @@ impl<'a> Running<'a> {
     /// dictionary. The first of a day stores all ads anew, so if midnight falls between the two, another is read in
     /// its place.
     pub(crate) async fn steady(&mut self) -> Result<Batch> {
-        if !std::mem::replace(&mut self.is_trained, true) {
-            // As the coordinator would within seconds. Workers use it from the next batch's first page on. Without
-            // the archive, or of a small market, there is too little to learn.
-            coordinator::archive::train(&self.fleet.pool, EXCHANGE).await?;
+        if !std::mem::replace(&mut self.is_settled, true) {
+            self.settle().await?;
         }
         loop {
             let before = self.day;
@@ -317,6 +314,31 @@ impl<'a> Running<'a> {
                 batch.id
             );
         }
+    }
+
+    /// Waits until the coordinator has trained a dictionary of the archive, which workers use from the next batch's first page
+    /// on. Not without the archive, or where there is too little to learn.
+    async fn settle(&self) -> Result<()> {
+        let archived: i64 = sqlx::query_scalar(
+            "SELECT count(DISTINCT (j.market_id, j.page)) FROM pipeline.raw_pages r JOIN pipeline.jobs j USING (day, batch_id, ordinal)
+              WHERE r.ads > 0 AND j.kind = 'search'",
+        )
+        .fetch_one(&self.fleet.pool)
+        .await?;
+        if usize::try_from(archived)? < coordinator::archive::LEAST_PAGES {
+            return Ok(());
+        }
+        let until = Instant::now() + TRAINING_PATIENCE;
+        while !self.has_dictionary().await? {
+            if Instant::now() > until {
+                eprintln!(
+                    "  no dictionary of the archive within {TRAINING_PATIENCE:?}: going on without"
+                );
+                return Ok(());
+            }
+            tokio::time::sleep(PULSE).await;
+        }
+        Ok(())
     }
 
     /// Whether the archive has a dictionary.
@@ -344,7 +366,8 @@ impl<'a> Running<'a> {
         Ok(most)
     }
 
-    /// Times and counts of a closed batch, from the ledger.
+    /// Times and counts of a closed batch, from the ledger. It has the time at which the transaction of a job's end began; the last
+    /// end is that of its commit, if the server notes it: from then on all of the batch can be read.
     async fn ledger(&self, id: i32) -> Result<Figures> {
         let row: (f64, f64, f64, f64, i64, i64, i64, f64, f64, i64, f64) = sqlx::query_as(
             "SELECT extract(epoch FROM j.last_end - b.opened_at)::float8,
@@ -356,7 +379,8 @@ impl<'a> Running<'a> {
                     (SELECT coalesce(avg((dictionary_id IS NOT NULL)::int), 0)::float8
                        FROM pipeline.raw_pages r WHERE r.day = b.day AND r.batch_id = b.batch_id)
                FROM pipeline.batches b,
-                    LATERAL (SELECT max(ended_at) AS last_end,
+                    LATERAL (SELECT max(CASE WHEN current_setting('track_commit_timestamp')::bool
+                                             THEN pg_xact_commit_timestamp(xmin) ELSE ended_at END) AS last_end,
                                     percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM ended_at - fetched_at))
                                         AS stored_p50,
                                     percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM ended_at - fetched_at))
@@ -396,9 +420,9 @@ impl<'a> Running<'a> {
         Ok(figures)
     }
 
-    /// How long it took from the answers of a batch until others could see what they tell: from their rows in the archive,
-    /// which are written once, as the ledger has the time at which a transaction began. Nothing if none is archived, or
-    /// if the server does not note it.
+    /// How long it took from the answers of a batch until the commit of what they tell, its flush left out: from their rows in
+    /// the archive, which are written once, as the ledger has the time at which a transaction began. Nothing if none is
+    /// archived, or if the server does not note it.
     async fn until_committed(&self, id: i32) -> Result<Figures> {
         let pool = &self.fleet.pool;
         let is_noted: bool =

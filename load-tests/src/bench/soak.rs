@@ -85,9 +85,13 @@ pub(crate) async fn soak(
     let is_judged = is_judged(load.ads, batches)?;
     let batches = if is_judged { WARM_UP + batches } else { batches };
     let watch = async |running: &mut Running<'_>| watch(running, batches, is_judged, &tell).await;
-    let processes = run::with(load, watch).await?;
+    let (processes, is_trained) = run::with(load, watch).await?;
     let mut columns = Vec::new();
-    let mut is_good = true;
+    let mut is_good = is_trained || !is_judged;
+    if !is_trained {
+        // It is what takes a coordinator most, once a day.
+        tell("coordinator: trained NO DICTIONARY of the archive, so what that takes is not known");
+    }
     for Watched { name, limit, memory, .. } in processes {
         let judged = judge(&name, &memory, limit);
         tell(judged.text.trim_end());
@@ -112,7 +116,7 @@ async fn watch(
     batches: usize,
     is_judged: bool,
     tell: &impl Fn(&str),
-) -> Result<Vec<Watched>> {
+) -> Result<(Vec<Watched>, bool)> {
     let mut processes = Vec::new();
     let [worker_mb, coordinator_mb] =
         [WORKER_MB, COORDINATOR_MB].map(|limit| is_judged.then_some(limit));
@@ -170,18 +174,13 @@ async fn watch(
             is_trained = true;
         }
     }
-    // It is what takes a coordinator most, once a day.
-    ensure!(
-        is_trained || !is_judged,
-        "no dictionary of the archive was trained in {batches} batches: what that takes is not known"
-    );
     if days.len() > 1 {
         tell(&format!(
             "the batches are of {} days: versions are stored anew with each",
             days.len()
         ));
     }
-    Ok(processes)
+    Ok((processes, is_trained))
 }
 
 /// What is said of a process.

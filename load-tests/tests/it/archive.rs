@@ -272,3 +272,23 @@ async fn a_suspension_is_obeyed_and_told() -> Result<()> {
     drop(measured);
     fleet.remove().await
 }
+
+/// A coordinator that keeps a schedule has its first dictionary soon after its first batch: it looks again before
+/// the next one, ten minutes later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_has_a_dictionary_after_its_first_batch() -> Result<()> {
+    let fleet = Fleet::start(MARKET).await?;
+    let _worker = fleet.worker("w1", &[])?;
+    let mut command = fleet.command("coordinator", &["run"])?;
+    // No slot comes due meanwhile.
+    command.envs([("EXTRACTION_INTERVAL_MINUTES", "1440"), ("MISFIRE_GRACE_SECONDS", "1")]);
+    let mut coordinator = Process::spawn(command)?;
+    sqlx::query(
+        "INSERT INTO pipeline.requests (exchange_id, kind, why, asked_by) VALUES (1, 'rerun', 'the first', 'test')",
+    )
+    .execute(&fleet.pool)
+    .await?;
+    fleet.wait_for("SELECT count(*) FROM pipeline.raw_dictionaries", 1).await?;
+    coordinator.terminate().await?;
+    fleet.remove().await
+}

@@ -40,6 +40,12 @@ struct Overview {
     rabbitmq_version: String,
 }
 
+#[derive(Deserialize)]
+struct Node {
+    /// Not there in the first seconds of a node.
+    os_pid: Option<String>,
+}
+
 impl Management {
     /// Of the virtual host that the URL of a broker names. `None`: it is not set, or a problem was noted.
     pub fn read(vars: &mut Vars, broker: &Url) -> Option<Self> {
@@ -88,6 +94,12 @@ impl Management {
     pub async fn version(&self) -> Result<String, ManagementError> {
         let overview: Overview = self.get("overview").await?;
         Ok(overview.rabbitmq_version)
+    }
+
+    /// Process of each node on its machine, as text; `None`: not known yet.
+    pub async fn processes(&self) -> Result<Vec<Option<String>>, ManagementError> {
+        let nodes: Vec<Node> = self.get("nodes").await?;
+        Ok(nodes.into_iter().map(|node| node.os_pid).collect())
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ManagementError> {

@@ -35,10 +35,7 @@ impl PaymentMethods {
         exchange: Exchange,
         methods: Vec<&PaymentMethod>,
     ) -> Result<(), StoreError> {
-        // All at once and between two groups: one that is resolved may not be forgotten before its group is stored.
-        if self.known.len() > CACHED_METHODS {
-            self.known.clear();
-        }
+        self.make_room();
         let mut unknown = BTreeMap::new();
         for method in methods {
             let known = self.known.get(&method.identifier);
@@ -57,6 +54,13 @@ impl PaymentMethods {
             self.known.insert(identifier, Known { id, is_named });
         }
         Ok(())
+    }
+
+    /// Between two groups, and all at once: one that is resolved may not be forgotten before its group is stored.
+    fn make_room(&mut self) {
+        if self.known.len() > CACHED_METHODS {
+            self.known.clear();
+        }
     }
 
     /// The id of a method that was resolved for this group.
@@ -124,4 +128,21 @@ async fn list(
     .fetch_all(connection)
     .await?;
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_remembered_than_there_is_room_for() {
+        let mut methods = PaymentMethods::new();
+        let known = |number: usize| (number.to_string(), Known { id: 1, is_named: true });
+        methods.known.extend((0..CACHED_METHODS).map(known));
+        methods.make_room();
+        assert_eq!(methods.known.len(), CACHED_METHODS);
+        methods.known.extend([known(CACHED_METHODS)]);
+        methods.make_room();
+        assert!(methods.known.is_empty());
+    }
 }
