@@ -180,8 +180,8 @@ fn train_on(samples: &[Sample], current: Option<Arc<Dictionary>>) -> Result<Trai
     let packed_bytes = |dictionary: Option<&Arc<Dictionary>>| {
         let packer = Packer::new(dictionary.cloned())?;
         held_back.iter().try_fold(0, |bytes, (_, sample)| {
-            let packed = packer.pack(&sample.unpack()?)?;
-            Ok::<_, ArchiveError>(bytes + packed.len() as u64)
+            let frame = packer.pack(&sample.unpack()?)?;
+            Ok::<_, ArchiveError>(bytes + frame.len() as u64)
         })
     };
     let measured = Measured {

@@ -47,7 +47,7 @@ async fn rabbitmq(servers: &Servers) -> Result<String> {
     Ok(management(servers)?.version().await?)
 }
 
-/// The management of RabbitMQ, which must be set.
+/// The management of the broker, which must be set.
 pub(crate) fn management(servers: &Servers) -> Result<Management> {
     let url = servers.amqp_url.parse().context("AMQP_URL")?;
     let mut vars = Vars::from_environment();
