@@ -169,12 +169,12 @@ struct Trained {
 fn train_on(samples: &[Sample], current: Option<Arc<Dictionary>>) -> Result<Trained, ArchiveError> {
     let (held_back, learnt): (Vec<_>, Vec<_>) =
         samples.iter().enumerate().partition(|(index, _)| index % HELD_BACK == 0);
-    let (count, content) = {
+    let content = {
         let mut whole = Samples::with_room(learnt.iter().map(|(_, sample)| sample.bytes()).sum());
-        for (_, sample) in learnt {
+        for (_, sample) in &learnt {
             whole.add(&sample.unpack()?);
         }
-        (whole.count(), whole.train()?)
+        whole.train()?
     };
     let dictionary = Arc::new(Dictionary::new(&content)?);
     let packed_bytes = |dictionary: Option<&Arc<Dictionary>>| {
@@ -185,7 +185,7 @@ fn train_on(samples: &[Sample], current: Option<Arc<Dictionary>>) -> Result<Trai
         })
     };
     let measured = Measured {
-        samples: count,
+        samples: learnt.len(),
         test_ads: held_back.iter().map(|(_, sample)| u64::from(sample.ads)).sum(),
         test_bytes: held_back.iter().map(|(_, sample)| sample.bytes() as u64).sum(),
         test_bytes_plain: packed_bytes(None)?,

@@ -178,12 +178,6 @@ impl Samples {
         self.lengths.push(transcript.lengths().total());
     }
 
-    /// How many there are.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.lengths.len()
-    }
-
     /// Makes a dictionary out of them. Takes about a second for each 5 MB, and 12 MB beside them.
     pub fn train(&self) -> Result<Vec<u8>, ArchiveError> {
         zstd::dict::from_continuous(&self.bytes, &self.lengths, DICTIONARY_BYTES)

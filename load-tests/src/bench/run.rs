@@ -71,7 +71,7 @@ pub(crate) fn counts(allowed: RangeInclusive<u64>) -> RangedU64ValueParser<usize
     RangedU64ValueParser::new().range(allowed)
 }
 
-pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("allowed is NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
