@@ -139,6 +139,10 @@ pub struct Options {
     /// Numbers of the requests that faults are for, from 0, such as 0..200; the others get none.
     #[arg(long, value_name = "FROM..UNTIL", value_parser = parse_stretch)]
     pub fault_requests: Option<Range<u64>>,
+    /// How often a request, and what is asked again just like it, may get a fault; after that the answers
+    /// are right, and such requests have no number for --fault-requests. Without: as often as it is drawn.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub faults_per_request: Option<u32>,
     /// File for the truth log (JSON lines); replaced at start.
     #[arg(long)]
     pub truth: Option<PathBuf>,
@@ -316,6 +320,15 @@ impl Live {
     }
 }
 
+/// What was drawn so far, for `--faults-per-request`.
+#[derive(Default)]
+struct Drawn {
+    /// How many requests had a draw.
+    requests: u64,
+    /// How many faults each had, by path, query and body.
+    faults: HashMap<Vec<u8>, u32>,
+}
+
 /// A running exchange.
 struct Exchange {
     options: Options,
@@ -323,6 +336,7 @@ struct Exchange {
     started: Instant,
     requests: AtomicU64,
     faults: RwLock<Faults>,
+    drawn: Mutex<Drawn>,
     lies: RwLock<Lies>,
     live: RwLock<Live>,
     limit: Mutex<RateLimit>,
@@ -432,11 +446,30 @@ impl Exchange {
         let right = api::answer(&live.world, &live.renderer, &self.behaviour, &lies, &request);
         drop(lies);
         drop(live);
-        let faults = self.faults.read().unwrap_or_else(PoisonError::into_inner);
-        match faults.draw(self.options.seed, number) {
+        match self.draw_fault(&request) {
             Some(fault) => fault.spoil(right, path),
             None => right,
         }
+    }
+
+    /// The fault that a request gets, if any.
+    fn draw_fault(&self, request: &api::Request<'_>) -> Option<Fault> {
+        let faults = self.faults.read().unwrap_or_else(PoisonError::into_inner);
+        let seed = self.options.seed;
+        let Some(most) = self.options.faults_per_request else {
+            return faults.draw(seed, request.number);
+        };
+        let asked = [request.path.as_bytes(), request.query.as_bytes(), request.body].join(&b'\n');
+        let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        if drawn.faults.get(&asked).is_some_and(|&had| had >= most) {
+            return None;
+        }
+        // Numbered by themselves: which faults are given does not depend on how often is asked again.
+        let number = drawn.requests;
+        drawn.requests += 1;
+        let fault = faults.draw(seed, number)?;
+        *drawn.faults.entry(asked).or_default() += 1;
+        Some(fault)
     }
 
     /// The answer to an admin call; `None` if it is none, or nobody may call.
@@ -647,6 +680,7 @@ pub async fn run(options: Options) -> Result<()> {
         started: Instant::now(),
         requests: AtomicU64::new(0),
         faults: RwLock::new(faults),
+        drawn: Mutex::default(),
         lies: RwLock::default(),
         live: RwLock::new(live),
         request_log,

@@ -218,6 +218,21 @@ fn the_request_log_names_the_fault() {
     assert!(lines[2]["ads"].is_null() && lines[0]["ads"].is_u64());
 }
 
+/// A request that had its faults is answered rightly ever after, and costs the others none of theirs.
+#[test]
+fn faults_of_a_request_can_be_bounded() {
+    let sim = Sim::start(&format!(
+        "{SMALL} --fault http503:1000 --fault-requests 0..5 --faults-per-request 2"
+    ));
+    let page = |number: u64| {
+        let body = search().replace(r#""page":1"#, &format!(r#""page":{number}"#));
+        sim.call("POST", SEARCH, "", &body).status
+    };
+    assert_eq!([page(1), page(1), page(1), page(1)], [503, 503, 200, 200]);
+    assert_eq!([page(2), page(2), page(1), page(2)], [503, 503, 200, 200]);
+    assert_eq!([page(3), page(3)], [503, 200], "five had a draw");
+}
+
 /// What is wrong with the admin call is said, and changes nothing.
 #[test]
 fn wrong_faults_are_refused() {

@@ -117,8 +117,8 @@ fn must_be(span: &Span, kind: SpanKind, attributes: &[(&str, &str)]) {
 async fn a_batch_can_be_followed() -> Result<()> {
     let collector = Collector::default();
     let endpoint = collector.start().await?;
-    let fleet =
-        Fleet::start("--fiats 1 --ads 120 --churn-per-minute 0 --fault http500:100").await?;
+    let faults = "--fault http500:100 --faults-per-request 3";
+    let fleet = Fleet::start(&format!("--fiats 1 --ads 120 --churn-per-minute 0 {faults}")).await?;
     let settings = |id| {
         [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
