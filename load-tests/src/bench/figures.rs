@@ -18,6 +18,9 @@ pub(crate) struct Report {
     /// Why a column of ratios lacks a figure, by column and figure.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) not_compared: BTreeMap<String, BTreeMap<String, String>>,
+    /// Who has no column, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) refused: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -124,6 +127,9 @@ impl Report {
                 None => why(column).unwrap_or_default(),
             });
         }
+        for (name, why) in &self.refused {
+            writeln!(out, "refused: {name}: {why}").ok();
+        }
         out
     }
 }
@@ -179,6 +185,13 @@ mod tests {
         );
         let read: Report = serde_json::from_str(&report.json().unwrap()).unwrap();
         assert_eq!(read.not_compared, report.not_compared);
+    }
+
+    #[test]
+    fn who_is_refused_is_told() {
+        let refused = BTreeMap::from([("liar".to_owned(), "it stored nothing".to_owned())]);
+        let text = Report { refused, ..Report::default() }.text();
+        assert!(text.ends_with("\nrefused: liar: it stored nothing\n"), "{text}");
     }
 
     #[test]

@@ -27,6 +27,7 @@ use clap::{Parser, Subcommand};
 use tokio::process::Command;
 
 use self::figures::{Column, Figures, Report};
+use self::peers::Peer;
 use self::run::{Load, Running, counts};
 
 /// Measure the real programs on real servers.
@@ -52,7 +53,7 @@ enum What {
     },
     /// Batches from end to end: the first, in which all ads are new, and those after it.
     Throughput(Throughput),
-    /// The same, beside what people would build instead.
+    /// The same, beside what people would build instead. Exit 1: one of these can't be believed, and has no figures.
     Peers(Peers),
     /// Many batches by the same processes, their memory looked at. Exit 1: too much, or it grows; with more than 30,000
     /// ads it is told and not judged.
@@ -144,7 +145,7 @@ async fn run(cli: &Cli) -> Result<bool> {
         What::Throughput(options) => throughput(options, &mut report).await?,
         What::Peers(options) => {
             report.machine.push(machine::describe_peers(&options.place).await?);
-            run::with(&options.load, async |running| {
+            is_good = run::with(&options.load, async |running| {
                 beside_peers(options, running, &mut report).await
             })
             .await?;
@@ -285,48 +286,52 @@ async fn run_once(
     running.fleet.must_equal_truth().await
 }
 
-/// Ours, then the peers, in turn, on one exchange and one database.
+/// Ours, then the peers, in turn, on one exchange and one database. One that can't be believed is told, and is asked
+/// no more; whether all could be.
 async fn beside_peers(
     options: &Peers,
     running: &mut Running<'_>,
     report: &mut Report,
-) -> Result<()> {
-    let place = &options.place;
-    let (mut ours, mut celery, mut asyncio) = (Vec::new(), Vec::new(), Vec::new());
-    let mut others = vec![Vec::new(); place.others.len()];
+) -> Result<bool> {
+    let mut ours = Vec::new();
+    let mut measured: Vec<(Peer, Vec<Figures>)> =
+        options.place.peers()?.into_iter().map(|peer| (peer, Vec::new())).collect();
     let first = running.batch().await?;
-    peers::prepare(running.fleet, place).await?;
+    peers::prepare(running.fleet, &options.place).await?;
     // What peers store is told apart by a number.
     let mut batch = 0;
-    for round in 0..options.runs {
-        eprintln!("round {} of {}", round + 1, options.runs);
+    for round in 1..=options.runs {
+        eprintln!("round {round} of {}", options.runs);
         let steady = running.steady().await?;
-        let (fleet, meter) = (running.fleet, &running.meter);
-        let pages = &peers::pages_of(fleet, steady.id).await?;
+        let pages = peers::pages_of(running.fleet, steady.id).await?;
         ours.push(steady.figures);
-        // The first of Celery's finds its processes cold.
-        let batches = batch + 1..batch + 3;
-        asyncio.push(peers::asyncio(fleet, meter, place, pages, batch).await?);
-        batch = batches.end;
-        celery
-            .extend(peers::celery(fleet, meter, place, pages, batches).await?.into_iter().skip(1));
-        for (other, measured) in place.others.iter().zip(&mut others) {
-            measured.push(peers::other(fleet, meter, other, pages, batch).await?);
-            batch += 1;
+        for (peer, figures) in &mut measured {
+            if report.refused.contains_key(peer.name()) {
+                continue;
+            }
+            let batches = batch..batch + peer.batches();
+            batch = batches.end;
+            match peer.measure(running.fleet, &running.meter, &pages, batches).await {
+                Ok(measurement) => figures.push(measurement),
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    eprintln!("{} is refused: {why}", peer.name());
+                    report.refused.insert(peer.name().to_owned(), why);
+                }
+            }
         }
     }
+    // What it said before it could not be believed is not believed either.
+    measured.retain(|(peer, _)| !report.refused.contains_key(peer.name()));
     let workers = processes(options.load.workers);
     report.push(format!("ours, first, {workers}"), &[first.figures]);
     report.push(format!("ours, steady, {workers}"), &ours);
-    report.push(format!("Celery, {}", processes(place.celery_processes)), &celery);
-    report.push(format!("asyncio, {}", processes(place.asyncio_processes)), &asyncio);
-    report.push_ratio("ours : Celery", &celery, &ours);
-    report.push_ratio("ours : asyncio", &asyncio, &ours);
-    for ((name, _), measured) in place.others.iter().zip(&others) {
-        report.push(name, measured);
-        report.push_ratio(&format!("ours : {name}"), measured, &ours);
+    for (peer, figures) in &measured {
+        let processes = peer.processes().map(|count| format!(", {}", processes(count)));
+        report.push(format!("{}{}", peer.name(), processes.unwrap_or_default()), figures);
+        report.push_ratio(&format!("ours : {}", peer.name()), figures, &ours);
     }
-    Ok(())
+    Ok(report.refused.is_empty())
 }
 
 fn processes(count: usize) -> String {

@@ -1,6 +1,7 @@
 //! What people would build instead, on the same exchange, servers and pages.
 
 use std::num::NonZero;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -58,6 +59,11 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
+/// Seconds of CPU that so many cores have in so many seconds of the clock.
+fn cpu_of(cores: usize, seconds: f64) -> f64 {
+    f64::from(u32::try_from(cores).unwrap_or(u32::MAX)) * seconds
+}
+
 fn bounded(processes: usize) -> usize {
     processes.clamp(1, usize::try_from(MOST_PROCESSES).unwrap_or(usize::MAX))
 }
@@ -68,6 +74,77 @@ impl Place {
         let python = self.venv.join("bin/python");
         ensure!(python.exists(), "{} is missing: `make peers` installs it", python.display());
         Ok(python)
+    }
+
+    /// All of them, in the order in which they are measured; each has a name of its own.
+    pub(crate) fn peers(&self) -> Result<Vec<Peer<'_>>> {
+        let mut peers = vec![Peer::Celery(self), Peer::Asyncio(self)];
+        for (name, program) in &self.others {
+            let is_taken = peers.iter().any(|peer| peer.name() == name);
+            ensure!(!is_taken, "--peer {name}: two peers have this name");
+            peers.push(Peer::Other { name, program });
+        }
+        Ok(peers)
+    }
+}
+
+/// Who is measured beside ours.
+pub(crate) enum Peer<'a> {
+    Celery(&'a Place),
+    Asyncio(&'a Place),
+    Other { name: &'a str, program: &'a str },
+}
+
+impl Peer<'_> {
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Celery(_) => "Celery",
+            Self::Asyncio(_) => "asyncio",
+            Self::Other { name, .. } => name,
+        }
+    }
+
+    /// Of which it is known.
+    pub(crate) fn processes(&self) -> Option<usize> {
+        match self {
+            Self::Celery(place) => Some(place.celery_processes),
+            Self::Asyncio(place) => Some(place.asyncio_processes),
+            Self::Other { .. } => None,
+        }
+    }
+
+    /// Batches that a measurement takes.
+    pub(crate) fn batches(&self) -> i32 {
+        match self {
+            // The first finds its processes cold.
+            Self::Celery(_) => 2,
+            Self::Asyncio(_) | Self::Other { .. } => 1,
+        }
+    }
+
+    /// Has it store the pages as `batches`, of which the last counts.
+    pub(crate) async fn measure(
+        &self,
+        fleet: &Fleet,
+        meter: &Meter,
+        pages: &Pages,
+        batches: Range<i32>,
+    ) -> Result<Figures> {
+        let task = Task::of(pages, batches.start)?;
+        match self {
+            Self::Celery(place) => celery(fleet, meter, place, pages, batches).await,
+            Self::Asyncio(place) => {
+                let mut command = python(fleet, place)?;
+                command.arg(place.directory.join("asyncio_peer.py")).arg(&task.path);
+                command.arg(place.asyncio_processes.to_string());
+                measure(command, fleet, meter, &task).await
+            }
+            Self::Other { name, program } => {
+                let mut command = Command::new("sh");
+                command.arg("-c").arg(format!("exec {program} \"$1\"")).arg(name).arg(&task.path);
+                measure(equipped(command, fleet), fleet, meter, &task).await
+            }
+        }
     }
 }
 
@@ -185,25 +262,25 @@ impl Done {
     }
 
     /// Its clocks can't have gone on longer than it ran itself, on all cores.
-    fn must_fit(&self, ran: f64, cores: f64) -> Result<()> {
+    fn must_fit(&self, ran: f64, cores: usize) -> Result<()> {
         ensure!(
             self.seconds > 0.0 && self.seconds <= ran,
             "it says that it took {} s: allowed is more than 0 and at most the {ran:.3} s that it ran",
             self.seconds
         );
         ensure!(
-            (0.0..=ran * cores).contains(&self.cpu_seconds),
+            (0.0..=cpu_of(cores, ran)).contains(&self.cpu_seconds),
             "it says that it took {} s of CPU: allowed are 0 to {:.3}, for it ran {ran:.3} s on {cores} cores",
             self.cpu_seconds,
-            ran * cores
+            cpu_of(cores, ran)
         );
         Ok(())
     }
 
     /// Of the CPU that it used, `seen` from outside, it may leave out what the cores had before and after its clock.
-    fn must_have_used(&self, seen: f64, ran: f64, cores: f64) -> Result<()> {
+    fn must_have_used(&self, seen: f64, ran: f64, cores: usize) -> Result<()> {
         let left_out = seen - self.cpu_seconds;
-        let most = (ran - self.seconds) * cores + TOLD_LATE;
+        let most = cpu_of(cores, ran - self.seconds) + TOLD_LATE;
         ensure!(
             left_out <= most,
             "it says that it took {} s of CPU, of the {seen:.3} s that were seen: it may leave out {most:.3}, for its clock \
@@ -268,43 +345,14 @@ fn python(fleet: &Fleet, place: &Place) -> Result<Command> {
     Ok(equipped(command, fleet))
 }
 
-/// A program of somebody else, from its start to its end.
-pub(crate) async fn other(
-    fleet: &Fleet,
-    meter: &Meter,
-    (name, program): &(String, String),
-    pages: &Pages,
-    batch: i32,
-) -> Result<Figures> {
-    let task = Task::of(pages, batch)?;
-    let mut command = Command::new("sh");
-    command.arg("-c").arg(format!("exec {program} \"$1\"")).arg(name).arg(&task.path);
-    measure(equipped(command, fleet), fleet, meter, &task).await.with_context(|| name.clone())
-}
-
-/// The program of asyncio, from its start to its end.
-pub(crate) async fn asyncio(
+/// Celery's pool, which runs before and after.
+async fn celery(
     fleet: &Fleet,
     meter: &Meter,
     place: &Place,
     pages: &Pages,
-    batch: i32,
+    batches: Range<i32>,
 ) -> Result<Figures> {
-    let task = Task::of(pages, batch)?;
-    let mut command = python(fleet, place)?;
-    command.arg(place.directory.join("asyncio_peer.py")).arg(&task.path);
-    command.arg(place.asyncio_processes.to_string());
-    measure(command, fleet, meter, &task).await.context("asyncio")
-}
-
-/// Celery's pool, which runs before and after; gives a measurement for each of `batches`.
-pub(crate) async fn celery(
-    fleet: &Fleet,
-    meter: &Meter,
-    place: &Place,
-    pages: &Pages,
-    batches: std::ops::Range<i32>,
-) -> Result<Vec<Figures>> {
     let log = pages.file.with_file_name("celery.log");
     let mut worker = start_celery(fleet, place, &log)?;
     let outcome = drive(fleet, meter, place, pages, batches, &mut worker).await;
@@ -313,8 +361,7 @@ pub(crate) async fn celery(
         // The files of the fleet go with it; this one is to be read.
         let kept = std::env::temp_dir().join(format!("{}_celery.log", fleet.name));
         std::fs::rename(&log, &kept)?;
-        return outcome
-            .with_context(|| format!("Celery, whose messages are in {}", kept.display()));
+        return outcome.with_context(|| format!("its messages are in {}", kept.display()));
     }
     outcome
 }
@@ -346,23 +393,23 @@ async fn drive(
     meter: &Meter,
     place: &Place,
     pages: &Pages,
-    batches: std::ops::Range<i32>,
+    batches: Range<i32>,
     worker: &mut Process,
-) -> Result<Vec<Figures>> {
+) -> Result<Figures> {
     tokio::time::sleep(WARM_UP).await;
     let mut meter = meter.clone();
     meter.add("peer", worker.id().context("its worker has ended")?);
-    let mut all = Vec::new();
+    let mut last = Figures::new();
     for batch in batches {
         let task = Task::of(pages, batch)?;
         let mut command = python(fleet, place)?;
         command.args(["-m", "celery_peer.drive"]).arg(&task.path);
-        all.push(tokio::select! {
+        last = tokio::select! {
             figures = measure(command, fleet, &meter, &task) => figures?,
             ended = end_of(worker) => bail!("its worker ended with {}", ended?),
-        });
+        };
     }
-    Ok(all)
+    Ok(last)
 }
 
 async fn end_of(process: &mut Process) -> Result<ExitStatus> {
@@ -381,7 +428,7 @@ async fn measure(command: Command, fleet: &Fleet, meter: &Meter, task: &Task) ->
     let (cpu, seen) = (meter::used(&from, &meter.read()?), meter::own()? - own);
     let asked = task.pages.as_array().map_or(0, Vec::len);
     done.must_equal(i64::try_from(asked)?, task.ads, task.stored(fleet).await?)?;
-    done.must_have_used(seen, ran, f64::from(u32::try_from(cores())?))?;
+    done.must_have_used(seen, ran, cores())?;
     #[expect(clippy::cast_precision_loss, reason = "counts of ads and pages are small")]
     let (ads, pages) = (done.ads as f64, done.pages as f64);
     let mut figures = Figures::new();
@@ -441,7 +488,7 @@ async fn run(mut command: Command, patience: Duration) -> Result<(Done, f64)> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the program ended with {}: {}", output.status, said.trim());
     let done = Done::read(&output.stdout)?;
-    done.must_fit(ran, f64::from(u32::try_from(cores())?))?;
+    done.must_fit(ran, cores())?;
     Ok((done, ran))
 }
 
@@ -484,14 +531,30 @@ mod tests {
 
     #[test]
     fn cpu_that_is_left_out_is_seen() {
-        assert_eq!(told(DONE.must_have_used(1.4, 1.5, 2.0)), "");
-        let told = told(DONE.must_have_used(1.7, 1.5, 2.0));
+        assert_eq!(told(DONE.must_have_used(1.4, 1.5, 2)), "");
+        let told = told(DONE.must_have_used(1.7, 1.5, 2));
         assert!(told.contains("0.5 s of CPU, of the 1.700 s that were seen: it may"), "{told}");
     }
 
     #[test]
     fn a_peer_has_a_process_and_not_too_many() {
         assert_eq!((bounded(0), bounded(4), bounded(512)), (1, 4, 200));
+    }
+
+    #[test]
+    fn peers_have_names_of_their_own() {
+        let named = |names: &[&str]| {
+            let others = names.iter().map(|name| ((*name).to_owned(), "true".to_owned())).collect();
+            let (directory, venv) = (PathBuf::new(), PathBuf::new());
+            let place =
+                Place { directory, venv, celery_processes: 4, asyncio_processes: 1, others };
+            place.peers().map(|peers| peers.iter().map(|peer| peer.name().to_owned()).collect())
+        };
+        let all: Vec<String> = named(&["go", "java"]).unwrap();
+        assert_eq!(all, ["Celery", "asyncio", "go", "java"]);
+        for names in [["go", "go"], ["go", "Celery"]] {
+            assert!(told(named(&names)).contains("two peers have this name"));
+        }
     }
 
     #[tokio::test]
