@@ -90,6 +90,8 @@ pub struct Requests {
 pub enum Facts {
     None,
     Page(binance::Page),
+    /// A page without ads, whose answer declares some.
+    Declared(u32),
     FiatList(Vec<binance::FiatListed>),
     Assets(binance::AssetLists),
     PaymentMethods(Vec<shared::domain::PaymentMethod>),
@@ -158,11 +160,12 @@ impl Ending {
         Self::failed(self.requests, failure, detail, self.answer)
     }
 
-    /// Ads of the whole book, if a page with ads declared them.
+    /// Ads of the whole book, as the answer declares them; of a page without ads only if there should be some.
     #[must_use]
     pub fn declared_total(&self) -> Option<u32> {
         match &self.facts {
             Facts::Page(page) => page.total,
+            Facts::Declared(total) => Some(*total),
             _ => None,
         }
     }
@@ -602,19 +605,20 @@ fn judge_facts(
         }
         Ok(Facts::Page(page)) if page.ads.is_empty() && page.refusals.is_empty() => {
             // Where there were ads, or where the answer itself declares some, an empty page is suspect
-            // and asked for once more, unless its book turns out to end before it meanwhile. Past the
-            // end a total means nothing.
-            let is_suspect = match job.work {
+            // and asked for once more, unless its book turns out to end before it meanwhile.
+            let (declared, are_expected) = match job.work {
                 Work::Search { ads_expected, page: number, .. } => {
-                    ads_expected || number == 1 && page.total.is_some_and(|total| total > 0)
+                    (page.declared_without_ads(number), ads_expected)
                 }
-                _ => false,
+                _ => (None, false),
             };
+            let is_suspect = are_expected || declared.is_some();
             if is_suspect && patience.reread().is_some() {
                 return Next::TryAgainIfNeeded(EMPTY_PAUSE);
             }
             let empty = Ending::without_facts(requests.clone(), EndState::Empty, EMPTY_NO_ADS);
-            Next::End(Ending { answer: Some(archive.pack(&job.work, answer)), ..empty })
+            let facts = declared.map_or(Facts::None, Facts::Declared);
+            Next::End(Ending { facts, answer: Some(archive.pack(&job.work, answer)), ..empty })
         }
         Ok(facts) => {
             if let Facts::Advertiser(page) = &facts

@@ -78,15 +78,17 @@ WITH sightings AS MATERIALIZED (
       FROM pages GROUP BY market_id
 ), answers AS (
     SELECT market_id,
-           -- Totals of pages with ads only: past the end the exchange says 0.
-           (array_agg(declared_total ORDER BY fetched_at) FILTER (WHERE declared_total IS NOT NULL AND ads_taken > 0))[1] AS first_total,
-           (array_agg(declared_total ORDER BY fetched_at DESC) FILTER (WHERE declared_total IS NOT NULL AND ads_taken > 0))[1] AS last_total,
-           min(declared_total) FILTER (WHERE ads_taken > 0) AS min_total,
-           max(declared_total) FILTER (WHERE ads_taken > 0) AS max_total,
+           (array_agg(total ORDER BY fetched_at) FILTER (WHERE total IS NOT NULL))[1] AS first_total,
+           (array_agg(total ORDER BY fetched_at DESC) FILTER (WHERE total IS NOT NULL))[1] AS last_total,
+           min(total) AS min_total,
+           max(total) AS max_total,
            min(fetched_at) AS first_fetched_at,
            max(fetched_at) AS last_fetched_at
-      FROM pipeline.jobs
-     WHERE day = $1 AND batch_id = $2 AND kind = 'search'
+           -- Totals of pages with ads: past the end the exchange says 0. And of a first page without any that
+           -- declares some, which is then not an empty book.
+      FROM (SELECT market_id, fetched_at, CASE WHEN ads_taken > 0 OR state = 'empty' THEN declared_total END AS total
+              FROM pipeline.jobs
+             WHERE day = $1 AND batch_id = $2 AND kind = 'search') j
      GROUP BY market_id
 ), counted AS (
     SELECT b.*, t.first_total, t.last_total, t.min_total, t.max_total, t.first_fetched_at, t.last_fetched_at,
@@ -125,7 +127,8 @@ SELECT $1, $2, market_id,
        CASE WHEN read > 0 AND (max_total IS NOT NULL OR listed_ads = 0)
             THEN greatest(max_total - covered_ads - refused_ads, 0) END,
        first_fetched_at, last_fetched_at,
-       (extract(epoch FROM last_fetched_at - first_fetched_at) * 1000)::int,
+       -- A worker's clock may be off by any time, which must not keep the batch from being closed.
+       least(extract(epoch FROM last_fetched_at - first_fetched_at) * 1000, 2147483647)::int,
        coalesce(l.is_listed, true)
   FROM counted
   LEFT JOIN (SELECT c.market_id, c.is_listed AND f.is_listed AS is_listed

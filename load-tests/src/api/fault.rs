@@ -92,6 +92,8 @@ pub enum Fault {
     Reset,
     /// A page of ads that declares an empty book: no data, total 0.
     EmptyBook,
+    /// A page of ads without them, whose `total` is the right one.
+    NoAds,
     /// A page of ads without `total`.
     NoTotal,
     /// A page of ads whose `total` is 1,000 too high.
@@ -155,6 +157,7 @@ impl Fault {
             | Self::Text200
             | Self::Redirect
             | Self::EmptyBook
+            | Self::NoAds
             | Self::NoTotal
             | Self::UntrueTotal
             | Self::AbsurdTotal
@@ -217,6 +220,7 @@ impl Fault {
             (Self::EmptyBook, Some(1..), _) => {
                 Seen { ads: Some(0), total: Some(0), ..right.seen.clone() }
             }
+            (Self::NoAds, Some(1..), _) => Seen { ads: Some(0), ..right.seen.clone() },
             (Self::NoTotal, Some(1..), _) => Seen { total: None, ..right.seen.clone() },
             (Self::UntrueTotal, Some(1..), Some(total)) => {
                 Seen { total: Some(total + UNTRUE_ADS), ..right.seen.clone() }
@@ -224,9 +228,14 @@ impl Fault {
             (Self::AbsurdTotal, Some(1..), Some(total)) => {
                 Seen { total: Some(total + ABSURD_ADS), ..right.seen.clone() }
             }
-            (Self::EmptyBook | Self::NoTotal | Self::UntrueTotal | Self::AbsurdTotal, ..) => {
-                return right;
-            }
+            (
+                Self::EmptyBook
+                | Self::NoAds
+                | Self::NoTotal
+                | Self::UntrueTotal
+                | Self::AbsurdTotal,
+                ..,
+            ) => return right,
             _ => Seen { ads: None, total: None, ..right.seen.clone() },
         };
         let sent = match self {
@@ -278,6 +287,10 @@ impl Fault {
                 ..Answer::json("")
             },
             Self::EmptyBook => Answer::json(EMPTY_BOOK),
+            Self::NoAds => {
+                let total = seen.total.unwrap_or_default();
+                Answer::json(EMPTY_BOOK.replace(r#""total":0"#, &format!(r#""total":{total}"#)))
+            }
             Self::NoTotal => with_total(right, ""),
             Self::UntrueTotal | Self::AbsurdTotal => {
                 let total = seen.total.unwrap_or_default();

@@ -156,3 +156,31 @@ async fn certificates_count_what_pages_list() -> Result<()> {
     }
     Ok(())
 }
+
+/// First pages that declare ads and list none: their books are not sworn to be empty, and what is missed is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_declares_ads_is_not_empty() -> Result<()> {
+    let fleet =
+        Fleet::start("--fiats 2 --ads 300 --churn-per-minute 0 --fault no-ads:1000").await?;
+    let _worker = fleet.worker("a", &[])?;
+    // Partial: of the pages that are declared, only the first was asked for.
+    ensure!(fleet.batch(&[]).await? == 3);
+    let certificates: Vec<Certificate> =
+        sqlx::query_as("SELECT * FROM warehouse.books").fetch_all(&fleet.pool).await?;
+    let mut missed = 0;
+    for certificate in &certificates {
+        let total = certificate.max_total.unwrap_or(0);
+        assert_eq!(certificate.estimated_missed, Some(total), "{certificate:?}");
+        assert_eq!(certificate.listed_ads, 0, "{certificate:?}");
+        let verdict = match total {
+            0 => "empty",
+            1..=20 => "drifted",
+            _ => "partial",
+        };
+        assert_eq!(certificate.verdict, verdict, "{certificate:?}");
+        missed += total;
+    }
+    assert_eq!(missed, 300);
+    fleet.must_equal_truth().await?;
+    fleet.remove().await
+}

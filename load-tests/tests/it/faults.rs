@@ -112,7 +112,10 @@ fn lies_about_a_book() {
     assert!(ask(&sim, Some("no-total")).json() == with(None));
     assert!(ask(&sim, Some("untrue-total")).json() == with(Some(total + 1_000)));
     assert!(ask(&sim, Some("absurd-total")).json() == with(Some(total + 100_000)));
-    for fault in ["empty-book", "no-total", "untrue-total", "absurd-total"] {
+    let mut without_ads = right.clone();
+    without_ads["data"] = json!([]);
+    assert!(ask(&sim, Some("no-ads")).json() == without_ads);
+    for fault in ["empty-book", "no-ads", "no-total", "untrue-total", "absurd-total"] {
         set(&sim, Some(fault));
         let fiats = sim.post(FIATS, &json!({})).json();
         assert_eq!(fiats["data"].as_array().unwrap().len(), 4, "{fault}");

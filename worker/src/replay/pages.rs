@@ -47,7 +47,8 @@ const NOT_OF_THE_PAGE: &str = "'{duplicate_positions,parser_version}'::text[]";
 enum Judged {
     /// A page, and its warnings as the ledger counts them.
     Page(Page, Option<Value>),
-    Empty,
+    /// No ads, and how many there should be, if it declares some.
+    Empty(Option<u32>),
     Failed(Failure, String),
 }
 
@@ -56,7 +57,7 @@ fn judge(reading: &Reading) -> Judged {
         Ok(page) => {
             let ads = page.ads.len() + page.refusals.len();
             if ads == 0 {
-                Judged::Empty
+                Judged::Empty(page.declared_without_ads(reading.page))
             } else if ads > MAX_ADS_PER_PAGE {
                 let detail = format!("the page lists {ads} ads, a page holds {MAX_ADS_PER_PAGE}");
                 Judged::Failed(Failure::OversizedPage, detail)
@@ -64,7 +65,7 @@ fn judge(reading: &Reading) -> Judged {
                 let facts = Facts::Page(page);
                 let warnings = jobs::warnings(&facts);
                 let warnings = warnings.and_then(|text| serde_json::from_str(&text).ok());
-                let Facts::Page(page) = facts else { return Judged::Empty };
+                let Facts::Page(page) = facts else { return Judged::Empty(None) };
                 Judged::Page(page, warnings)
             }
         }
@@ -92,7 +93,10 @@ impl Judged {
                 ads_refused: count(page.refusals.len()),
                 ..ended(EndState::Done, None)
             },
-            Self::Empty => ended(EndState::Empty, Some(EMPTY_NO_ADS)),
+            Self::Empty(declared) => JobEnd {
+                declared_total: declared.map(u32::cast_signed),
+                ..ended(EndState::Empty, Some(EMPTY_NO_ADS))
+            },
             Self::Failed(failure, _) => ended(EndState::Failed, Some(failure.as_str())),
         }
     }
@@ -886,7 +890,7 @@ impl Work<'_> {
         for (reading, judged) in self.readings.iter().zip(self.judged) {
             let answer = match judged {
                 Judged::Page(page, _) => Answer::Page(&page.refusals),
-                Judged::Empty => Answer::Empty,
+                Judged::Empty(_) => Answer::Empty,
                 Judged::Failed(failure, detail) => {
                     Answer::Failed(failure.as_str(), detail, &reading.body)
                 }

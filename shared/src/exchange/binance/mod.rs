@@ -32,4 +32,4 @@ pub use witness::{WitnessAd, WitnessAds, parse_witness_ads, parse_witness_quote}
 
 /// Version of the rules by which bytes become facts. Raise it with every change that can make other
 /// facts of the same bytes.
-pub const PARSER_VERSION: i16 = 4;
+pub const PARSER_VERSION: i16 = 5;

@@ -41,6 +41,14 @@ impl Page {
     pub fn is_lenient(&self) -> bool {
         !self.leniencies.is_empty()
     }
+
+    /// Ads that the book has by the word of a page that lists none, as page `number` of it. Past the end of a
+    /// book a total means nothing, so this is told of the first page only.
+    #[must_use]
+    pub fn declared_without_ads(&self, number: u32) -> Option<u32> {
+        let is_bare = self.ads.is_empty() && self.refusals.is_empty();
+        self.total.filter(|total| is_bare && number == 1 && *total > 0)
+    }
 }
 
 /// Reads the answer to a search of `market`.
