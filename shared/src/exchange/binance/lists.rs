@@ -102,12 +102,19 @@ pub(super) struct AreaAsset {
 /// The area whose ads the search lists.
 const P2P_AREA: &str = "P2P";
 
-/// The assets of a fiat's P2P area. Long names often stand in another area only.
+/// The assets of a fiat's P2P area. Long names often stand in another area only. A list without assets, or with
+/// sides that nobody knows, is not believed: it would delist markets of the fiat.
 pub fn parse_assets(bytes: &[u8]) -> Result<AssetLists, AnswerError> {
     let config: PortalConfig = open_list(bytes)?;
-    if config.areas.iter().all(|area| area.area != P2P_AREA) {
-        // Not believed: it would delist every market of the fiat.
+    let mut areas = config.areas.iter().filter(|area| area.area == P2P_AREA).peekable();
+    if areas.peek().is_none() {
         return Err(AnswerError::Unparsable(format!("has no area {P2P_AREA}")));
+    }
+    let is_known = |side: &str| Side::BOTH.iter().any(|known| known.as_str() == side);
+    let mut sides = areas.flat_map(|area| area.trade_sides.iter().flatten());
+    if let Some(odd) = sides.find(|listed| !is_known(&listed.side)) {
+        let detail = format!("the area {P2P_AREA} has a side {:?}", odd.side);
+        return Err(AnswerError::Unparsable(detail));
     }
     let every_asset = || {
         let sides = config.areas.iter().flat_map(|area| area.trade_sides.iter().flatten());
@@ -128,7 +135,11 @@ pub fn parse_assets(bytes: &[u8]) -> Result<AssetLists, AnswerError> {
         let assets = assets.filter(|a| is_code(&a.asset));
         assets.map(|a| AssetListed { symbol: a.asset.clone(), name: name_of(&a.asset) }).collect()
     };
-    Ok(AssetLists { buy: list(Side::Buy), sell: list(Side::Sell) })
+    let lists = AssetLists { buy: list(Side::Buy), sell: list(Side::Sell) };
+    if lists.buy.is_empty() && lists.sell.is_empty() {
+        return Err(AnswerError::Unparsable(format!("the area {P2P_AREA} lists no asset")));
+    }
+    Ok(lists)
 }
 
 #[derive(Deserialize)]
@@ -190,6 +201,26 @@ mod tests {
     fn an_empty_fiat_list_is_not_believed() {
         let error = parse_fiat_list(br#"{"code":"000000","data":[],"success":true}"#).unwrap_err();
         assert_eq!(error.failure(), crate::job::Failure::Unparsable);
+    }
+
+    #[test]
+    fn a_list_that_would_delist_a_fiat_is_not_believed() {
+        let bodies = [
+            r#"[]"#,
+            r#"[{"area":"EXPRESS","tradeSides":[{"side":"BUY","assets":[{"asset":"USDT"}]}]}]"#,
+            r#"[{"area":"P2P","tradeSides":null}]"#,
+            r#"[{"area":"P2P","tradeSides":[]}]"#,
+            r#"[{"area":"P2P","tradeSides":[{"side":"BUY","assets":null},{"side":"SELL","assets":[]}]}]"#,
+            r#"[{"area":"P2P","tradeSides":[{"side":"BUY","assets":[{"asset":"U SDT"}]}]}]"#,
+            r#"[{"area":"P2P","tradeSides":[{"side":"BUY","assets":[{"asset":"USDT"}]},{"side":"sell","assets":[{"asset":"USDT"}]}]}]"#,
+        ];
+        for areas in bodies {
+            let body = format!(r#"{{"code":"000000","success":true,"data":{{"areas":{areas}}}}}"#);
+            let error = parse_assets(body.as_bytes()).unwrap_err();
+            assert_eq!(error.failure(), crate::job::Failure::Unparsable, "{areas}");
+        }
+        let one = r#"{"code":"000000","success":true,"data":{"areas":[{"area":"P2P","tradeSides":[{"side":"BUY","assets":[{"asset":"USDT"}]}]}]}}"#;
+        assert_eq!(parse_assets(one.as_bytes()).unwrap().buy.len(), 1);
     }
 
     #[test]
