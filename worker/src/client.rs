@@ -36,7 +36,7 @@ const RESTRICTED: u16 = StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS.as_u16();
 const ERROR_BODY_LIMIT: Duration = Duration::from_secs(2);
 
 /// Headers that are archived, those of an answer that tell how its bytes came about:
-const KEPT_HEADERS: [&str; 16] = [
+const KEPT_HEADERS: [&str; 17] = [
     // what the body is; its encoding only if it is one that was not undone,
     "content-type",
     "content-encoding",
@@ -56,9 +56,12 @@ const KEPT_HEADERS: [&str; 16] = [
     "x-amz-cf-id",
     "x-trace-id",
     "x-request-id",
-    // and for how long it wants to be left alone.
+    // and that it was a firewall, or for how long it wants to be left alone.
+    FIREWALL,
     "retry-after",
 ];
+/// In answers of AWS WAF instead of the exchange: `challenge`, with 202, or `captcha`, with 405.
+const FIREWALL: &str = "x-amzn-waf-action";
 /// Bytes of one header that are kept; the longest known has about a hundred.
 const MAX_HEADER_BYTES: usize = 1_024;
 
@@ -89,7 +92,7 @@ pub enum FetchError {
     Timeout(Duration),
     #[error("the connection failed: {0}")]
     Network(String),
-    /// Too fast, or banned: 429, 418, and 403, with which a firewall answers.
+    /// Too fast, or banned: 429, 418, and 403, with which a firewall answers, or whatever its header is in.
     #[error("refused with status {status}")]
     RateLimited { status: u16, retry_after: Option<Duration>, answer: Option<Box<Answer>> },
     #[error("the exchange failed with status {status}")]
@@ -219,10 +222,11 @@ impl FetchError {
     /// The same of a request to the witness, which may have a host of its own: that it fails there, or is
     /// blocked, must not slow the pages down or stop them. That it was too fast is said of all requests.
     fn outcome_of_witness(&self) -> Outcome {
-        const BLOCKED: u16 = StatusCode::FORBIDDEN.as_u16();
+        const TOO_FAST: [u16; 2] =
+            [StatusCode::TOO_MANY_REQUESTS.as_u16(), StatusCode::IM_A_TEAPOT.as_u16()];
         match self {
-            Self::RateLimited { status: BLOCKED, .. } => Outcome::Neutral,
-            Self::LatePermit | Self::RateLimited { .. } => self.outcome(),
+            Self::LatePermit => self.outcome(),
+            Self::RateLimited { status, .. } if TOO_FAST.contains(status) => self.outcome(),
             _ => Outcome::Neutral,
         }
     }
@@ -292,10 +296,12 @@ impl Client {
         let status = code.as_u16();
         if code != StatusCode::OK {
             let retry_after = retry_after(begun.response.headers(), Utc::now());
+            let is_firewall = begun.response.headers().contains_key(FIREWALL);
             let error = match code {
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::IM_A_TEAPOT | StatusCode::FORBIDDEN => {
                     FetchError::RateLimited { status, retry_after, answer: None }
                 }
+                _ if is_firewall => FetchError::RateLimited { status, retry_after, answer: None },
                 _ if code.is_server_error() => {
                     FetchError::Server { status, retry_after, answer: None }
                 }

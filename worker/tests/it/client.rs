@@ -73,6 +73,9 @@ async fn refusals_tell_how_long_to_wait() {
         ("429 Too Many Requests", "retry-after: 7\r\n", Some(Duration::from_secs(7))),
         ("418 I'm a teapot", "", None),
         ("403 Forbidden", "content-type: text/html\r\n", None),
+        // The exchange's firewall, by which nothing gets through either.
+        ("202 Accepted", "x-amzn-waf-action: challenge\r\n", None),
+        ("405 Method Not Allowed", "x-amzn-waf-action: captcha\r\n", None),
     ] {
         let error = fetch(answer(status, headers, b"<html>")).await.unwrap_err();
         let FetchError::RateLimited { retry_after, .. } = error else {
@@ -88,6 +91,7 @@ async fn statuses_are_classed() {
         ("500 Internal Server Error", "", Failure::ServerError),
         ("503 Service Unavailable", "", Failure::ServerError),
         ("404 Not Found", "", Failure::HttpStatus),
+        ("405 Method Not Allowed", "", Failure::HttpStatus),
         ("451 Unavailable For Legal Reasons", "", Failure::HttpStatus),
         // Followed, it would leave the host that the settings name.
         ("302 Found", "location: http://127.0.0.1:9/\r\n", Failure::Redirect),
