@@ -151,27 +151,45 @@ async fn upsert(
 ) -> Result<Vec<bool>, StoreError> {
     let keys = || seen.keys();
     let accepted: Vec<(String, String, String, String, String)> = sqlx::query_as(
-        "WITH written AS (
+        // Those that are there are updated and not inserted, as each try to insert uses up a number of the key. In order,
+        // so that two workers don't wait for each other.
+        "WITH found AS (
+         SELECT *
+           FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::int[],
+                       $9::timestamptz[], $10::timestamptz[], $11::bigint[])
+                WITH ORDINALITY AS f (call, path, change, type, value, sample, batch_id, first_at, last_at,
+                                      answers, n)
+         ), known AS (
+         SELECT k.finding_id, f.batch_id, f.last_at, f.answers, f.n
+           FROM found f
+           JOIN pipeline.api_shapes k ON k.exchange_id = $1 AND k.call = f.call AND k.path = f.path
+                AND k.change = f.change AND k.type = f.type AND k.value = f.value
+          ORDER BY f.n FOR NO KEY UPDATE OF k
+         ), updated AS (
+         UPDATE pipeline.api_shapes s
+            SET last_batch_id = greatest(s.last_batch_id, k.batch_id),
+                last_seen_at = greatest(s.last_seen_at, k.last_at),
+                answers = s.answers + k.answers
+           FROM known k
+          WHERE s.finding_id = k.finding_id
+      RETURNING s.call, s.path, s.change, s.type, s.value, s.state
+         ), inserted AS (
          INSERT INTO pipeline.api_shapes AS s
                 (exchange_id, call, path, change, type, value, sample, first_batch_id, first_seen_at,
                  last_batch_id, last_seen_at, answers)
          SELECT $1, f.call, f.path, f.change, f.type, f.value, f.sample, f.batch_id, f.first_at, f.batch_id,
                 f.last_at, f.answers
-           FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::int[],
-                       $9::timestamptz[], $10::timestamptz[], $11::bigint[])
-                WITH ORDINALITY AS f (call, path, change, type, value, sample, batch_id, first_at, last_at,
-                                      answers, n)
-          WHERE (SELECT count(*) FROM pipeline.api_shapes k WHERE k.exchange_id = $1) + f.n <= $12
-             OR EXISTS (SELECT FROM pipeline.api_shapes k
-                         WHERE k.exchange_id = $1 AND k.call = f.call AND k.path = f.path
-                           AND k.change = f.change AND k.type = f.type AND k.value = f.value)
+           FROM (SELECT *, row_number() OVER (ORDER BY n) AS new FROM found
+                  WHERE n NOT IN (SELECT n FROM known)) f
+          WHERE (SELECT count(*) FROM pipeline.api_shapes k WHERE k.exchange_id = $1) + f.new <= $12
           ORDER BY f.n
              ON CONFLICT (exchange_id, call, path, change, type, value) DO UPDATE
             SET last_batch_id = greatest(s.last_batch_id, excluded.last_batch_id),
                 last_seen_at = greatest(s.last_seen_at, excluded.last_seen_at),
                 answers = s.answers + excluded.answers
       RETURNING call, path, change, type, value, state)
-         SELECT call, path, change, type, value FROM written WHERE state = 'accepted'",
+         SELECT call, path, change, type, value FROM (TABLE updated UNION ALL TABLE inserted) written
+          WHERE state = 'accepted'",
     )
     .bind(exchange.id())
     .bind(keys().map(|key| key.call).collect::<Vec<_>>())

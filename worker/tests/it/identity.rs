@@ -5,13 +5,15 @@ use rust_decimal::Decimal;
 use shared::domain::{Ad, AdDetails, Advertiser, BatchId, Market, PaymentMethod, Side};
 use shared::exchange::Exchange;
 use shared::exchange::binance::Page;
+use shared::exchange::shape::{Change, Finding, Type};
 use shared::job::{EndState, Job, MESSAGE_VERSION, Work};
 use sqlx::PgPool;
 use worker::handler::{Ending, Facts, Requests};
 use worker::store::archive::Archive;
 use worker::store::{Store, ToStore};
 
-use crate::settings;
+use crate::contents::publish;
+use crate::{make_day, settings};
 
 pub(crate) fn advertiser(nickname: &str, orders: i32) -> Advertiser {
     Advertiser {
@@ -169,8 +171,24 @@ async fn cold_caches_use_up_no_numbers(pool: PgPool) {
     for minute in 0..5 {
         let mut cold = Store::new(pool.clone(), &settings, Archive::new().unwrap());
         let seen = advertiser("first", i32::try_from(minute).unwrap());
-        cold.store(&[page(seen, start + TimeDelta::minutes(minute))]).await.unwrap();
+        let at = start + TimeDelta::minutes(minute);
+        let mut page = page(seen, at);
+        page.job.ordinal = u32::try_from(minute).unwrap();
+        make_day(&pool, at.date_naive()).await;
+        publish(&pool, &page.job).await;
+        page.ending.findings.push(Finding {
+            path: "data[].adv.colour".to_owned(),
+            change: Change::New,
+            found: Some(Type::Text),
+            value: None,
+            sample: b"green".to_vec(),
+        });
+        cold.store(&[page]).await.unwrap();
     }
+    let answers = "SELECT answers FROM pipeline.api_shapes";
+    let answers: i64 = sqlx::query_scalar(answers).fetch_one(&pool).await.unwrap();
+    assert_eq!(answers, 5, "all of one finding");
+    assert_eq!(last_number(&pool, "pipeline.api_shapes_finding_id_seq").await, 1);
     let figures = "SELECT count(*) FROM warehouse.advertiser_figures";
     let figures: i64 = sqlx::query_scalar(figures).fetch_one(&pool).await.unwrap();
     assert_eq!(figures, 5, "each told other figures");
