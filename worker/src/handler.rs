@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use shared::domain::{Ad, MAX_ADS_PER_PAGE, Refusal, Rule, Warning, page_count};
 use shared::exchange::binance::{self, AnswerError, SEARCH_ROWS};
@@ -224,6 +224,8 @@ pub const MAX_NOTED_ERRORS: usize = 50;
 const LONG_WAIT: Duration = Duration::from_secs(5);
 /// Times an answer is asked for again before it is believed unreadable, or empty against expectation.
 const MAX_REREADS: u32 = 1;
+/// Clocks that differ by less are as good as the same.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 /// Pause before a page that is empty against expectation is asked for again. Mostly its book has become shorter, which
 /// pages tell that are on their way to the database.
 const EMPTY_PAUSE: Duration = Duration::from_millis(200);
@@ -379,22 +381,60 @@ impl Handler {
         class: Class,
         requests: &Requests,
     ) -> Result<Permit, Outcome> {
-        let no_permit = |why| match why {
-            NoPermit::Shutdown => Outcome::Released(requests.clone()),
-            NoPermit::Deadline => {
-                let requests = requests.clone();
-                let expired = Ending::without_facts(requests, EndState::Expired, EXPIRED_DEADLINE);
-                Outcome::Ended(Box::new(expired))
+        let mut deadline = job.expires_at;
+        loop {
+            match self.permit_until(deadline, job, class, requests).await? {
+                Ok(permit) => return Ok(permit),
+                Err(NoPermit::Shutdown) => return Err(Outcome::Released(requests.clone())),
+                Err(NoPermit::Deadline) => {
+                    deadline = Utc::now() + self.left_by_ledger(job, requests).await?;
+                }
             }
+        }
+    }
+
+    async fn permit_until(
+        &self,
+        deadline: DateTime<Utc>,
+        job: &Job,
+        class: Class,
+        requests: &Requests,
+    ) -> Result<Result<Permit, NoPermit>, Outcome> {
+        let since = Instant::now();
+        let turn = match self.limiter.turn(class, deadline, &self.shutdown).await {
+            Ok(turn) => turn,
+            Err(why) => return Ok(Err(why)),
         };
-        let since = Instant::now();
-        let turn = self.limiter.turn(class, job.expires_at, &self.shutdown).await;
-        let turn = turn.map_err(no_permit)?;
         self.look_again(job, requests, since).await?;
         let since = Instant::now();
-        let permit = turn.permit(job.expires_at, &self.shutdown).await.map_err(no_permit)?;
-        self.look_again(job, requests, since).await?;
+        let permit = turn.permit(deadline, &self.shutdown).await;
+        if permit.is_ok() {
+            self.look_again(job, requests, since).await?;
+        }
         Ok(permit)
+    }
+
+    /// How long a job has that is over by this worker's clock, or what became of it. A clock that is ahead would
+    /// otherwise end all that it can take at once, faster than others can read it.
+    async fn left_by_ledger(&self, job: &Job, requests: &Requests) -> Result<TimeDelta, Outcome> {
+        let row = match self.look_up(job).await {
+            Some(Ok(row)) => row,
+            Some(Err(reason)) => return Err(Outcome::Discarded(reason, requests.clone())),
+            None => return Err(Outcome::Released(requests.clone())),
+        };
+        if row.seconds_left <= 0.0 {
+            let requests = requests.clone();
+            let expired = Ending::without_facts(requests, EndState::Expired, EXPIRED_DEADLINE);
+            return Err(Outcome::Ended(Box::new(expired)));
+        }
+        if row.seconds_left > CLOCK_TOLERANCE.as_secs_f64() {
+            tracing::error!(
+                seconds = row.seconds_left,
+                "the clock of this worker is ahead of the database's by more than this: jobs seem over that are not, and what is read has wrong times"
+            );
+        }
+        let left = Duration::try_from_secs_f64(row.seconds_left).unwrap_or(LAST_BACKOFF);
+        Ok(TimeDelta::from_std(left).unwrap_or(TimeDelta::zero()))
     }
 
     /// An error if no request is to be sent any more for a job that waited long.

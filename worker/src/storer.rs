@@ -162,7 +162,7 @@ impl Storer {
         match self.store_group(&[ToStore { ending, ..one }]).await {
             Ok(stored) => stored.into_iter().next().unwrap_or(Stored::Not),
             Err(error) => {
-                // Not even the bare ending fits: the coordinator will find the job expired.
+                // Not even the bare ending fits: to the dead letters, and the coordinator will find the job expired.
                 tracing::error!(%error, %batch, ordinal, "the ending of a job can't be stored");
                 Stored::Not
             }
@@ -219,10 +219,16 @@ impl Storer {
             tokio::time::sleep(backoff.next().unwrap_or(LAST_BACKOFF)).await;
         }
         drop(reports);
-        let done = recorded.iter().filter(|one| !matches!(one.stored, Stored::Not));
         // Together: each waits until the broker's own thread has written it.
-        for acknowledged in join_all(done.map(|one| one.delivery.ack())).await {
-            if let Err(error) = acknowledged {
+        let settled = recorded.iter().map(async |one| match one.stored {
+            // While draining: it goes to others with the end of the connection.
+            Stored::Not if self.shutdown.is_cancelled() => Ok(()),
+            // Kept, it would hold a place of the consumer's for ever.
+            Stored::Not => one.delivery.reject().await,
+            _ => one.delivery.ack().await,
+        });
+        for settled in join_all(settled).await {
+            if let Err(error) = settled {
                 tracing::warn!(%error, "not acknowledged; the message will come again");
             }
         }

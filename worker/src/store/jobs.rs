@@ -22,6 +22,8 @@ pub struct JobRow {
     pub issue: i32,
     declared_total: Option<i32>,
     ads_taken: i32,
+    /// Seconds until it expires, by the clock of the database.
+    pub seconds_left: f64,
     /// Ads of the book as pages already read declare: the largest, or one that reaches to the job's page;
     /// `None`: no page read yet.
     #[sqlx(skip)]
@@ -105,7 +107,8 @@ async fn find_all(
     let found = sqlx::query_as(of_day(
         "SELECT j.ordinal, j.kind, j.market_id, j.fiat_id, j.page::int AS page, j.advertiser_id,
                 j.state, j.reason, j.issue::int AS issue, j.declared_total,
-                coalesce(j.ads_taken, 0)::int AS ads_taken
+                coalesce(j.ads_taken, 0)::int AS ads_taken,
+                extract(epoch FROM j.expires_at - clock_timestamp())::float8 AS seconds_left
            FROM unnest((SELECT $2::int[])) AS w (ordinal)
           CROSS JOIN LATERAL (SELECT * FROM pipeline.jobs
                                WHERE day = DAY AND batch_id = $1 AND ordinal = w.ordinal OFFSET 0) j",

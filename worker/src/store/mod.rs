@@ -85,14 +85,15 @@ pub struct StoreError(#[from] sqlx::Error);
 
 impl StoreError {
     /// Whether it is the database's state and not the data: no connection, shutting down, out of
-    /// space, a deadlock. Classes of `SQLSTATE`: 08 connection, 40 rollback, 53 resources, 57
-    /// intervention, 58 system; 25006 read-only, 25P03 silent in a transaction for too long.
+    /// space, a deadlock, a password or a right that is just being changed. Classes of `SQLSTATE`: 08 connection,
+    /// 28 log-in, 3D no such database, 40 rollback, 53 resources, 57 intervention, 58 system; 25006 read-only,
+    /// 25P03 silent in a transaction for too long, 42501 no right, 55P03 a lock.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match &self.0 {
             sqlx::Error::Database(error) => {
                 let code = error.code().unwrap_or_default();
-                ["08", "25006", "25P03", "40", "53", "57", "58"]
+                ["08", "25006", "25P03", "28", "3D", "40", "42501", "53", "55P03", "57", "58"]
                     .iter()
                     .any(|class| code.starts_with(class))
             }

@@ -7,8 +7,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use shared::domain::{Market, Side};
 use shared::job::{EndState, Job, Report, Work};
-use shared::queue::{Consumer, Message, Publisher, Queue};
+use shared::queue::{Consumer, Delivery, Message, Publisher, Queue};
 use sqlx::{ConnectOptions, PgPool};
+use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 use worker::settings::Settings;
 
@@ -61,37 +62,64 @@ async fn poison_goes_to_the_dead_letters(pool: PgPool) {
     assert_eq!(exchange.connections(), 0, "nothing was asked for");
 }
 
-/// A page that the database refuses fails alone, with its bytes; those of its group are stored.
-#[sqlx::test(migrations = "../migrations")]
-async fn a_page_that_the_database_refuses_holds_no_other(pool: PgPool) {
+/// The answer to a search, of a captured page.
+fn captured_page() -> String {
     #[derive(Deserialize)]
     struct Captured<'a> {
         #[serde(borrow)]
         anuncios: &'a RawValue,
     }
-    shared::service::install_tls_provider();
     let captured = include_str!(
         "../../../fixtures/binance/collector/collector-USDT-BOB-SELL-2026-08-22T21-39-35.json"
     );
     let ads = serde_json::from_str::<Captured<'_>>(captured).unwrap().anuncios.get();
-    let body = format!(r#"{{"code":"000000","data":{ads},"total":101,"success":true}}"#);
+    format!(r#"{{"code":"000000","data":{ads},"total":101,"success":true}}"#)
+}
+
+async fn exchange_of(page: &str) -> Exchange {
     let json = "content-type: application/json\r\n";
-    let exchange = Exchange::start(answer("200 OK", json, body.as_bytes())).await;
+    Exchange::start(answer("200 OK", json, page.as_bytes())).await
+}
+
+/// The job of a page of the captured market, which has five minutes.
+fn job_of_page(page: u32) -> Job {
+    let one = page_of(Vec::new(), Utc::now());
+    let market = Market::new("BOB", "USDT", Side::Sell).unwrap();
+    let work = Work::Search { market_id: 1, market, page, ads_expected: true };
+    let expires_at = Utc::now() + TimeDelta::minutes(5);
+    Job { ordinal: page, expires_at, work, ..one.job }
+}
+
+/// How so many jobs ended, by ordinal, as they were reported.
+async fn ends_of(
+    reports: &mut Receiver<Delivery>,
+    jobs: usize,
+) -> Vec<(u32, EndState, Option<String>)> {
+    let mut ends = Vec::new();
+    while ends.len() < jobs {
+        let report = tokio::time::timeout(Duration::from_secs(30), reports.recv());
+        let report = report.await.unwrap().unwrap();
+        report.ack().await.unwrap();
+        let read: Report = serde_json::from_slice(&report.body).unwrap();
+        ends.extend(read.ends().map(|end| (end.ordinal, end.state, end.reason.clone())));
+    }
+    ends.sort_unstable_by_key(|end| end.0);
+    ends
+}
+
+/// A page that the database refuses fails alone, with its bytes; those of its group are stored.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_page_that_the_database_refuses_holds_no_other(pool: PgPool) {
+    shared::service::install_tls_provider();
+    let body = captured_page();
+    let exchange = exchange_of(&body).await;
     let settings = settings_for(&pool, &exchange);
     make_day(&pool, Utc::now().date_naive()).await;
     sqlx::raw_sql("ALTER TABLE warehouse.book_pages ADD CONSTRAINT poison CHECK (page <> 3)")
         .execute(&pool)
         .await
         .unwrap();
-    let jobs: Vec<Job> = (1..=4)
-        .map(|page| {
-            let one = page_of(Vec::new(), Utc::now());
-            let market = Market::new("BOB", "USDT", Side::Sell).unwrap();
-            let work = Work::Search { market_id: 1, market, page, ads_expected: true };
-            let expires_at = Utc::now() + TimeDelta::minutes(5);
-            Job { ordinal: page, expires_at, work, ..one.job }
-        })
-        .collect();
+    let jobs: Vec<Job> = (1..=4).map(job_of_page).collect();
     for job in &jobs {
         publish(&pool, job).await;
     }
@@ -116,15 +144,7 @@ async fn a_page_that_the_database_refuses_holds_no_other(pool: PgPool) {
     holder.rollback().await.unwrap();
     let (consumer, [mut reports]) =
         Consumer::start(&settings.broker, &settings.topology, "test", [Queue::Reports], 10);
-    let mut ends = Vec::new();
-    while ends.len() < jobs.len() {
-        let report = tokio::time::timeout(Duration::from_secs(30), reports.recv());
-        let report = report.await.unwrap().unwrap();
-        report.ack().await.unwrap();
-        let read: Report = serde_json::from_slice(&report.body).unwrap();
-        ends.extend(read.ends().map(|end| (end.ordinal, end.state, end.reason.clone())));
-    }
-    ends.sort_unstable_by_key(|end| end.0);
+    let ends = ends_of(&mut reports, jobs.len()).await;
     let done = |ordinal| (ordinal, EndState::Done, None);
     let refused = (3, EndState::Failed, Some("store_refused".to_owned()));
     assert_eq!(ends, [done(1), done(2), refused, done(4)]);
@@ -141,6 +161,74 @@ async fn a_page_that_the_database_refuses_holds_no_other(pool: PgPool) {
     .await
     .unwrap();
     assert_eq!(kept, [(3, i32::try_from(body.len()).unwrap())]);
+    shutdown.cancel();
+    worker.await.unwrap().unwrap();
+    consumer.close().await;
+}
+
+/// A job of which not even the ending can be stored goes to the dead letters: kept, it would hold a place of its
+/// worker's for ever.
+#[sqlx::test(migrations = "../migrations")]
+async fn what_cannot_be_ended_goes_to_the_dead_letters(pool: PgPool) {
+    shared::service::install_tls_provider();
+    let exchange = exchange_of(&captured_page()).await;
+    let settings = settings_for(&pool, &exchange);
+    make_day(&pool, Utc::now().date_naive()).await;
+    sqlx::raw_sql(
+        "ALTER TABLE pipeline.jobs ADD CONSTRAINT poison CHECK (page <> 1 OR state = 'published')",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    let jobs: Vec<Job> = (1..=2).map(job_of_page).collect();
+    for job in &jobs {
+        publish(&pool, job).await;
+    }
+    let bodies: Vec<Vec<u8>> = jobs.iter().map(|job| serde_json::to_vec(job).unwrap()).collect();
+    let messages = bodies.iter().map(|body| Message::To(Queue::NormalJobs, body.clone()));
+    let shutdown = CancellationToken::new();
+    let worker = tokio::spawn(worker::run(settings.clone(), shutdown.clone()));
+    let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "test");
+    publisher.publish(&messages.collect::<Vec<_>>()).await.unwrap();
+    let queues = [Queue::Dead, Queue::Reports];
+    let (consumer, [mut dead, mut reports]) =
+        Consumer::start(&settings.broker, &settings.topology, "test", queues, 10);
+    let letter = tokio::time::timeout(Duration::from_secs(30), dead.recv()).await.unwrap().unwrap();
+    letter.ack().await.unwrap();
+    assert_eq!(letter.body, bodies[0]);
+    assert_eq!(ends_of(&mut reports, 1).await, [(2, EndState::Done, None)]);
+    shutdown.cancel();
+    worker.await.unwrap().unwrap();
+    consumer.close().await;
+}
+
+/// Jobs are over when the ledger says so, by the clock of the database. To a worker whose clock is ahead they seem
+/// over at once, and it would end them faster than others can read them.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_clock_that_is_ahead_ends_no_job(pool: PgPool) {
+    shared::service::install_tls_provider();
+    let exchange = exchange_of(&captured_page()).await;
+    let settings = settings_for(&pool, &exchange);
+    make_day(&pool, Utc::now().date_naive()).await;
+    let passed = Utc::now() - TimeDelta::minutes(10);
+    let (open, over) = (job_of_page(1), Job { expires_at: passed, ..job_of_page(2) });
+    let jobs = [&open, &over];
+    for job in jobs {
+        publish(&pool, job).await;
+    }
+    // Ten minutes ago, as its clock tells it.
+    let messages = jobs.map(|job| {
+        let seen = Job { expires_at: passed, ..job.clone() };
+        Message::To(Queue::NormalJobs, serde_json::to_vec(&seen).unwrap())
+    });
+    let shutdown = CancellationToken::new();
+    let worker = tokio::spawn(worker::run(settings.clone(), shutdown.clone()));
+    let publisher = Publisher::new(&settings.broker, settings.topology.clone(), "test");
+    publisher.publish(&messages).await.unwrap();
+    let (consumer, [mut reports]) =
+        Consumer::start(&settings.broker, &settings.topology, "test", [Queue::Reports], 10);
+    let expired = (2, EndState::Expired, Some("deadline".to_owned()));
+    assert_eq!(ends_of(&mut reports, 2).await, [(1, EndState::Done, None), expired]);
     shutdown.cancel();
     worker.await.unwrap().unwrap();
     consumer.close().await;
