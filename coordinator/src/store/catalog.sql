@@ -28,8 +28,9 @@ WITH changes AS (
        AND (c.last_read_at AT TIME ZONE 'UTC')::date = $1
 )
 UPDATE pipeline.catalog c
-   -- At most a page more than was seen: a total that is not true must not be planned for.
-   SET last_total = CASE WHEN b.is_good THEN least(coalesce(b.last_total, 0), b.distinct_ads + b.refused_ads + 20)
+   -- At most a page more than was seen: a total that is not true must not be planned for. Where none is told, what
+   -- was seen.
+   SET last_total = CASE WHEN b.is_good THEN least(coalesce(b.last_total, b.distinct_ads + b.refused_ads), b.distinct_ads + b.refused_ads + 20)
                          ELSE c.last_total END,
        last_read_at = CASE WHEN b.is_good THEN b.slot_at ELSE c.last_read_at END,
        last_batch_id = CASE WHEN b.listed_ads > 0 THEN b.batch_id ELSE c.last_batch_id END,

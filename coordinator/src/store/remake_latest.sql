@@ -40,7 +40,7 @@ UPDATE warehouse.latest_books l
    AND l.newer_batch_id IS DISTINCT FROM n.batch_id;
 UPDATE pipeline.catalog c
    -- At most a page more than was seen: as at the close.
-   SET last_total = least(coalesce(g.last_total, 0), g.distinct_ads + g.refused_ads + 20),
+   SET last_total = least(coalesce(g.last_total, g.distinct_ads + g.refused_ads), g.distinct_ads + g.refused_ads + 20),
        last_read_at = t.slot_at,
        consecutive_empty = coalesce(e.books, c.consecutive_empty)
   FROM (SELECT DISTINCT ON (market_id) * FROM remade_good
