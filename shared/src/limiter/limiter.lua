@@ -148,7 +148,9 @@ local function has_memory() return s.limit_until > now end
 -- The settings of the worker that started last hold for all: while a fleet is replaced, old and new
 -- ones do not set them to and fro. Another initial rate is a new start.
 local function adopt(settings)
-  local started = number(settings, 'started', 1, FOREVER)
+  -- In milliseconds, by the clock of the worker: should it be ahead, what it sets holds for as long as it runs, and
+  -- not until its future has come.
+  local started = math.min(number(settings, 'started', 1, FOREVER), math.floor(now / 1000))
   local known_rate = number(settings.known, 'rate_milli', 0, 1000000000) / 1000
   local known_limit = number(settings.known, 'limit_milli', 0, 1000000000) / 1000
   local known_for = number(settings.known, 'limit_left', 0, 30 * DAY)

@@ -440,9 +440,10 @@ async fn a_lost_state_begins_with_what_was_known() {
 /// nothing.
 #[tokio::test]
 async fn the_settings_of_the_youngest_worker_hold() {
-    let limiter = limiter().at(START);
-    let rate = async |settings: &Settings| {
+    let limiter = limiter();
+    let rate_at = async |settings: &Settings, now: u64| {
         limiter
+            .at(now)
             .acquire(settings, Known::default(), "w", Class::Normal)
             .await
             .unwrap()
@@ -450,10 +451,17 @@ async fn the_settings_of_the_youngest_worker_hold() {
             .rate_milli
             / 1000
     };
+    let rate = async |settings: &Settings| rate_at(settings, START).await;
     let younger = Settings { started: 2, initial: 50, ..defaults() };
     assert_eq!(rate(&defaults()).await, 100);
     assert_eq!(rate(&younger).await, 50);
     assert_eq!(rate(&defaults()).await, 50);
+    // A worker that started in a year, by its clock, does not stand before those that start after it.
+    let year = 365 * 24 * 3_600 * 1_000;
+    let ahead = Settings { started: START / 1_000 + year, initial: 60, ..defaults() };
+    assert_eq!(rate(&ahead).await, 60);
+    let next = Settings { started: START / 1_000 + 1_000, initial: 70, ..defaults() };
+    assert_eq!(rate_at(&next, START + SECOND).await, 70);
 }
 
 /// An operator's word holds at once, is checked, and can be taken back.
