@@ -184,3 +184,43 @@ async fn what_declares_ads_is_not_empty() -> Result<()> {
     fleet.must_equal_truth().await?;
     fleet.remove().await
 }
+
+/// A worker whose clock is weeks behind: the time that a book took is no number of milliseconds any more, and its batch
+/// is closed all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_weeks_behind_keeps_no_batch_open() -> Result<()> {
+    let fleet = Fleet::start("--fiats 1 --ads 300 --churn-per-minute 0").await?;
+    sqlx::raw_sql(
+        "CREATE FUNCTION behind() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN NEW.fetched_at = NEW.fetched_at - interval '40 days'; RETURN NEW; END $$;
+         CREATE TRIGGER behind BEFORE UPDATE ON pipeline.jobs
+            FOR EACH ROW WHEN (NEW.page = 1 AND NEW.state = 'done') EXECUTE FUNCTION behind()",
+    )
+    .execute(&fleet.pool)
+    .await?;
+    let _worker = fleet.worker("a", &[])?;
+    ensure!(fleet.batch(&[]).await? == 0);
+    let longest = fleet.number("SELECT max(span_ms)::bigint FROM warehouse.books").await?;
+    assert_eq!(longest, i64::from(i32::MAX));
+    fleet.remove().await
+}
+
+/// Where no page tells a total, the next batch expects the ads that were seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_tells_no_total_is_planned_by_what_was_seen() -> Result<()> {
+    let market = "--fiats 1 --ads 300 --churn-per-minute 0 --tie-shuffle-per-mille 0";
+    let fleet = Fleet::start(&format!("{market} --fault no-total:1000")).await?;
+    let _worker = fleet.worker("a", &[])?;
+    ensure!(fleet.batch(&[]).await? == 0);
+    let planned: Vec<(i32, i32)> = sqlx::query_as(
+        "SELECT c.last_total, b.distinct_ads FROM warehouse.books b JOIN pipeline.catalog c USING (market_id)
+          WHERE b.distinct_ads > 0",
+    )
+    .fetch_all(&fleet.pool)
+    .await?;
+    ensure!(!planned.is_empty(), "no book has ads");
+    for (planned, seen) in planned {
+        assert_eq!(planned, seen);
+    }
+    fleet.remove().await
+}
