@@ -4,6 +4,15 @@
 say() { printf '%s\n' "$*" >&2; }
 die() { say "${0##*/}: $*"; exit 1; }
 
+# without_dotenv: what is started from here on takes nothing from a `.env`, which is that of a real installation:
+# what is empty there counts as absent, and goes before it. The owner's URL counts from nowhere: `p2p migrate` and the
+# coordinator prefer it to the DATABASE_URL of a database that is thrown away.
+without_dotenv() {
+  local name
+  for name in $(sed -n '/^# --- alerts/q; s/^#\([A-Z_]*\)=.*/\1/p' "$ROOT/.env.example"); do export "$name=${!name:-}"; done
+  export OWNER_DATABASE_URL=
+}
+
 # ensure_packages PACKAGE...: installs them as root, and tells an ordinary user what to run.
 # Call it only when something is missing; it does not look first.
 ensure_packages() {

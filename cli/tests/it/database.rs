@@ -72,7 +72,9 @@ impl Database {
     /// The real binary on this database.
     pub(crate) fn p2p(&self, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_p2p"));
-        command.args(args).env("DATABASE_URL", &self.url).output().unwrap()
+        // The owner's would go before it; empty counts as absent, whatever a `.env` says.
+        let settings = [("DATABASE_URL", self.url.as_str()), ("OWNER_DATABASE_URL", "")];
+        command.args(args).envs(settings).output().unwrap()
     }
 
     /// Its exit code and what it prints.
