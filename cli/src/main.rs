@@ -26,7 +26,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Bring the database's schema to this version (`DATABASE_URL`).
+    /// Bring the database's schema to this version (`OWNER_DATABASE_URL`, or else `DATABASE_URL`).
     ///
     /// Exit codes: 0 done, 1 it can't be migrated, 64 a setting is not allowed.
     Migrate,
@@ -379,7 +379,7 @@ enum Command {
         /// Change nothing; the default.
         #[arg(long, conflicts_with_all = ["apply", "resume"])]
         dry_run: bool,
-        /// Correct the facts. As the owner of the tables, as `p2p migrate`.
+        /// Correct the facts. As the owner of the tables (`OWNER_DATABASE_URL`), as `p2p migrate`.
         #[arg(long)]
         apply: bool,
         /// Only finish what a replay or retry that was killed left to be made again.
@@ -559,8 +559,8 @@ enum QuarantineCommand {
     /// Parse entries again with this version's parser, and put what it takes where it belongs.
     ///
     /// An ad goes to its place on its page, a whole answer becomes the page or list it should have been;
-    /// certificates, marts and latest state are made again. What is refused again stays open and notes
-    /// the try. Exit codes: 0 all are closed, or would be; 3 some are refused still, or their day was
+    /// certificates, marts and latest state are made again, by the owner of the tables
+    /// (`OWNER_DATABASE_URL`). What is refused again stays open and notes the try. Exit codes: 0 all are closed, or would be; 3 some are refused still, or their day was
     /// dropped by age; 64 an argument is not allowed, or a replay is running; 66 not there.
     Retry {
         /// Numbers of entries.
