@@ -399,8 +399,8 @@ enum Command {
     ///
     /// Exit codes: 0 shown, 64 an argument is not allowed.
     Summary {
-        /// Batches to show, the latest last.
-        #[arg(long, default_value_t = 2)]
+        /// Batches to show, the latest last, 1 to 1000.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000), default_value_t = 2)]
         batches: u32,
         /// As JSON.
         #[arg(long)]

@@ -1,5 +1,7 @@
 //! `p2p batches`, `p2p batch show` and `p2p gaps` on rows made by hand.
 
+use std::process::Stdio;
+
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 
@@ -484,5 +486,24 @@ async fn a_batch_is_shown_with_everything() {
     let (code, error) = db.text(&["batch", "show", "7"]);
     assert_eq!(code, 66);
     assert!(error.contains("batch 7 is not known") && error.contains(&id), "{error}");
+    db.remove().await;
+}
+
+/// Who reads has seen enough.
+#[tokio::test]
+async fn a_summary_is_no_error_when_its_pipe_is_closed() {
+    let db = Database::create().await;
+    db.closed(1, "complete", None).await;
+    db.closed(0, "partial", Some("1 pages lost")).await;
+    for args in [&["summary"][..], &["summary", "--json"], &["migrate"]] {
+        // The whole of it goes into a pipe that nobody reads any more.
+        let mut child = db.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        assert!(child.wait().unwrap().success(), "{args:?}");
+    }
+    let (code, text) = db.text(&["summary", "--batches", "2"]);
+    assert!(code == 0 && text.contains("outcome") && text.contains(": 1 pages lost"), "{text}");
+    let (code, text) = db.text(&["summary", "--batches", "0"]);
+    assert!(code == 64 && text.contains("1..=1000"), "{text}");
     db.remove().await;
 }
