@@ -308,7 +308,7 @@ enum Command {
     /// last said of it. Exit codes: 0 nothing warns or fails (also with --market), 3 something does, 64
     /// an argument is not allowed, 66 there is no such batch or market.
     Quality {
-        /// Number of a closed batch as `p2p batches` shows it, or `latest`.
+        /// Number of a closed batch as `p2p batches` shows it, or `latest`, the last one.
         #[arg(default_value = "latest")]
         batch: Wanted,
         /// A market, as USDT/VES/BUY: its baseline and the last verdicts about it.
@@ -414,7 +414,8 @@ enum Command {
     /// differs, 64 an argument is not allowed, 66 there is no such batch, or nothing was held against
     /// the witness.
     Witness {
-        /// Number of a batch as `p2p batches` shows it, or `latest`. Default: the last ones with checks.
+        /// Number of a batch as `p2p batches` shows it, or `latest`, the last one that closed. Default: the
+        /// last ones with checks.
         batch: Option<Wanted>,
         /// Batches to show, 1 to 1000.
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000), default_value_t = 6)]
@@ -510,7 +511,8 @@ enum BatchCommand {
     /// What was kept by day (jobs and books) goes when the day is dropped; the batch itself stays.
     /// Exit codes: 0 shown, 64 an argument is not allowed, 66 there is no such batch.
     Show {
-        /// Number of the batch as `p2p batches` shows it, or `latest`.
+        /// Number of the batch as `p2p batches` shows it, `latest`, the last one that closed, or `open`,
+        /// the one that runs.
         id: Wanted,
         /// Books that are not whole, and jobs that failed or expired, to show of each, 1 to 100000.
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000), default_value_t = 20)]

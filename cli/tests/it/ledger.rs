@@ -411,7 +411,9 @@ async fn batches_are_listed_with_the_slots_that_none_took() {
 async fn a_batch_is_shown_with_everything() {
     let db = Database::create().await;
     let (code, error) = db.text(&["batch", "show", "latest"]);
-    assert_eq!((code, error.trim()), (66, "p2p: there is no batch yet"));
+    assert_eq!((code, error.trim()), (66, "p2p: no batch was closed yet"));
+    let (code, error) = db.text(&["batch", "show", "open"]);
+    assert_eq!((code, error.trim()), (66, "p2p: no batch is open"));
     db.closed(3, "complete", None).await;
     db.closed(2, "partial", Some("3 pages lost")).await;
     let (whole, lost, worst) = (
@@ -437,6 +439,17 @@ async fn a_batch_is_shown_with_everything() {
     .execute(&db.pool)
     .await
     .unwrap();
+    db.closed(1, "complete", None).await;
+    db.run(
+        "UPDATE pipeline.batches SET state = 'open', outcome = NULL, closed_at = NULL
+          WHERE batch_id = (SELECT max(batch_id) FROM pipeline.batches)",
+    )
+    .await;
+    let (code, shown) = db.json(&["batch", "show", "open"]);
+    assert_eq!((code, &shown["batch"]["batch_id"]), (0, &json!(db.id(1))));
+    let (code, error) = db.text(&["quality", "open"]);
+    assert!(code == 66 && error.contains("is open: it is checked when it closes"), "{error}");
+    // The one that runs is not what alerts speak of.
     let (code, shown) = db.json(&["batch", "show", "latest", "--limit", "1"]);
     assert_eq!((code, &shown["batch"]["batch_id"]), (0, &json!(db.id(2))));
     let jobs: Vec<Value> = shown["jobs"]
