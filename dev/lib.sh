@@ -22,27 +22,33 @@ ensure_packages() {
   sudo apt-get update && sudo $install"
 
   say "installing $* ..."
-  # A package that brings a server starts it at once, on the standard port. We never use those, so
-  # the usual Debian guard forbids it for the length of the installation, unless one is there already.
-  local guard=/usr/sbin/policy-rc.d guarded=no log status=0
-  if [[ ! -e $guard ]]; then
-    guarded=yes
-    printf '#!/bin/sh\nexit 101\n' >"$guard"
-    chmod 755 "$guard"
-  fi
+  local log status=0
   log=$(mktemp)
-  {
-    apt-get -o DPkg::Lock::Timeout=120 update &&
-      DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 \
-        install -y --no-install-recommends "$@"
-  } >"$log" 2>&1 </dev/null || status=$?
-  if [[ $guarded == yes ]]; then rm -f "$guard"; fi
+  (guarded_install "$@") >"$log" 2>&1 </dev/null || status=$?
   if ((status != 0)); then
     tail -n 20 "$log" >&2
     rm -f "$log"
     die "apt-get failed; the lines above say why. The command was: $install"
   fi
   rm -f "$log"
+}
+
+# guarded_install PACKAGE...: in a shell of its own, whose end removes the guard however it comes.
+# A package that brings a server starts it at once, on the standard port. We never use those, so
+# the usual Debian guard forbids it for the length of the installation, unless one is there already.
+guarded_install() {
+  local guard=/usr/sbin/policy-rc.d
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
+  if [[ ! -e $guard ]]; then
+    # shellcheck disable=SC2064 # the guard that is meant now
+    trap "rm -f '$guard'" EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$guard"
+    chmod 755 "$guard"
+  fi
+  apt-get -o DPkg::Lock::Timeout=120 update &&
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 \
+      install -y --no-install-recommends "$@"
 }
 
 # python_with PLACE PACKAGE==VERSION...: a Python of its own in PLACE with just these, kept for the next time. 1 if it
