@@ -22,21 +22,28 @@ const SHOWN_DETAIL_CHARS: usize = 60;
 /// The batch that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
+    /// The one that runs.
+    Open,
+    /// The last one that closed.
     Latest,
     Id(i32),
 }
 
-/// Neither a number nor `latest`.
+/// Neither a number nor one of the words.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("allowed are a number as `p2p batches` shows it, or `latest`")]
+#[error(
+    "allowed are a number as `p2p batches` shows it, `latest`, which is the last one that closed, and `open`"
+)]
 pub struct BadId;
 
 impl FromStr for Wanted {
     type Err = BadId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "latest" {
-            return Ok(Self::Latest);
+        match text {
+            "open" => return Ok(Self::Open),
+            "latest" => return Ok(Self::Latest),
+            _ => {}
         }
         let id: i32 = text.parse().map_err(|_| BadId)?;
         BatchId::from_raw(id).map(|id| Self::Id(id.raw())).map_err(|_| BadId)
@@ -191,12 +198,8 @@ pub async fn show(wanted: Wanted, limit: u32, json: bool) -> anyhow::Result<Exit
 }
 
 async fn read(db: &mut PgConnection, wanted: Wanted, limit: i64) -> anyhow::Result<Shown> {
-    let id = match wanted {
-        Wanted::Latest => None,
-        Wanted::Id(id) => Some(id),
-    };
-    let Some(batch) = timeline::read_batch(db, id).await? else {
-        return Err(not_found(db, id).await?.into());
+    let Some(batch) = timeline::read_batch(db, wanted).await? else {
+        return Err(not_found(db, wanted).await?.into());
     };
     let id = BatchId::from_raw(batch.batch_id.unwrap_or_default())?;
     // By age, which is recorded before anything is gone, or by hand.
@@ -226,24 +229,23 @@ async fn read(db: &mut PgConnection, wanted: Wanted, limit: i64) -> anyhow::Resu
 
 /// The batch that is asked for, by its number.
 pub(crate) async fn find(db: &mut PgConnection, wanted: Wanted) -> anyhow::Result<BatchId> {
-    let id = match wanted {
-        Wanted::Latest => None,
-        Wanted::Id(id) => Some(id),
-    };
-    match timeline::read_batch(db, id).await? {
+    match timeline::read_batch(db, wanted).await? {
         Some(batch) => Ok(BatchId::from_raw(batch.batch_id.unwrap_or_default())?),
-        None => Err(not_found(db, id).await?.into()),
+        None => Err(not_found(db, wanted).await?.into()),
     }
 }
 
-async fn not_found(db: &mut PgConnection, id: Option<i32>) -> anyhow::Result<NotFound> {
-    let Some(latest) = timeline::read_batch(db, None).await?.and_then(|batch| batch.batch_id)
-    else {
-        return Ok(NotFound("there is no batch yet".into()));
+async fn not_found(db: &mut PgConnection, wanted: Wanted) -> anyhow::Result<NotFound> {
+    let id = match wanted {
+        Wanted::Open => return Ok(NotFound("no batch is open".into())),
+        Wanted::Latest => return Ok(NotFound("no batch was closed yet".into())),
+        Wanted::Id(id) => id,
     };
-    let id = id.unwrap_or_default();
+    let latest = timeline::read_batch(db, Wanted::Latest).await?.and_then(|batch| batch.batch_id);
+    let latest = latest
+        .map_or_else(String::new, |latest| format!(", the last of which that closed is {latest}"));
     Ok(NotFound(format!(
-        "batch {id} is not known: allowed are the numbers that `p2p batches` shows, the last of which is {latest}, or `latest`"
+        "batch {id} is not known: allowed are the numbers that `p2p batches` shows{latest}, `latest`, and `open`"
     )))
 }
 
@@ -615,8 +617,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_is_wanted_by_number_or_as_the_latest() {
+    fn a_batch_is_wanted_by_number_or_word() {
         assert_eq!("latest".parse(), Ok(Wanted::Latest));
+        assert_eq!("open".parse(), Ok(Wanted::Open));
         assert_eq!("10639872".parse(), Ok(Wanted::Id(10_639_872)));
         for text in ["", "-1", "last", "99999999999"] {
             assert_eq!(text.parse::<Wanted>(), Err(BadId), "{text}");

@@ -109,6 +109,20 @@ async fn connect_checked() -> anyhow::Result<PgPool> {
     Ok(pool)
 }
 
+/// Connections of the owner: the lock of a replay holds one, its transaction another.
+const OWNER_CONNECTIONS: u32 = 8;
+
+/// The same as the owner of the tables, who alone may change and delete facts: by `OWNER_DATABASE_URL`, or else by
+/// `DATABASE_URL`.
+async fn connect_as_owner() -> anyhow::Result<PgPool> {
+    let mut vars = Vars::from_environment();
+    let owner = Database::read_owner(&mut vars);
+    let owner = vars.finish(Database { max_connections: OWNER_CONNECTIONS, ..owner })?;
+    let pool = shared::store::connect(&owner, "p2p").await?;
+    shared::store::check_schema(&pool).await.context("the database can't be used")?;
+    Ok(pool)
+}
+
 /// One state of the database for several statements, in which sorts of a day's books fit in memory,
 /// and which does not go on for long after nobody waits for it any more.
 async fn snapshot(pool: &PgPool) -> anyhow::Result<PgTransaction<'static>> {

@@ -31,7 +31,8 @@ pub enum Command {
     /// Set rates, in requests per minute. The rate goes on adapting from there; floor and ceiling
     /// stay until they are set again, or until nobody asked for a day.
     ///
-    /// Exit codes: 0 set, 1 Redis can't be used, 64 a rate is not allowed, 66 nobody used the egress.
+    /// Exit codes: 0 set, 1 Redis can't be used, 64 a rate is not allowed for one of the egresses, and none
+    /// was set, 66 nobody used the egress.
     Set {
         #[command(flatten)]
         which: Which,
@@ -69,7 +70,8 @@ pub enum Command {
 pub struct Which {
     #[arg(long, default_value = "binance")]
     exchange: Exchange,
-    /// Only this egress; else all of the workers seen within a day, or without a database `default`.
+    /// Only this egress, for which no database is asked; else all of the workers seen within a day, or
+    /// without `DATABASE_URL` the egress `default`.
     #[arg(long, value_name = "NAME")]
     egress: Option<String>,
 }
@@ -91,10 +93,16 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 async fn control(which: &Which, control: Control) -> anyhow::Result<ExitCode> {
-    for (egress, limiter) in limiters(which).await? {
-        if let Err(objection) = limiter.control(control).await.context("Redis")? {
-            return Err(NotAllowed(format!("egress {egress}: {objection}")).into());
-        }
+    let limiters = limiters(which).await?;
+    let allowed = |egress: &str, answer: Result<(), String>| {
+        answer.map_err(|objection| NotAllowed(format!("egress {egress}: {objection}")))
+    };
+    // All or none: what one would refuse is set for no other.
+    for (egress, limiter) in &limiters {
+        allowed(egress, limiter.try_control(control).await.context("Redis")?)?;
+    }
+    for (egress, limiter) in limiters {
+        allowed(&egress, limiter.control(control).await.context("Redis")?)?;
         crate::print(&format!("egress {egress}: done\n"))?;
     }
     Ok(ExitCode::SUCCESS)
@@ -153,7 +161,10 @@ async fn limiters(which: &Which) -> anyhow::Result<Vec<(String, Limiter)>> {
 
 /// Egresses of workers seen within a day.
 async fn list_egresses(database: &Database, exchange: Exchange) -> anyhow::Result<Vec<String>> {
-    let pool = shared::store::connect(database, "p2p").await?;
+    let pool = shared::store::connect(database, "p2p").await;
+    let pool = pool.context(
+        "the egresses can't be listed, but one can be named without the database, by --egress",
+    )?;
     let egresses = sqlx::query_scalar(
         "SELECT DISTINCT egress_id FROM pipeline.workers WHERE exchange_id = $1 ORDER BY 1",
     );

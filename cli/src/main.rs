@@ -26,7 +26,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Bring the database's schema to this version (`DATABASE_URL`).
+    /// Bring the database's schema to this version (`OWNER_DATABASE_URL`, or else `DATABASE_URL`).
     ///
     /// Exit codes: 0 done, 1 it can't be migrated, 64 a setting is not allowed.
     Migrate,
@@ -308,7 +308,7 @@ enum Command {
     /// last said of it. Exit codes: 0 nothing warns or fails (also with --market), 3 something does, 64
     /// an argument is not allowed, 66 there is no such batch or market.
     Quality {
-        /// Number of a closed batch as `p2p batches` shows it, or `latest`.
+        /// Number of a closed batch as `p2p batches` shows it, or `latest`, the last one.
         #[arg(default_value = "latest")]
         batch: Wanted,
         /// A market, as USDT/VES/BUY: its baseline and the last verdicts about it.
@@ -379,7 +379,7 @@ enum Command {
         /// Change nothing; the default.
         #[arg(long, conflicts_with_all = ["apply", "resume"])]
         dry_run: bool,
-        /// Correct the facts. As the owner of the tables, as `p2p migrate`.
+        /// Correct the facts. As the owner of the tables (`OWNER_DATABASE_URL`), as `p2p migrate`.
         #[arg(long)]
         apply: bool,
         /// Only finish what a replay or retry that was killed left to be made again.
@@ -399,8 +399,8 @@ enum Command {
     ///
     /// Exit codes: 0 shown, 64 an argument is not allowed.
     Summary {
-        /// Batches to show, the latest last.
-        #[arg(long, default_value_t = 2)]
+        /// Batches to show, the latest last, 1 to 1000.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000), default_value_t = 2)]
         batches: u32,
         /// As JSON.
         #[arg(long)]
@@ -414,7 +414,8 @@ enum Command {
     /// differs, 64 an argument is not allowed, 66 there is no such batch, or nothing was held against
     /// the witness.
     Witness {
-        /// Number of a batch as `p2p batches` shows it, or `latest`. Default: the last ones with checks.
+        /// Number of a batch as `p2p batches` shows it, or `latest`, the last one that closed. Default: the
+        /// last ones with checks.
         batch: Option<Wanted>,
         /// Batches to show, 1 to 1000.
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000), default_value_t = 6)]
@@ -510,7 +511,8 @@ enum BatchCommand {
     /// What was kept by day (jobs and books) goes when the day is dropped; the batch itself stays.
     /// Exit codes: 0 shown, 64 an argument is not allowed, 66 there is no such batch.
     Show {
-        /// Number of the batch as `p2p batches` shows it, or `latest`.
+        /// Number of the batch as `p2p batches` shows it, `latest`, the last one that closed, or `open`,
+        /// the one that runs.
         id: Wanted,
         /// Books that are not whole, and jobs that failed or expired, to show of each, 1 to 100000.
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000), default_value_t = 20)]
@@ -559,8 +561,8 @@ enum QuarantineCommand {
     /// Parse entries again with this version's parser, and put what it takes where it belongs.
     ///
     /// An ad goes to its place on its page, a whole answer becomes the page or list it should have been;
-    /// certificates, marts and latest state are made again. What is refused again stays open and notes
-    /// the try. Exit codes: 0 all are closed, or would be; 3 some are refused still, or their day was
+    /// certificates, marts and latest state are made again, by the owner of the tables
+    /// (`OWNER_DATABASE_URL`). What is refused again stays open and notes the try. Exit codes: 0 all are closed, or would be; 3 some are refused still, or their day was
     /// dropped by age; 64 an argument is not allowed, or a replay is running; 66 not there.
     Retry {
         /// Numbers of entries.

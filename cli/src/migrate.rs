@@ -38,7 +38,7 @@ pub async fn run() -> anyhow::Result<ExitCode> {
             .fetch_one(&pool)
             .await?;
     let (version, applied) = (version.unwrap_or_default(), applied.unwrap_or_default());
-    println!("schema is at version {applied}");
+    crate::print(&format!("schema is at version {applied}\n"))?;
     if applied > version {
         eprintln!(
             "p2p: the schema is newer than this program, which needs {version}; it was left as it is"

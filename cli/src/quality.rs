@@ -10,7 +10,7 @@ use serde_json::Value;
 use shared::domain::{Market, MarketError};
 use sqlx::PgConnection;
 
-use crate::batch::Wanted;
+use crate::batch::{self, Wanted};
 use crate::format::{self, Table, UNKNOWN, count, decimal, decimal_or_unknown};
 use crate::{EXIT_TROUBLE, NotFound};
 
@@ -83,24 +83,16 @@ fn is_trouble(verdict: &str) -> bool {
 }
 
 async fn read(db: &mut PgConnection, wanted: Wanted) -> anyhow::Result<Shown> {
-    let id = match wanted {
-        Wanted::Latest => None,
-        Wanted::Id(id) => Some(id),
-    };
+    let id = batch::find(db, wanted).await?.raw();
     let batch: Option<(i32, DateTime<Utc>, String)> = sqlx::query_as(
         "SELECT batch_id, slot_at, outcome FROM pipeline.batches
-          WHERE state = 'closed' AND ($1 IS NULL OR batch_id = $1)
-          ORDER BY batch_id DESC LIMIT 1",
+          WHERE state = 'closed' AND batch_id = $1",
     )
     .bind(id)
     .fetch_optional(&mut *db)
     .await?;
     let Some((batch_id, slot_at, outcome)) = batch else {
-        return Err(NotFound(id.map_or_else(
-            || "no batch was closed yet".to_owned(),
-            |id| format!("batch {id} is not known or not closed: see `p2p batches`"),
-        ))
-        .into());
+        return Err(NotFound(format!("batch {id} is open: it is checked when it closes")).into());
     };
     Ok(Shown {
         batch_id,

@@ -270,7 +270,8 @@ pub async fn retry(
     dry_run: bool,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let pool = crate::connect_checked().await?;
+    let pool =
+        if dry_run { crate::connect_checked().await? } else { crate::connect_as_owner().await? };
     if filter.state.is_some_and(|state| state != State::Open) {
         return Err(NotAllowed("only open entries can be retried".to_owned()).into());
     }

@@ -22,7 +22,7 @@ use crate::{EXCHANGE, EXIT_TROUBLE, NotAllowed, NotFound};
 /// Which answer is asked for.
 #[derive(Args)]
 pub struct Asked {
-    /// Number of the batch as `p2p batches` shows it, or `latest`.
+    /// Number of the batch as `p2p batches` shows it, `latest`, the last one that closed, or `open`.
     batch: Wanted,
     /// Market and page: VES USDT BUY 1, or USDT/VES/BUY 1.
     #[arg(value_name = "MARKET PAGE", num_args = 0..=4, required_unless_present = "ordinal")]

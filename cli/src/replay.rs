@@ -41,7 +41,8 @@ pub async fn run(
     max_differences: usize,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let pool = crate::connect_checked().await?;
+    let pool =
+        if apply { crate::connect_as_owner().await? } else { crate::connect_checked().await? };
     let now = timeline::now(&mut *pool.acquire().await?).await?;
     let (from, to) = (from.instant(now), to.instant(now));
     if from > to {
@@ -84,7 +85,7 @@ pub async fn run(
 
 /// Finishes what was cut off.
 pub async fn resume(json: bool) -> anyhow::Result<ExitCode> {
-    let pool = crate::connect_checked().await?;
+    let pool = crate::connect_as_owner().await?;
     let lock = Lock::take(&pool).await.map_err(explain)?;
     let remade = remake::run(&pool, &crate::replay::thresholds()?).await?;
     lock.release().await?;

@@ -66,7 +66,7 @@ enum Row {
 const ROWS: &[Row] = &[
     Row::Section("Servers"),
     Row::Setting(Described::new("DATABASE_URL", "PostgreSQL. A server on another machine is spoken to by TLS and verified (`sslmode=verify-full`) unless the URL says otherwise; `require` is verified, too: see [TLS](#tls)").default(NEEDED).example("postgres://postgres@127.0.0.1:5432/p2p").secret()),
-    Row::Setting(Described::new("OWNER_DATABASE_URL", "the same database as the owner of its tables: for `p2p migrate`, and for the coordinator to drop what is old. Needed where `DATABASE_URL` is that of [`p2p_writer`](../README.md#roles)").default("`DATABASE_URL`").example("postgres://postgres@127.0.0.1:5432/p2p").secret()),
+    Row::Setting(Described::new("OWNER_DATABASE_URL", "the same database as the owner of its tables: for `p2p migrate`, for `p2p replay --apply`, `--resume` and `p2p quarantine retry`, and for the coordinator to drop what is old. Needed where `DATABASE_URL` is that of [`p2p_writer`](../README.md#roles)").default("`DATABASE_URL`").example("postgres://postgres@127.0.0.1:5432/p2p").secret()),
     Row::Setting(Described::new("DB_POOL_SIZE", "connections of a process, and …")),
     Row::Setting(Described::new("DB_MAX_OVERFLOW", "… connections beyond that. The pool opens up to the sum of both, one by one as they are needed")),
     Row::Setting(Described::new("AMQP_URL", "RabbitMQ. `?heartbeat=10` (seconds) and `frame_max=8192` (bytes) are added unless the URL has them").default(NEEDED).example("amqp://guest:guest@127.0.0.1:5672/%2f").secret()),

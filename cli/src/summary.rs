@@ -1,5 +1,6 @@
 //! `p2p summary`: the last batches in figures.
 
+use std::fmt::Write;
 use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
@@ -66,9 +67,9 @@ pub async fn run(limit: u32, json: bool) -> anyhow::Result<ExitCode> {
         largest_markets: largest_markets(&pool).await?,
     };
     if json {
-        println!("{}", serde_json::to_string_pretty(&summary)?);
+        crate::print_json(&summary)?;
     } else {
-        print(&summary);
+        crate::print(&text(&summary)?)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -108,73 +109,75 @@ async fn largest_markets(pool: &PgPool) -> anyhow::Result<Vec<Prices>> {
     .await?)
 }
 
-fn print(summary: &Summary) {
+fn text(summary: &Summary) -> Result<String, std::fmt::Error> {
     if summary.batches.is_empty() {
-        println!("no batch was closed yet");
-        return;
+        return Ok("no batch was closed yet\n".to_owned());
     }
-    let columns = |value: &dyn Fn(&Batch) -> String| {
-        summary
-            .batches
-            .iter()
-            .map(value)
-            .fold(String::new(), |line, cell| format!("{line}{cell:>16}"))
+    let mut text = "\n".to_owned();
+    let row = |text: &mut String, name: &str, value: &dyn Fn(&Batch) -> String| {
+        write!(text, "  {name:<34}")?;
+        for batch in &summary.batches {
+            write!(text, "{:>16}", value(batch))?;
+        }
+        writeln!(text)
     };
-    let row =
-        |name: &str, value: &dyn Fn(&Batch) -> String| println!("  {name:<34}{}", columns(value));
-    println!();
-    row("batch", &|b| b.batch_id.to_string());
-    row("slot (UTC)", &|b| b.slot_at.format("%m-%d %H:%M:%S").to_string());
-    row("outcome", &|b| b.outcome.clone().unwrap_or_else(|| "open".to_owned()));
-    row("seconds", &|b| b.seconds.map_or_else(|| "-".to_owned(), |s| s.to_string()));
-    row("requests", &|b| count(b.requests));
-    row("pages read", &|b| count(b.pages));
-    row("ads listed", &|b| count(b.listed_ads));
-    row("distinct ads", &|b| count(b.distinct_ads));
-    row("ads in quarantine", &|b| count(b.refused_ads));
-    row("ads missed, estimated", &|b| count(b.estimated_missed));
-    row("completeness of ads", &|b| {
+    row(&mut text, "batch", &|b| b.batch_id.to_string())?;
+    row(&mut text, "slot (UTC)", &|b| b.slot_at.format("%m-%d %H:%M:%S").to_string())?;
+    row(&mut text, "outcome", &|b| b.outcome.clone().unwrap_or_else(|| "open".to_owned()))?;
+    row(&mut text, "seconds", &|b| b.seconds.map_or_else(|| "-".to_owned(), |s| s.to_string()))?;
+    row(&mut text, "requests", &|b| count(b.requests))?;
+    row(&mut text, "pages read", &|b| count(b.pages))?;
+    row(&mut text, "ads listed", &|b| count(b.listed_ads))?;
+    row(&mut text, "distinct ads", &|b| count(b.distinct_ads))?;
+    row(&mut text, "ads in quarantine", &|b| count(b.refused_ads))?;
+    row(&mut text, "ads missed, estimated", &|b| count(b.estimated_missed))?;
+    row(&mut text, "completeness of ads", &|b| {
         percent(b.distinct_ads, b.distinct_ads + b.estimated_missed + b.refused_ads)
-    });
-    row("unchanged since the batch before", &|b| match (b.unchanged, b.in_both) {
+    })?;
+    row(&mut text, "unchanged since the batch before", &|b| match (b.unchanged, b.in_both) {
         (Some(unchanged), Some(both)) if both > 0 => percent(unchanged, both),
         _ => "-".to_owned(),
-    });
-    println!();
-    row("books complete", &|b| count(b.complete));
-    row("      empty", &|b| count(b.empty));
-    row("      drifted while read", &|b| count(b.drifted));
-    row("      partial", &|b| count(b.partial));
-    row("      failed", &|b| count(b.failed));
-    row("      shed for want of budget", &|b| count(b.shed));
+    })?;
+    text.push('\n');
+    row(&mut text, "books complete", &|b| count(b.complete))?;
+    row(&mut text, "      empty", &|b| count(b.empty))?;
+    row(&mut text, "      drifted while read", &|b| count(b.drifted))?;
+    row(&mut text, "      partial", &|b| count(b.partial))?;
+    row(&mut text, "      failed", &|b| count(b.failed))?;
+    row(&mut text, "      shed for want of budget", &|b| count(b.shed))?;
     if let Some(bytes) = summary.bytes_per_reading {
-        println!("\n  {:<34}{bytes:>16}", "bytes per ad and reading, indexes");
+        writeln!(text, "\n  {:<34}{bytes:>16}", "bytes per ad and reading, indexes")?;
     }
-    for batch in summary.batches.iter().filter(|batch| batch.reason.is_some()) {
-        println!("\n  batch {}: {}", batch.batch_id, batch.reason.as_deref().unwrap_or_default());
+    for batch in &summary.batches {
+        if let Some(reason) = &batch.reason {
+            writeln!(text, "\n  batch {}: {reason}", batch.batch_id)?;
+        }
     }
-    print_prices(&summary.largest_markets);
+    add_prices(&mut text, &summary.largest_markets)?;
+    Ok(text)
 }
 
-fn print_prices(markets: &[Prices]) {
-    println!(
+fn add_prices(text: &mut String, markets: &[Prices]) -> std::fmt::Result {
+    writeln!(
+        text,
         "\n  {:<14}{:>7}{:>18}{:>18}{:>10}",
         "market", "ads", "best to buy at", "best to sell at", "spread"
-    );
+    )?;
     for market in markets {
         let price = |price: Option<Decimal>| {
             price.map_or_else(|| "-".to_owned(), |p| p.normalize().to_string())
         };
-        println!(
+        writeln!(
+            text,
             "  {:<14}{:>7}{:>18}{:>18}{:>10}",
             format!("{}/{}", market.asset, market.fiat),
             count(market.ads),
             price(market.best_buy),
             price(market.best_sell),
             spread(market).unwrap_or_else(|| "-".to_owned()),
-        );
+        )?;
     }
-    println!();
+    writeln!(text)
 }
 
 /// What a taker loses by buying and selling again, in percent of the price to buy at. Negative

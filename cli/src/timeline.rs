@@ -7,6 +7,7 @@ use shared::domain::BatchId;
 use sqlx::PgConnection;
 
 use crate::EXCHANGE;
+use crate::batch::Wanted;
 
 /// Age at which a slot of which nothing is recorded is a gap. Until then a leader may still take it:
 /// two minutes are the default of `MISFIRE_GRACE_SECONDS`, after which a leader that finds the slot
@@ -84,7 +85,7 @@ pub async fn read(
     // Numbers of batches grow with their day.
     let first = from.map(|from| BatchId::new(from.date_naive(), 0)).transpose()?;
     let first = first.map_or(0, BatchId::raw);
-    let mut entries = list_batches(&mut *connection, (first, i32::MAX), from, limit).await?;
+    let mut entries = list_batches(&mut *connection, (first, i32::MAX), from, None, limit).await?;
     entries.extend(list_skipped(&mut *connection, from, limit).await?);
     entries.extend(list_unrecorded(connection, now, from, limit).await?);
     entries.sort_by_key(|entry| (entry.slot_at, entry.batch_id));
@@ -93,19 +94,24 @@ pub async fn read(
     Ok(entries)
 }
 
-/// One batch; `None`: the latest.
+/// One batch.
 pub async fn read_batch(
     connection: &mut PgConnection,
-    id: Option<i32>,
+    wanted: Wanted,
 ) -> anyhow::Result<Option<Entry>> {
-    let ids = id.map_or((0, i32::MAX), |id| (id, id));
-    Ok(list_batches(connection, ids, None, 1).await?.pop())
+    let (ids, state) = match wanted {
+        Wanted::Id(id) => ((id, id), None),
+        Wanted::Latest => ((0, i32::MAX), Some("closed")),
+        Wanted::Open => ((0, i32::MAX), Some("open")),
+    };
+    Ok(list_batches(connection, ids, None, state, 1).await?.pop())
 }
 
 async fn list_batches(
     connection: &mut PgConnection,
     (first, last): (i32, i32),
     from: Option<DateTime<Utc>>,
+    state: Option<&str>,
     limit: u32,
 ) -> anyhow::Result<Vec<Entry>> {
     Ok(sqlx::query_as(include_str!("timeline.sql"))
@@ -114,6 +120,7 @@ async fn list_batches(
         .bind(last)
         .bind(from)
         .bind(i64::from(limit))
+        .bind(state)
         .fetch_all(connection)
         .await?)
 }

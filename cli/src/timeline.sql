@@ -1,4 +1,4 @@
--- The last $5 batches of exchange $1 with ids from $2 to $3, due since $4 (NULL: ever), newest first.
+-- The last $5 batches of exchange $1 with ids from $2 to $3, due since $4 (NULL: ever), in state $6 (NULL: any), newest first.
 -- An open batch shows how far it is.
 SELECT b.batch_id, b.slot_at, b.trigger, b.state, b.outcome, b.reason,
        b.opened_at, b.planned_at, b.deadline_at, b.closed_at, b.opened_by, b.closed_by,
@@ -13,4 +13,5 @@ SELECT b.batch_id, b.slot_at, b.trigger, b.state, b.outcome, b.reason,
       FROM pipeline.jobs j
      WHERE b.state = 'open' AND j.day = b.day AND j.batch_id = b.batch_id AND j.state <> 'shed') j
  WHERE b.exchange_id = $1 AND b.batch_id BETWEEN $2 AND $3 AND ($4::timestamptz IS NULL OR b.slot_at >= $4)
+   AND ($6::text IS NULL OR b.state = $6)
  ORDER BY b.batch_id DESC LIMIT $5

@@ -14,9 +14,9 @@ use serde_json::Value;
 use shared::domain::{BatchId, Side};
 use sqlx::PgConnection;
 
-use crate::batch::Wanted;
+use crate::batch::{self, Wanted};
 use crate::format::{self, Table, UNKNOWN, count_or_unknown, counted};
-use crate::{EXCHANGE, EXIT_TROUBLE, NotFound, timeline};
+use crate::{EXCHANGE, EXIT_TROUBLE, NotFound};
 
 /// Markets to show: all of an asset in a fiat (`USDT/VES`), or one side of it (`USDT/VES/BUY`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub async fn run(
     let pool = crate::connect_checked().await?;
     let mut snapshot = crate::snapshot(&pool).await?;
     let wanted = match batch {
-        Some(wanted) => Some(find(&mut snapshot, wanted).await?),
+        Some(wanted) => Some(batch::find(&mut snapshot, wanted).await?),
         None => None,
     };
     let checks = list(&mut snapshot, wanted, last, markets).await?;
@@ -114,22 +114,6 @@ pub async fn run(
         crate::print(&text(&shown)?)?;
     }
     Ok(ExitCode::from(if disagree > 0 { EXIT_TROUBLE } else { 0 }))
-}
-
-async fn find(db: &mut PgConnection, wanted: Wanted) -> anyhow::Result<BatchId> {
-    let id = match wanted {
-        Wanted::Latest => None,
-        Wanted::Id(id) => Some(id),
-    };
-    let found = timeline::read_batch(db, id).await?.and_then(|entry| entry.batch_id);
-    let missing = || {
-        let which = id.map_or_else(
-            || "no batch was opened".to_owned(),
-            |id| format!("there is no batch {id}"),
-        );
-        NotFound(which)
-    };
-    Ok(BatchId::from_raw(found.ok_or_else(missing)?)?)
 }
 
 async fn list(

@@ -200,6 +200,9 @@ impl Fleet {
         command
             .args(args)
             .env("DATABASE_URL", &self.database_url)
+            // Of a real installation, from the environment or a `.env`: empty counts as absent.
+            .env("OWNER_DATABASE_URL", "")
+            .env("EGRESS_PROXY_URL", "")
             .env("REDIS_URL", &self.servers.redis_url)
             .env("AMQP_URL", &self.servers.amqp_url)
             .env("AMQP_PREFIX", &self.name)

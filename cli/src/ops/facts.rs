@@ -96,7 +96,8 @@ pub struct Worker {
 /// How fresh the data is.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
 pub struct Newest {
-    /// The last reading of a book that was read complete. `None`: there is none.
+    /// The last reading of a book that was read complete; an empty one is no data, as for the metric of the
+    /// coordinator. `None`: there is none.
     pub complete_at: Option<DateTime<Utc>>,
     pub complete_age_seconds: Option<i64>,
     /// Slot of the last batch that read something.
@@ -250,7 +251,7 @@ async fn newest(db: &mut PgConnection) -> anyhow::Result<Newest> {
                 (SELECT max(slot_at) FROM pipeline.batches
                   WHERE exchange_id = $1 AND state = 'closed' AND outcome <> 'failed') AS batch_slot_at
            FROM (SELECT max(read_at) AS complete_at FROM warehouse.latest_books
-                  WHERE verdict IN ('complete', 'empty')) l",
+                  WHERE verdict = 'complete') l",
     )
     .bind(EXCHANGE.id())
     .fetch_one(db)

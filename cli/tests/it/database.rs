@@ -71,8 +71,15 @@ impl Database {
 
     /// The real binary on this database.
     pub(crate) fn p2p(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_p2p"));
-        command.args(args).env("DATABASE_URL", &self.url).output().unwrap()
+        // The owner's would go before it; empty counts as absent, whatever a `.env` says.
+        let settings = [("DATABASE_URL", self.url.as_str()), ("OWNER_DATABASE_URL", "")];
+        command.args(args).envs(settings);
+        command
     }
 
     /// Its exit code and what it prints.

@@ -7,6 +7,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Value, json};
 
 use crate::database::Database;
+use crate::ops::text;
 
 /// The committed dictionary is what the schema says, and nothing in the schema is silent.
 #[tokio::test]
@@ -312,5 +313,28 @@ async fn an_export_that_can_not_be_made_says_why() {
         .unwrap();
     let (code, text) = export(&before, &day, path);
     assert!(code == 3 && text.contains("dropped by age"), "{code} {text}");
+    db.remove().await;
+}
+
+/// `p2p_writer` may not change facts, so where the owner's URL is told it is taken.
+#[tokio::test]
+async fn what_corrects_facts_does_it_as_the_owner() {
+    let db = Database::create().await;
+    let writer = db.url.replace("postgres@", "p2p_writer@");
+    let nothing = ["replay", "--from", "1h", "--to", "1m", "--apply"];
+    // Nothing is archived.
+    for (args, done) in
+        [(&nothing[..], 66), (&["replay", "--resume"], 0), (&["quarantine", "retry", "--all"], 0)]
+    {
+        let (code, told) = text(&[("DATABASE_URL", &writer)], args);
+        assert!(code == 64 && told.contains("p2p_writer may not: run it as the owner"), "{told}");
+        let both = [("DATABASE_URL", writer.as_str()), ("OWNER_DATABASE_URL", &db.url)];
+        let (code, told) = text(&both, args);
+        assert_eq!(code, done, "{args:?}: {told}");
+    }
+    // What only looks needs no owner.
+    let away =
+        [("DATABASE_URL", writer.as_str()), ("OWNER_DATABASE_URL", "postgres://h.invalid/d")];
+    assert_eq!(text(&away, &["quarantine", "retry", "--all", "--dry-run"]).0, 0);
     db.remove().await;
 }

@@ -1,5 +1,7 @@
 //! `p2p batches`, `p2p batch show` and `p2p gaps` on rows made by hand.
 
+use std::process::Stdio;
+
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 
@@ -409,7 +411,9 @@ async fn batches_are_listed_with_the_slots_that_none_took() {
 async fn a_batch_is_shown_with_everything() {
     let db = Database::create().await;
     let (code, error) = db.text(&["batch", "show", "latest"]);
-    assert_eq!((code, error.trim()), (66, "p2p: there is no batch yet"));
+    assert_eq!((code, error.trim()), (66, "p2p: no batch was closed yet"));
+    let (code, error) = db.text(&["batch", "show", "open"]);
+    assert_eq!((code, error.trim()), (66, "p2p: no batch is open"));
     db.closed(3, "complete", None).await;
     db.closed(2, "partial", Some("3 pages lost")).await;
     let (whole, lost, worst) = (
@@ -435,6 +439,17 @@ async fn a_batch_is_shown_with_everything() {
     .execute(&db.pool)
     .await
     .unwrap();
+    db.closed(1, "complete", None).await;
+    db.run(
+        "UPDATE pipeline.batches SET state = 'open', outcome = NULL, closed_at = NULL
+          WHERE batch_id = (SELECT max(batch_id) FROM pipeline.batches)",
+    )
+    .await;
+    let (code, shown) = db.json(&["batch", "show", "open"]);
+    assert_eq!((code, &shown["batch"]["batch_id"]), (0, &json!(db.id(1))));
+    let (code, error) = db.text(&["quality", "open"]);
+    assert!(code == 66 && error.contains("is open: it is checked when it closes"), "{error}");
+    // The one that runs is not what alerts speak of.
     let (code, shown) = db.json(&["batch", "show", "latest", "--limit", "1"]);
     assert_eq!((code, &shown["batch"]["batch_id"]), (0, &json!(db.id(2))));
     let jobs: Vec<Value> = shown["jobs"]
@@ -484,5 +499,24 @@ async fn a_batch_is_shown_with_everything() {
     let (code, error) = db.text(&["batch", "show", "7"]);
     assert_eq!(code, 66);
     assert!(error.contains("batch 7 is not known") && error.contains(&id), "{error}");
+    db.remove().await;
+}
+
+/// Who reads has seen enough.
+#[tokio::test]
+async fn a_summary_is_no_error_when_its_pipe_is_closed() {
+    let db = Database::create().await;
+    db.closed(1, "complete", None).await;
+    db.closed(0, "partial", Some("1 pages lost")).await;
+    for args in [&["summary"][..], &["summary", "--json"], &["migrate"]] {
+        // The whole of it goes into a pipe that nobody reads any more.
+        let mut child = db.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        assert!(child.wait().unwrap().success(), "{args:?}");
+    }
+    let (code, text) = db.text(&["summary", "--batches", "2"]);
+    assert!(code == 0 && text.contains("outcome") && text.contains(": 1 pages lost"), "{text}");
+    let (code, text) = db.text(&["summary", "--batches", "0"]);
+    assert!(code == 64 && text.contains("1..=1000"), "{text}");
     db.remove().await;
 }

@@ -8,6 +8,9 @@ use shared::exchange::Exchange;
 use shared::limiter::{Class, Grant, Known, Limiter, Settings};
 use shared::settings::{Redis, Vars};
 
+use crate::database::Database;
+use crate::ops::text;
+
 #[expect(clippy::disallowed_methods, reason = "the servers of a test run are told this way")]
 fn redis_url() -> String {
     std::env::var("REDIS_URL").expect("REDIS_URL is not set: run the tests by `make test`")
@@ -132,4 +135,35 @@ async fn mistakes_are_told() {
     }
     let shown = worker.show();
     assert_eq!((&shown["rate"], &shown["pause"]), (&json!(6000.0), &json!(0)));
+}
+
+/// What one egress refuses is set for none; and who names one needs no database.
+#[tokio::test]
+async fn all_egresses_are_set_or_none() {
+    let db = Database::create().await;
+    let (first, second) = (Worker::new("all-a"), Worker::new("all-b"));
+    for worker in [&first, &second] {
+        worker.ask().await;
+        sqlx::query(
+            "INSERT INTO pipeline.workers (worker_id, exchange_id, egress_id, requests_per_minute, started_at, seen_at)
+             VALUES ($1, 1, $1, 100, now(), now())",
+        )
+        .bind(&worker.egress)
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    }
+    second.does(&["set", "--max", "7000"]);
+    let redis = redis_url();
+    let all = [("DATABASE_URL", db.url.as_str()), ("REDIS_URL", redis.as_str())];
+    let (code, told) = text(&all, &["limiter", "set", "--rate", "8000"]);
+    assert!(code == 64 && told.contains(&second.egress) && told.contains("7000"), "{told}");
+    assert_eq!(first.show()["rate"], 6000.0, "{told}");
+    let (code, told) = text(&all, &["limiter", "set", "--rate", "6500"]);
+    assert_eq!(code, 0, "{told}");
+    assert_eq!((&first.show()["rate"], &second.show()["rate"]), (&json!(6500.0), &json!(6500.0)));
+    let away = [("DATABASE_URL", "postgres://user@127.0.0.1:1/d"), all[1]];
+    let (code, told) = text(&away, &["limiter", "pause"]);
+    assert!(code == 1 && told.contains("by --egress"), "{told}");
+    db.remove().await;
 }

@@ -7,6 +7,7 @@ use shared::limiter::REFUSALS_BEFORE_ALERT;
 use super::fleet::Egress;
 use super::format::{clock, count, counted, span};
 use super::panel::Mark;
+use super::quality::Verdict;
 use super::queues::Queues;
 use super::slots::{Slot, SlotState};
 use super::snapshot::Snapshot;
@@ -48,16 +49,7 @@ pub fn judge(snapshot: &Snapshot) -> Vec<Finding> {
     judge_last_batch(&mut found, snapshot);
     judge_fleet(&mut found, snapshot);
     judge_queues(&mut found, &snapshot.queues);
-    for verdict in &snapshot.quality {
-        let check = verdict.check_name.replace('_', " ");
-        if verdict.verdict == "fail" {
-            found.attention(
-                format!("The quality check {check} failed."),
-                "p2p quality says which markets it concerns; they keep their last good state.",
-                "data-completeness-low",
-            );
-        }
-    }
+    judge_quality(&mut found, &snapshot.quality);
     found.0.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     found.0
 }
@@ -80,7 +72,7 @@ fn judge_schedule(found: &mut Found, snapshot: &Snapshot) {
         found.broken(
             "No coordinator leads: no batch will begin.".to_owned(),
             "Start one (coordinator run); if one runs, its log says why it does not lead.",
-            "no-batch-closed",
+            "no-leader",
         );
     }
     let interval = snapshot.leader.as_ref().and_then(|leader| leader.interval_seconds);
@@ -97,7 +89,7 @@ fn judge_schedule(found: &mut Found, snapshot: &Snapshot) {
         found.broken(
             format!("No batch took the slot of {} UTC.", clock(slot.slot_at)),
             "Look at the log of the leader, then at p2p gaps.",
-            "no-batch-closed",
+            "slot-skipped",
         );
     }
     if let Some(running) = &snapshot.running
@@ -198,6 +190,29 @@ fn judge_queues(found: &mut Found, queues: &Queues) {
             "p2p queues dead show tells what they are.",
             "dead-letters",
         );
+    }
+}
+
+/// As alerts and `p2p status` do.
+fn judge_quality(found: &mut Found, verdicts: &[Verdict]) {
+    for verdict in verdicts.iter().filter(|verdict| verdict.verdict == "fail") {
+        let what = format!("The quality check {} failed.", verdict.check_name.replace('_', " "));
+        let (todo, runbook) = if verdict.check_name == "completeness" {
+            (
+                "p2p quality and p2p batch show latest say what was not read.",
+                "data-completeness-low",
+            )
+        } else {
+            (
+                "p2p quality says which markets it concerns; they keep their last good state.",
+                "quality-check-failed",
+            )
+        };
+        if verdict.level == "fatal" {
+            found.broken(what, todo, runbook);
+        } else {
+            found.attention(what, todo, runbook);
+        }
     }
 }
 
@@ -381,6 +396,47 @@ mod tests {
         assert_eq!(first(&snapshot), "Broken. No batch took the slot of 00:20 UTC.");
         snapshot.read_at = at(21);
         assert_eq!(judge(&snapshot), []);
+    }
+
+    #[test]
+    fn what_is_wrong_is_judged_and_explained_as_its_alert() {
+        let verdict = |check_name: &str, level: &str| Verdict {
+            batch_id: 1,
+            check_name: check_name.to_owned(),
+            verdict: "fail".to_owned(),
+            level: level.to_owned(),
+            value: None,
+            threshold: 0.into(),
+            reason: None,
+        };
+        let mut snapshot = healthy();
+        snapshot.quality = vec![
+            verdict("price_anomalies", "warning"),
+            verdict("completeness", "fatal"),
+            verdict("duplicates", "fatal"),
+        ];
+        snapshot.slots = vec![slot(20, SlotState::Unrecorded)];
+        snapshot.leader.as_mut().unwrap().is_leading = false;
+        let findings = judge(&snapshot);
+        let told: Vec<_> =
+            findings.iter().map(|finding| (finding.level, finding.runbook)).collect();
+        assert_eq!(
+            told,
+            [
+                (Level::Broken, "no-leader"),
+                (Level::Broken, "slot-skipped"),
+                (Level::Broken, "data-completeness-low"),
+                (Level::Broken, "quality-check-failed"),
+                (Level::Attention, "quality-check-failed"),
+            ]
+        );
+        let runbook = include_str!("../../../docs/OPERATIONS.md");
+        let headings = runbook.lines().filter_map(|line| line.strip_prefix("### "));
+        let anchors: Vec<String> =
+            headings.map(|heading| heading.to_lowercase().replace(' ', "-")).collect();
+        for (_, anchor) in told {
+            assert!(anchors.iter().any(|one| one == anchor), "{anchor} is not in the runbook");
+        }
     }
 
     #[test]

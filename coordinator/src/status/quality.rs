@@ -13,6 +13,8 @@ pub struct Verdict {
     pub batch_id: i32,
     pub check_name: String,
     pub verdict: String,
+    /// `fatal` or `warning`.
+    pub level: String,
     /// `None`: nothing could be measured.
     #[serde(with = "rust_decimal::serde::str_option")]
     pub value: Option<Decimal>,
@@ -25,7 +27,7 @@ pub struct Verdict {
 /// Verdicts of the newest batch that has some; empty: none has.
 pub(super) async fn list(db: &mut PgConnection) -> Result<Vec<Verdict>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT q.batch_id, q.check_name, q.verdict, trim_scale(q.value) AS value,
+        "SELECT q.batch_id, q.check_name, q.verdict, q.level, trim_scale(q.value) AS value,
                 trim_scale(q.threshold) AS threshold, q.reason
            FROM (SELECT day, batch_id FROM pipeline.quality_results ORDER BY day DESC, batch_id DESC LIMIT 1) last
            JOIN pipeline.quality_results q USING (day, batch_id)

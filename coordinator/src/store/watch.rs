@@ -72,14 +72,15 @@ pub async fn active_workers(pool: &PgPool, exchange: Exchange) -> sqlx::Result<V
 }
 
 /// Age in seconds of the newest complete book, and of the oldest last good book of a market that is
-/// listed and had ads; `None`: there is none. Markets of other fiats than `only` (empty: all) are not read
+/// listed, as is its fiat, and had ads; `None`: there is none. Markets of other fiats than `only` (empty: all) are not read
 /// any more, and may grow old.
 pub async fn book_ages(pool: &PgPool, only: &[String]) -> sqlx::Result<(Option<f64>, Option<f64>)> {
     sqlx::query_as(
         "SELECT extract(epoch FROM now() - max(l.read_at) FILTER (WHERE l.verdict = 'complete'))::float8,
-                extract(epoch FROM now() - min(l.read_at) FILTER (WHERE c.is_listed AND c.last_total > 0))::float8
+                extract(epoch FROM now() - min(l.read_at) FILTER (WHERE c.is_listed AND fc.is_listed AND c.last_total > 0))::float8
            FROM warehouse.latest_books l LEFT JOIN pipeline.catalog c USING (market_id)
            JOIN warehouse.dim_markets m USING (market_id)
+           LEFT JOIN pipeline.fiat_catalog fc ON fc.exchange_id = m.exchange_id AND fc.fiat_id = m.fiat_id
            JOIN warehouse.dim_fiat_currencies f ON f.fiat_id = m.fiat_id
           WHERE $1 = '{}' OR f.currency_code = ANY ($1)",
     )

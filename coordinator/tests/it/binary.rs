@@ -10,6 +10,7 @@ fn run_once(database_url: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_coordinator"))
         .args(["run", "--once"])
         .env("DATABASE_URL", database_url)
+        .env("OWNER_DATABASE_URL", "")
         .env("AMQP_URL", variable("AMQP_URL"))
         .env("STATUS_PORT", "0")
         .output()
@@ -21,6 +22,8 @@ fn bad_settings_are_told_together() {
     let output = Command::new(env!("CARGO_BIN_EXE_coordinator"))
         .arg("run")
         .env_clear()
+        // Away from a `.env` of this clone.
+        .current_dir("/")
         .env("EXTRACTION_INTERVAL_MINUTES", "7")
         .env("LOG_FORMAT", "loud")
         .output()

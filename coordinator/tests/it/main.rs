@@ -14,6 +14,7 @@ mod retention;
 mod roles;
 mod schedule;
 mod status;
+mod watch;
 
 use coordinator::quality::Thresholds;
 use coordinator::settings::Settings;

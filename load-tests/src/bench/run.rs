@@ -187,7 +187,7 @@ impl<'a> Running<'a> {
             .env("BATCH_DEADLINE_SECONDS", "480")
             .env("LOG_LEVEL", "info")
             .env("LOG_FORMAT", "json")
-            .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", "")
             .envs(load.set.iter().map(|(name, value)| (name, value)))
             .stderr(std::process::Stdio::piped());
         let mut coordinator = Process::spawn(command)?;

@@ -59,6 +59,7 @@ async fn told(fleet: &Fleet, database_url: &str) -> Result<Vec<String>> {
     for args in [
         &["batches", "--last", "5", "--json"][..],
         &["batch", "show", "latest", "--json"],
+        &["batch", "show", "open", "--json"],
         &["quality", "--json"],
         &["quarantine", "list", "--json"],
         &["dictionary"],

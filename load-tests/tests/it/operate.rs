@@ -34,6 +34,20 @@ async fn p2p(fleet: &Fleet, args: &[&str]) -> Result<(i32, Value)> {
     Ok((output.status.code().context("no exit code")?, json))
 }
 
+/// A `.env` may name the database of a real installation, which `p2p migrate` would prefer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_keeps_away_from_the_database_of_a_dotenv() -> Result<()> {
+    let fleet = Fleet::start(MARKET).await?;
+    let elsewhere = std::env::temp_dir().join(format!("{}_dotenv", fleet.name));
+    std::fs::create_dir(&elsewhere)?;
+    let of_others = "OWNER_DATABASE_URL=postgres://owner@127.0.0.1:1/real\n";
+    std::fs::write(elsewhere.join(".env"), of_others)?;
+    let migrated = fleet.command("p2p", &["migrate"])?.current_dir(&elsewhere).output().await?;
+    assert!(migrated.status.success(), "{migrated:?}");
+    std::fs::remove_dir_all(elsewhere)?;
+    fleet.remove().await
+}
+
 /// Cancelled in the middle, a batch keeps what was read, and says of the rest why it was not. A batch of
 /// what it lost reads just that, although its leader is killed, and no slot is lost.
 #[tokio::test(flavor = "multi_thread")]

@@ -470,7 +470,7 @@ local function show()
   })
 end
 
--- '': done; else why not. What an operator sets holds until it is set again or all is forgotten.
+-- '': done, or would be; else why not. What an operator sets holds until it is set again or all is forgotten.
 local function control()
   local what = name(args, 'what')
   if what == 'pause' then
@@ -499,7 +499,7 @@ local function control()
     if s.rate > 0 and high > 0 then s.rate = clamp(s.rate) end
     begin_now()
   end
-  save()
+  if not args.is_trial then save() end
   return ''
 end
 

@@ -191,6 +191,13 @@ pub enum Control {
     },
 }
 
+#[derive(Serialize)]
+struct Controlling {
+    #[serde(flatten)]
+    control: Control,
+    is_trial: bool,
+}
+
 /// A worker that asks.
 #[derive(Serialize)]
 struct Asking<'a> {
@@ -357,7 +364,16 @@ impl Limiter {
 
     /// Obeys an operator; `Err` in the answer: why not.
     pub async fn control(&self, control: Control) -> Result<Result<(), String>, RedisError> {
-        let objection: String = self.call("control", &control).await?;
+        self.obey(Controlling { control, is_trial: false }).await
+    }
+
+    /// What [`Self::control`] would answer; changes nothing.
+    pub async fn try_control(&self, control: Control) -> Result<Result<(), String>, RedisError> {
+        self.obey(Controlling { control, is_trial: true }).await
+    }
+
+    async fn obey(&self, controlling: Controlling) -> Result<Result<(), String>, RedisError> {
+        let objection: String = self.call("control", &controlling).await?;
         Ok(if objection.is_empty() { Ok(()) } else { Err(objection) })
     }
 

@@ -44,7 +44,7 @@ pub enum Error {
     #[error("another replay or retry is running (advisory lock of `pipeline.replays`)")]
     AlreadyRunning,
     #[error(
-        "replay changes, moves and deletes facts, which {role} may not: run it as the owner of the tables, as `p2p migrate`"
+        "replay changes, moves and deletes facts, which {role} may not: run it as the owner of the tables (OWNER_DATABASE_URL), as `p2p migrate`"
     )]
     Forbidden { role: String },
     #[error("batch {batch}, job {ordinal}: the archived answer can't be read")]

@@ -7,6 +7,8 @@ fn bad_settings_are_told_together() {
     let output = Command::new(env!("CARGO_BIN_EXE_worker"))
         .arg("run")
         .env_clear()
+        // Away from a `.env` of this clone.
+        .current_dir("/")
         .env("MAX_WORKERS", "0")
         .env("INITIAL_RATE_LIMIT", "5")
         .output()

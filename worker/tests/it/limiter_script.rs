@@ -474,6 +474,12 @@ async fn an_operator_is_obeyed() {
     let control = async |control| limiter.at(now).control(control).await.unwrap();
     assert!(control(set(Some(500), None, None)).await.unwrap_err().contains("ceiling 200"));
     assert!(control(set(None, Some(300), None)).await.unwrap_err().contains("above"));
+    let tried = async |control| limiter.at(now).try_control(control).await.unwrap();
+    assert!(tried(set(Some(500), None, None)).await.unwrap_err().contains("ceiling 200"));
+    tried(set(Some(500), None, Some(600))).await.unwrap();
+    tried(Control::Pause { length: None }).await.unwrap();
+    let status = limiter.at(now).show().await.unwrap().unwrap();
+    assert_eq!((status.ceiling, status.is_held), (200.0, false), "it was only tried");
     control(set(Some(500), None, Some(600))).await.unwrap();
     let status = limiter.at(now).show().await.unwrap().unwrap();
     assert_eq!((status.rate.round(), status.ceiling), (500.0, 600.0));

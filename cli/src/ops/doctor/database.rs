@@ -4,9 +4,10 @@ use std::path::Path;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use coordinator::settings::Retention;
-use shared::settings::Database;
+use shared::settings::{Database, Vars};
 use shared::store::MIGRATOR;
 use sqlx::PgPool;
+use sqlx::postgres::types::Oid;
 use tokio::time::Instant;
 
 use super::servers::millis;
@@ -56,6 +57,7 @@ pub(super) async fn check(
     let looks = [
         ("roles", check_roles(checks, &pool).await),
         ("permissions", check_permissions(checks, &pool).await),
+        ("owner", check_owner(checks, &pool).await),
         ("disk", check_disk(checks, &pool, database).await),
         ("partitions", check_partitions(checks, &pool, retention).await),
     ];
@@ -206,6 +208,44 @@ async fn check_permissions(checks: &mut Checks, pool: &PgPool) -> anyhow::Result
     Ok(())
 }
 
+/// Whether `OWNER_DATABASE_URL`, where it is set, reaches the owner of the tables of the same database.
+async fn check_owner(checks: &mut Checks, pool: &PgPool) -> anyhow::Result<()> {
+    // The moment at which a server started tells it from others.
+    const WHICH: &str = "SELECT pg_postmaster_start_time(), oid, current_user::text,
+                EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('pipeline.batches') AND pg_has_role(relowner, 'USAGE'))
+           FROM pg_database WHERE datname = current_database()";
+    type Which = (DateTime<Utc>, Oid, String, bool);
+    let mut vars = Vars::from_environment();
+    if vars.optional("OWNER_DATABASE_URL").is_none() {
+        return Ok(());
+    }
+    let owner = Database::read_owner(&mut vars);
+    // What is wrong with it is told with the settings.
+    let Ok(owner) = vars.finish(owner) else { return Ok(()) };
+    let owner = match shared::store::connect(&owner, "p2p doctor").await {
+        Ok(owner) => owner,
+        Err(error) => {
+            let value = format!("{:#}", anyhow::Error::from(error));
+            let todo =
+                "see that OWNER_DATABASE_URL has address, role, password and database of the owner";
+            checks.away("owner", value, todo);
+            return Ok(());
+        }
+    };
+    let here: Which = sqlx::query_as(WHICH).fetch_one(pool).await?;
+    let (start, oid, role, is_owner): Which = sqlx::query_as(WHICH).fetch_one(&owner).await?;
+    if (start, oid) != (here.0, here.1) {
+        let todo = "name the same database in DATABASE_URL and OWNER_DATABASE_URL";
+        checks.fail("owner", "OWNER_DATABASE_URL is another database than DATABASE_URL", todo);
+        return Ok(());
+    }
+    let owns = if is_owner { "owns" } else { "does not own" };
+    let value = format!("{role} {owns} the tables");
+    let todo = "OWNER_DATABASE_URL must name the role that ran p2p migrate first";
+    checks.expect(is_owner, Level::Fail, "owner", value, todo);
+    Ok(())
+}
+
 async fn check_disk(checks: &mut Checks, pool: &PgPool, database: &Database) -> anyhow::Result<()> {
     let size: String =
         sqlx::query_scalar("SELECT pg_size_pretty(pg_database_size(current_database()))")
@@ -270,20 +310,30 @@ async fn check_partitions(
     .fetch_all(pool)
     .await?;
     let overdue = list_overdue(pool, retention).await?;
+    // Those of this shell, which need not be the coordinator's.
+    let kept = retention.map_or_else(String::new, |kept| {
+        let Retention { facts_days, marts_days, .. } = kept;
+        format!(" by RETENTION_FACTS_DAYS={facts_days} and RETENTION_MARTS_DAYS={marts_days}")
+    });
     let value = match (stuck.first(), overdue.first()) {
-        (None, None) => "none overdue to be dropped".to_owned(),
+        (None, None) => format!("none overdue to be dropped{kept}"),
         (Some(stuck), _) => format!("{stuck} was to be dropped more than {DROP_GRACE} ago"),
-        (None, Some(old)) => format!("{} overdue to be dropped, {old} first", overdue.len()),
+        (None, Some(old)) => {
+            format!("{} overdue to be dropped{kept}, {old} first", overdue.len())
+        }
     };
-    let todo =
-        "see that a leader runs with OWNER_DATABASE_URL, and end queries that read them for hours";
+    let todo = if stuck.is_empty() {
+        "if the coordinator has these settings, too, see that a leader runs with OWNER_DATABASE_URL"
+    } else {
+        "see that a leader runs with OWNER_DATABASE_URL, and end queries that read them for hours"
+    };
     let is_well = stuck.is_empty() && overdue.is_empty();
     checks.expect(is_well, Level::Warn, "partitions old", value, todo);
     Ok(())
 }
 
-/// Partitions older than they are kept by more than a day, by the settings of the coordinator. None if
-/// these can't be used.
+/// Partitions older than they are kept by more than a day, by the settings of a coordinator as they are here. None
+/// if these can't be used.
 async fn list_overdue(pool: &PgPool, retention: Option<Retention>) -> anyhow::Result<Vec<String>> {
     let Some(Retention { facts_days, marts_days, .. }) = retention else {
         return Ok(Vec::new());

@@ -83,6 +83,8 @@ async fn what_is_well_is_told_and_what_is_not_with_what_to_do() {
     assert!(level == "warn" && value.starts_with("1 not there, pipeline.jobs of"), "{value}");
     let (level, value) = checks(&report, "partitions old")[0];
     assert!(level == "warn" && value.contains("_20240101"), "{value}");
+    // A worker's shell does not know the coordinator's settings, so that is told by which it is overdue.
+    assert!(value.contains("by RETENTION_FACTS_DAYS=35 and RETENTION_MARTS_DAYS=1095"), "{value}");
     let (level, value) = checks(&report, "permissions")[0];
     assert!(
         level == "fail"
@@ -100,6 +102,29 @@ async fn what_is_well_is_told_and_what_is_not_with_what_to_do() {
     assert_eq!(code, 3, "{report:#}");
     assert!(checks(&report, "role")[0].1.contains("p2p_reader may only read"));
     queues.remove().await;
+    db.remove().await;
+}
+
+/// The owner's URL is tried: whether it is one, of this database, and owns the tables.
+#[tokio::test]
+async fn the_url_of_the_owner_is_tried() {
+    let db = Database::create().await;
+    let writer = db.url.replace("postgres@", "p2p_writer@");
+    let nobody = db.url.replace("postgres@", "nobody_at_all@");
+    let other = variable("DATABASE_URL");
+    let owner = |url: &str| {
+        let (code, report) =
+            json(&[("DATABASE_URL", &writer), ("OWNER_DATABASE_URL", url)], &["doctor"]);
+        let (level, value) = checks(&report, "owner")[0];
+        (code, level.to_owned(), value.to_owned())
+    };
+    let told = |level: &str, value: &str| (3, level.to_owned(), value.to_owned());
+    assert_eq!(owner(&db.url), told("ok", "postgres owns the tables"));
+    assert_eq!(owner(&writer), told("fail", "p2p_writer does not own the tables"));
+    let elsewhere = "OWNER_DATABASE_URL is another database than DATABASE_URL";
+    assert_eq!(owner(&other), told("fail", elsewhere));
+    let (code, level, value) = owner(&nobody);
+    assert!(code == 1 && level == "away" && value.contains("nobody_at_all"), "{value}");
     db.remove().await;
 }
 

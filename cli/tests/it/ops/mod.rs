@@ -23,7 +23,8 @@ pub(crate) fn variable(name: &str) -> String {
 }
 
 /// The settings that name servers; a test says which it has.
-const SERVERS: [&str; 4] = ["DATABASE_URL", "AMQP_URL", "REDIS_URL", "RABBITMQ_MANAGEMENT_URL"];
+const SERVERS: [&str; 5] =
+    ["DATABASE_URL", "OWNER_DATABASE_URL", "AMQP_URL", "REDIS_URL", "RABBITMQ_MANAGEMENT_URL"];
 /// A port on which nobody listens.
 const NOBODY: &str = "127.0.0.1:1";
 /// The password in every URL of [`away`].
@@ -34,7 +35,8 @@ pub(crate) fn p2p(settings: &[(&str, &str)], args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_p2p"));
     command.args(args);
     for name in SERVERS {
-        command.env_remove(name);
+        // Empty counts as absent; what is removed may be in a `.env`.
+        command.env(name, "");
     }
     command.envs(settings.iter().copied()).output().unwrap()
 }

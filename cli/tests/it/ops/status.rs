@@ -104,6 +104,10 @@ async fn each_thing_that_goes_wrong_is_told_with_what_to_do() {
     db.run("UPDATE pipeline.workers SET breaker_open_until = now() + interval '9 min'").await;
     expect("fail", "the circuit breaker of e1 is open");
     db.run("UPDATE warehouse.latest_books SET read_at = now() - interval '25 min'").await;
+    // That others are empty is known just now, and is no data.
+    let empty = db.market("BTC", "VES").await;
+    db.book(0, empty, "empty", [1, 1, 0, 0]).await;
+    db.run("UPDATE warehouse.latest_books SET read_at = now() WHERE verdict = 'empty'").await;
     expect("fail", "the newest complete book is 25m old");
     lock.close().await.unwrap();
     expect("fail", "nobody leads; the last one was host-1");
