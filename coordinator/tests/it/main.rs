@@ -9,6 +9,7 @@ mod archive;
 mod binary;
 mod jobs;
 mod leader;
+mod quality;
 mod requests;
 mod retention;
 mod roles;
