@@ -623,7 +623,8 @@ async fn volumes(
     Ok(Outcome { check, value, level, verdict, reason: None, held: held.collect(), details })
 }
 
-/// Baselines learn from books that are whole and not suspect, once. What was ordinary so long ago that nothing is compared
+/// Baselines learn from books that are whole and not suspect, once. Any reading that is no less than ordinary clears its
+/// market of suspicion; one that is less because pages were lost says nothing of it. What was ordinary so long ago that nothing is compared
 /// with it gives way at once, or what we could not read for a day would be held for days more.
 async fn learn(
     connection: &mut PgConnection,
@@ -653,6 +654,7 @@ async fn learn(
         .bind(i32::try_from(RECENT_CYCLES)?)
         .bind(i32::try_from(MIN_CYCLES)?)
         .bind(of(&|_, found| found.class == Class::Suspect))
+        .bind(of(&|_, found| found.class == Class::Steady))
         .execute(&mut *connection)
         .await?;
     sqlx::raw_sql(listed::BY_ANY_JOIN).execute(connection).await?;

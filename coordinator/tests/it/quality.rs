@@ -27,6 +27,10 @@ fn refused(ads: i32, refused: i32) -> Book {
     Book { verdict: "partial", refused, ..complete(ads) }
 }
 
+fn lost(ads: i32) -> Book {
+    Book { verdict: "partial", pages_lost: 1, ..complete(ads) }
+}
+
 struct Market {
     pool: PgPool,
     /// Slot of the next batch.
@@ -131,4 +135,17 @@ async fn what_is_declared_and_not_seen_we_failed_to_read(pool: PgPool) {
         assert_eq!(market.read(drifted(20, 130)).await, None);
     }
     assert_eq!(market.cycles().await, 9);
+}
+
+/// A fall must be confirmed by readings in a row: one that shows the market as it was begins anew, though a page was lost.
+/// One that can't tell is passed over.
+#[sqlx::test(migrations = "../migrations")]
+async fn suspicions_are_in_a_row(pool: PgPool) {
+    let mut market = Market::new(pool).await;
+    market.learn(complete(100)).await;
+    assert_eq!(market.read(complete(8)).await.as_deref(), Some("suspect"));
+    assert_eq!(market.read(lost(80)).await, None);
+    assert_eq!(market.read(complete(8)).await.as_deref(), Some("suspect"));
+    assert_eq!(market.read(lost(5)).await, None, "it is not shown anyway");
+    assert_eq!(market.read(complete(8)).await, None, "confirmed");
 }
