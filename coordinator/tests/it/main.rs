@@ -6,6 +6,7 @@
 )]
 
 mod archive;
+mod batches;
 mod binary;
 mod jobs;
 mod leader;
