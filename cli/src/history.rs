@@ -63,7 +63,7 @@ struct History {
     steps: Vec<Step>,
 }
 
-/// As function `price_history` tells it. Prices `None`: no complete or drifted book with ads.
+/// As function `price_history` tells it. Prices `None`: no book with ads of which no page was lost.
 #[derive(Clone, Debug, Default, Serialize, sqlx::FromRow)]
 struct Step {
     at: DateTime<Utc>,
@@ -82,7 +82,6 @@ struct Step {
     outflow_lower: Option<Decimal>,
     outflow_upper: Option<Decimal>,
     /// Why there is no complete book, where that is known.
-    #[sqlx(default)]
     gap: Option<String>,
 }
 
@@ -130,7 +129,15 @@ async fn list_known(
     to: DateTime<Utc>,
     by: By,
 ) -> anyhow::Result<Vec<Step>> {
-    sqlx::query_as("SELECT * FROM warehouse.price_history($1, $2, $3, $4, $5, $6) ORDER BY at")
+    // The verdict of a single book that is not complete says why it is a gap.
+    sqlx::query_as(
+        "SELECT h.*,
+                CASE WHEN $6 = 'batch' AND h.complete_books = 0
+                     THEN (SELECT k.verdict FROM warehouse.mart_books k
+                            WHERE k.market_id = warehouse.market($1, $2, $3) AND k.day = (h.at AT TIME ZONE 'UTC')::date
+                              AND k.slot_at = h.at AND k.best_price = h.last_best_price LIMIT 1) END AS gap
+           FROM warehouse.price_history($1, $2, $3, $4, $5, $6) h ORDER BY h.at",
+    )
         .bind(&market.fiat)
         .bind(&market.asset)
         .bind(market.side.as_str())
@@ -156,8 +163,7 @@ async fn fill_slots(
     let slots = entries.into_iter().filter(|entry| entry.slot_at <= to && entry.state != "open");
     let mut steps: Vec<Step> = slots
         .map(|entry| match known.remove(&entry.slot_at) {
-            Some(step) if step.complete_books > 0 => step,
-            Some(step) => Step { gap: Some("drifted".to_owned()), ..step },
+            Some(step) => step,
             None if entry.state == "closed" => gap(entry.slot_at, "no whole book with ads"),
             None => gap(entry.slot_at, &entry.state),
         })

@@ -37,9 +37,9 @@ pub struct Thresholds {
 /// What the certificate says of a book.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Certificate {
-    /// Complete, drifted or empty: all pages were read and all ads taken.
+    /// Every page was read.
     Whole,
-    /// Pages lost or left out, or ads refused; `ads` of the book are not all.
+    /// Pages lost or left out; `ads` of the book are not all.
     Lacking,
     /// Ads were listed and every one was refused, or no page could be read.
     Nothing,
@@ -75,6 +75,8 @@ pub struct Reading {
     pub is_listed: bool,
     /// As read.
     pub seen: Level,
+    /// Ads that the exchange declares and a whole book lacks: refused, or by its own estimate out of sight.
+    pub lacking_ads: Decimal,
     /// `None`: nothing can be concluded yet.
     pub baseline: Option<Baseline>,
     /// Suspect readings in a row before this one.
@@ -147,8 +149,30 @@ struct Fall {
     step: Decimal,
 }
 
-/// `None`: nothing can be concluded. This hour of the week excuses what it ordinarily brings.
+impl Fall {
+    fn is_ordinary(&self, volume_drop: Decimal) -> bool {
+        self.drop.max(self.step) <= volume_drop
+    }
+}
+
+/// `None`: nothing can be concluded.
 fn fall(reading: &Reading) -> Option<Fall> {
+    fall_to(reading.seen, reading)
+}
+
+/// The fall of the reading if it had seen what it lacks as well: ads like the others.
+fn fall_without_lacking(reading: &Reading) -> Option<Fall> {
+    let Level { ads, amount } = reading.seen;
+    let declared = ads + reading.lacking_ads;
+    let amount = match declared.checked_div(ads) {
+        Some(ratio) => amount.checked_mul(ratio).unwrap_or(Decimal::MAX),
+        None => amount,
+    };
+    fall_to(Level { ads: declared, amount }, reading)
+}
+
+/// This hour of the week excuses what it ordinarily brings.
+fn fall_to(seen: Level, reading: &Reading) -> Option<Fall> {
     let baseline = reading.baseline.as_ref()?;
     let Baseline { recent_ads, day, hour } = baseline;
     if (*recent_ads).max(day.ads) < MIN_ADS || reading.certificate == Certificate::Nothing {
@@ -158,9 +182,9 @@ fn fall(reading: &Reading) -> Option<Fall> {
         at_this_hour.map_or(ordinary, |hour| ordinary.min(hour))
     };
     let (hour_ads, hour_amount) = (hour.map(|hour| hour.ads), hour.map(|hour| hour.amount));
-    let ads = below(reading.seen.ads, excused(day.ads, hour_ads));
-    let amount = below(reading.seen.amount, excused(day.amount, hour_amount));
-    let step = below(reading.seen.ads, excused(*recent_ads, hour_ads));
+    let ads = below(seen.ads, excused(day.ads, hour_ads));
+    let amount = below(seen.amount, excused(day.amount, hour_amount));
+    let step = below(seen.ads, excused(*recent_ads, hour_ads));
     Some(Fall { drop: ads.max(amount), step })
 }
 
@@ -185,17 +209,21 @@ fn finding(
     if reading.certificate == Certificate::Nothing {
         return of(Class::WeFailed);
     }
-    let Some(Fall { drop, step }) = fall else {
+    let Some(fall) = fall else {
         return of(Class::Unknown);
     };
-    let has_stepped = *step > volume_drop;
-    if !has_stepped && *drop <= volume_drop {
+    if fall.is_ordinary(volume_drop) {
         return of(Class::Steady);
     }
-    if reading.certificate == Certificate::Lacking {
+    // What the exchange declares and we lack is no fall of the market, if it makes up for what is missing.
+    let would_be = fall_without_lacking(reading);
+    if reading.certificate == Certificate::Lacking
+        || would_be.is_some_and(|would_be| would_be.is_ordinary(volume_drop))
+    {
         return of(Class::WeFailed);
     }
-    let is_doubtful = fell_together || reading.met_errors || *step >= BEYOND_BELIEF;
+    let has_stepped = fall.step > volume_drop;
+    let is_doubtful = fell_together || reading.met_errors || fall.step >= BEYOND_BELIEF;
     // A list that no longer names the market says the same as its book.
     if !has_stepped || !is_doubtful || !reading.is_listed {
         return of(Class::MarketShrank);
@@ -305,6 +333,7 @@ mod tests {
             met_errors: false,
             is_listed: true,
             seen: level(ads, amount),
+            lacking_ads: Decimal::ZERO,
             baseline: Some(Baseline { recent_ads: dec!(100), day: level(100, 1000), hour: None }),
             suspicions: 0,
         }
@@ -324,6 +353,8 @@ mod tests {
         let nothing = Reading { certificate: Certificate::Nothing, ..whole(0, 0) };
         let errors = Reading { met_errors: true, ..whole(40, 400) };
         let gone = Reading { is_listed: false, ..whole(0, 0) };
+        let declaring =
+            |ads, lacking: i64| Reading { lacking_ads: lacking.into(), ..whole(ads, ads * 10) };
         let table = [
             ("as ever", whole(95, 900), Class::Steady),
             ("half is not more than half", whole(50, 500), Class::Steady),
@@ -331,6 +362,11 @@ mod tests {
             ("its stock halved", whole(95, 450), Class::MarketShrank),
             ("less, and pages are missing", lacking.clone(), Class::WeFailed),
             ("whole but for some ads", Reading { seen: level(97, 970), ..lacking }, Class::Steady),
+            ("the rest came empty", declaring(20, 130), Class::WeFailed),
+            ("ads were refused", declaring(40, 30), Class::WeFailed),
+            ("it halved, and an ad was refused", declaring(45, 1), Class::MarketShrank),
+            ("fell beyond belief, and declares no more", declaring(5, 3), Class::Suspect),
+            ("an untrue total", declaring(95, 500), Class::Steady),
             ("nothing was read", nothing.clone(), Class::WeFailed),
             ("nothing, and nothing known", Reading { baseline: None, ..nothing }, Class::WeFailed),
             ("less after errors", errors.clone(), Class::Suspect),
@@ -413,9 +449,10 @@ mod tests {
             Just(Certificate::Lacking),
             Just(Certificate::Nothing)
         ];
-        let facts = (0_i32..3, 0_i32..3, any::<bool>(), any::<bool>(), 0_i16..5, 0_i64..200);
+        let facts =
+            (0_i32..3, 0_i32..3, any::<bool>(), any::<bool>(), 0_i16..5, 0_i64..200, 0_i64..100);
         (certificate, facts, baseline).prop_map(|(certificate, facts, baseline)| {
-            let (fiat_id, crypto_id, met_errors, is_listed, suspicions, ads) = facts;
+            let (fiat_id, crypto_id, met_errors, is_listed, suspicions, ads, lacking) = facts;
             let baseline = baseline.map(|(recent, day, hour)| Baseline {
                 recent_ads: recent.into(),
                 day: level(day, day * 10),
@@ -429,6 +466,8 @@ mod tests {
                 met_errors,
                 is_listed,
                 seen,
+                // Half of them lack nothing.
+                lacking_ads: (lacking - 50).max(0).into(),
                 baseline,
                 suspicions,
             }
@@ -451,7 +490,9 @@ mod tests {
                         prop_assert!(reading.baseline.is_some());
                     }
                     Class::Steady => prop_assert!(found.drop.unwrap() <= DROP),
-                    Class::WeFailed => prop_assert!(reading.certificate != Certificate::Whole),
+                    Class::WeFailed => prop_assert!(
+                        reading.certificate != Certificate::Whole || !reading.lacking_ads.is_zero()
+                    ),
                     Class::Unknown => {}
                 }
             }

@@ -12,7 +12,7 @@ use shared::domain::BatchId;
 use crate::database::Database;
 
 /// An ad: number, `userNo`, price, amount, limits, payment methods.
-type Ad<'a> = (&'a str, &'a str, i64, i64, [i64; 2], &'a [&'a str]);
+pub(crate) type Ad<'a> = (&'a str, &'a str, i64, i64, [i64; 2], &'a [&'a str]);
 
 const PAGO: &str = "PagoMovil";
 const BANK: &str = "Banesco";
@@ -81,8 +81,9 @@ impl Market {
         }
     }
 
-    /// A closed batch with marts. `usdt_ves` are the ads of USDT/VES BUY and `verdict` is its verdict.
-    async fn batch(&self, time: &str, verdict: &str, usdt_ves: &[Ad<'_>]) {
+    /// A closed batch with marts. `usdt_ves` are the ads of USDT/VES BUY and `verdict` is its verdict: partial for one that
+    /// was refused, `lost` for a page that was lost.
+    pub(crate) async fn batch(&self, time: &str, verdict: &str, usdt_ves: &[Ad<'_>]) {
         let slot = self.at(time);
         let number = (slot - self.at("00:00")).num_minutes() / 10;
         let batch = BatchId::new(self.day, u32::try_from(number).unwrap()).unwrap();

@@ -1,5 +1,6 @@
 -- A book of one page: versions, page, certificate, latest state. $1 batch, $2 day, $3 slot, $4 fiat, $5
--- asset, $6 side, $7 verdict, $8 ordinal, $9 ads.
+-- asset, $6 side, $7 verdict (partial: an ad was
+-- refused; lost: partial, for a page was lost), $8 ordinal, $9 ads.
 WITH market AS (
     SELECT m.market_id
       FROM warehouse.dim_markets m
@@ -26,7 +27,7 @@ WITH market AS (
       FROM market, ads GROUP BY market_id
 ), latest AS (
     INSERT INTO warehouse.latest_books
-    SELECT market_id, $2, $1, $7, $3 + interval '30 s' FROM market
+    SELECT market_id, $2, $1, replace($7, 'lost', 'partial'), $3 + interval '30 s' FROM market
         ON CONFLICT (market_id) DO UPDATE
        SET day = EXCLUDED.day, batch_id = EXCLUDED.batch_id, verdict = EXCLUDED.verdict, read_at = EXCLUDED.read_at
 )
@@ -34,6 +35,6 @@ INSERT INTO warehouse.books
        (day, batch_id, market_id, verdict, first_total, last_total, pages_planned, pages_read, pages_lost, pages_shed,
         pages_reread, listed_ads, distinct_ads, duplicate_ads, refused_ads, estimated_missed, first_fetched_at,
         last_fetched_at, span_ms)
-SELECT $2, $1, market_id, $7, count(*), count(*), 1, 1, 0, 0, 0, count(*), count(*), 0, 0,
+SELECT $2, $1, market_id, replace($7, 'lost', 'partial'), count(*), count(*), 1, 1, CASE $7 WHEN 'lost' THEN 1 ELSE 0 END, 0, 0, count(*), count(*), 0, CASE $7 WHEN 'partial' THEN 1 ELSE 0 END,
        CASE $7 WHEN 'drifted' THEN 1 ELSE 0 END, $3 + interval '30 s', $3 + interval '30 s', 0
   FROM market, ads GROUP BY market_id

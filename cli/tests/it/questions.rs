@@ -385,6 +385,87 @@ async fn gaps_and_names_are_told() {
     market.db.remove().await;
 }
 
+/// A book of which every page was read answers though an ad of it was refused, as it is the latest state; one that lost a
+/// page does not. Flows are counted between complete books: an ad that was refused is not gone.
+#[tokio::test]
+async fn a_refused_ad_hides_no_book() {
+    let market = Market::create().await;
+    let kept = ("a1", "u1", 100, 4, [100, 800], ["PagoMovil"].as_slice());
+    let back = ("a3", "u3", 105, 100, [1000, 10_000], ["Banesco"].as_slice());
+    market.batch("12:00", "partial", &[kept]).await;
+    market.batch("12:10", "complete", &[kept, back]).await;
+    market.batch("13:00", "partial", &[kept]).await;
+    market.batch("13:10", "lost", &[("a8", "u4", 1, 1, [1, 1], &["PagoMovil"])]).await;
+    for by_an_earlier_version in [false, true] {
+        if by_an_earlier_version {
+            let unknown = "UPDATE warehouse.mart_books SET is_whole = NULL WHERE NOT is_whole";
+            market.db.run(unknown).await;
+        }
+        for (columns, call, answer) in [
+            (
+                "verdict, completeness, ads, age",
+                "book_certificate('VES', 'USDT', 'BUY', '{day} 13:15Z')",
+                json!([["partial", "0.50000", "1", "00:14:30"]]),
+            ),
+            (
+                "price, verdict",
+                "book('VES', 'USDT', 'BUY', '{day} 13:15Z')",
+                json!([["100", "partial"]]),
+            ),
+            (
+                "price, verdict, completeness",
+                "quote('VES', 'USDT', 'BUY', 100, at => '{day} 13:15Z')",
+                json!([["100", "partial", "0.50000"]]),
+            ),
+            (
+                "identifier, best_price, verdict",
+                "payment_method_prices('VES', 'USDT', 'BUY', '{day} 13:15Z')",
+                json!([["PagoMovil", "100", "partial"]]),
+            ),
+            (
+                "(slot_at AT TIME ZONE 'UTC')::time, identifier, verdict",
+                "payment_method_history('VES', 'USDT', 'BUY', '{day} 13:00Z', '{day} 13:59Z')",
+                json!([["13:00:00", "PagoMovil", "partial"]]),
+            ),
+            (
+                "(at AT TIME ZONE 'UTC')::time, complete_books, last_best_price, outflow_upper",
+                "price_history('VES', 'USDT', 'BUY', '{day} 12:00Z', '{day} 13:59Z', 'batch')",
+                json!([
+                    ["12:00:00", "0", "100", null],
+                    // Of a4, which is gone since 11:00; a3, which was refused meanwhile, is not.
+                    ["12:10:00", "1", "100", "50"],
+                    ["13:00:00", "0", "100", null]
+                ]),
+            ),
+        ] {
+            assert_eq!(market.ask(columns, call).await, answer, "{call}");
+        }
+    }
+    let (from, to) = (market.arg("13:00"), market.arg("13:59"));
+    let (_, batches) = market
+        .db
+        .json(&["history", "VES", "USDT", "BUY", "--by", "batch", "--from", &from, "--to", &to]);
+    assert_eq!(
+        (&batches["steps"][0]["gap"], &batches["steps"][0]["last_best_price"]),
+        (&json!("partial"), &json!("100"))
+    );
+    market.db.remove().await;
+}
+
+/// Hours are of books of which every page was read, with ads refused or not.
+#[tokio::test]
+async fn hours_use_whole_books() {
+    let market = Market::create().await;
+    let ad = |price| ("a1", "u1", price, 4, [100, 800], ["PagoMovil"].as_slice());
+    market.batch("12:00", "partial", &[ad(100)]).await;
+    market.batch("12:10", "lost", &[ad(1)]).await;
+    let hour =
+        "(hour AT TIME ZONE 'UTC')::time, books, complete_books, used_books, mean_best_price";
+    let hours = "mart_hours WHERE market_id = warehouse.market('VES', 'USDT', 'BUY') AND hour >= '{day} 12:00Z'";
+    assert_eq!(market.ask(hour, hours).await, json!([["12:00:00", "2", "0", "1", "100"]]));
+    market.db.remove().await;
+}
+
 /// The documentation can't rot: each query runs as it stands there.
 #[tokio::test]
 async fn documented_queries_run_verbatim() {

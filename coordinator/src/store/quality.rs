@@ -391,6 +391,7 @@ struct Book {
     pages_lost: i32,
     pages_shed: i32,
     refused_ads: i32,
+    estimated_missed: Option<i32>,
     is_listed: bool,
     ads: i32,
     amount: Decimal,
@@ -409,8 +410,9 @@ struct Book {
 }
 
 impl Book {
+    /// Whether every page was read: the latest state would show it.
     fn is_whole(&self) -> bool {
-        matches!(self.verdict.as_str(), "complete" | "drifted" | "empty")
+        self.verdict != "failed" && self.pages_lost == 0 && self.pages_shed == 0
     }
 
     fn certificate(&self) -> Certificate {
@@ -431,6 +433,8 @@ impl Book {
             met_errors: self.met_errors,
             is_listed: self.is_listed,
             seen: Ordinary { ads: self.ads.into(), amount: self.amount },
+            lacking_ads: Decimal::from(self.refused_ads)
+                + Decimal::from(self.estimated_missed.unwrap_or_default()),
             baseline: self.baseline(),
             suspicions: self.suspicions,
         }
@@ -449,11 +453,6 @@ impl Book {
             day: of(self.day_ads, self.day_amount)?,
             hour: of(self.hour_ads, self.hour_amount),
         })
-    }
-
-    /// Whether the latest state would show it: no page was lost.
-    fn would_show(&self) -> bool {
-        self.verdict != "failed" && self.pages_lost == 0 && self.pages_shed == 0
     }
 }
 
@@ -597,6 +596,7 @@ async fn volumes(
             "class": found.class.as_str(),
             "drop": found.drop.map(|drop| drop.round_dp(8)),
             "certificate": book.verdict,
+            "lacking_ads": reading.lacking_ads,
             "met_errors": book.met_errors,
             "fell_together": found.fell_together,
             "is_confirmed": found.is_confirmed,
@@ -611,7 +611,7 @@ async fn volumes(
     });
     let details = details(connection, json!({"classes": classes}), listed).await?;
     let held = news.iter().filter_map(|(book, found, _)| {
-        let is_held = matches!(found.class, Class::WeFailed | Class::Suspect) && book.would_show();
+        let is_held = matches!(found.class, Class::WeFailed | Class::Suspect) && book.is_whole();
         is_held.then_some((book.market_id, found.class.as_str()))
     });
     let (level, verdict) = match (is_fatal, news.is_empty()) {
@@ -623,7 +623,9 @@ async fn volumes(
     Ok(Outcome { check, value, level, verdict, reason: None, held: held.collect(), details })
 }
 
-/// Baselines learn from books that are whole and not suspect, once.
+/// Baselines learn from books that are whole and not suspect, once. Any reading that is no less than ordinary clears its
+/// market of suspicion; one that is less because pages were lost says nothing of it. What was ordinary so long ago that nothing is compared
+/// with it gives way at once, or what we could not read for a day would be held for days more.
 async fn learn(
     connection: &mut PgConnection,
     batch: BatchId,
@@ -646,10 +648,13 @@ async fn learn(
         .bind(batch.day())
         .bind(batch.raw())
         .bind(learned)
-        .bind(of(&|_, found| found.is_confirmed))
+        .bind(of(&|book, found| {
+            found.is_confirmed || !book.is_fresh && !book.recent_ads.is_empty()
+        }))
         .bind(i32::try_from(RECENT_CYCLES)?)
         .bind(i32::try_from(MIN_CYCLES)?)
         .bind(of(&|_, found| found.class == Class::Suspect))
+        .bind(of(&|_, found| found.class == Class::Steady))
         .execute(&mut *connection)
         .await?;
     sqlx::raw_sql(listed::BY_ANY_JOIN).execute(connection).await?;

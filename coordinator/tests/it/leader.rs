@@ -39,15 +39,12 @@ async fn there_is_one_leader(pool: PgPool) {
         shutdown.clone(),
     );
     let standby = tokio::spawn(standby);
+    // Not by its lock, which the former one may hold for a moment still.
+    let former = leader.term().epoch;
     drop(leader);
-    let locks = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-                  WHERE l.locktype = 'advisory' AND d.datname = current_database() AND l.granted AND l.pid <> $1";
-    let released: i32 =
-        sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&pool).await.unwrap();
+    let epoch = "SELECT max(epoch) FROM pipeline.leaders";
     let led = async {
-        while sqlx::query_scalar::<_, i64>(locks).bind(released).fetch_one(&pool).await.unwrap()
-            == 0
-        {
+        while sqlx::query_scalar::<_, i64>(epoch).fetch_one(&pool).await.unwrap() == former {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

@@ -6,9 +6,11 @@
 )]
 
 mod archive;
+mod batches;
 mod binary;
 mod jobs;
 mod leader;
+mod quality;
 mod requests;
 mod retention;
 mod roles;

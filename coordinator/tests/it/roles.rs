@@ -104,6 +104,14 @@ async fn the_reader_reads_the_warehouse_and_nothing_else(db: PgPool) {
     let timeout: String =
         sqlx::query_scalar("SHOW statement_timeout").fetch_one(&mut reader).await.unwrap();
     assert_eq!(timeout, "1min");
+    // CURRENT_DATE is the UTC day. Asked of the role, for this client sets the zone by itself.
+    let is_utc: bool = sqlx::query_scalar(
+        "SELECT 'TimeZone=UTC' = ANY (rolconfig) FROM pg_roles WHERE rolname = 'p2p_reader'",
+    )
+    .fetch_one(&mut reader)
+    .await
+    .unwrap();
+    assert!(is_utc);
     // It holds; a shorter one, so that the test ends.
     sqlx::raw_sql("SET statement_timeout = '50ms'").execute(&mut reader).await.unwrap();
     assert_eq!(code(&mut reader, "SELECT pg_sleep(5)").await, "57014");

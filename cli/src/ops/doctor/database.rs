@@ -143,7 +143,7 @@ async fn check_roles(checks: &mut Checks, pool: &PgPool) -> anyhow::Result<()> {
     checks.expect(missing.is_empty(), Level::Warn, "roles", value, todo);
     // A role that was there before the schema has them only if whoever migrated might set them.
     let unbounded: Vec<String> = sqlx::query_scalar(
-        "SELECT bound FROM unnest(ARRAY['default_transaction_read_only', 'statement_timeout', 'search_path']) bound
+        "SELECT bound FROM unnest(ARRAY['default_transaction_read_only', 'statement_timeout', 'search_path', 'TimeZone']) bound
           WHERE EXISTS (SELECT FROM pg_roles WHERE rolname = 'p2p_reader')
             AND NOT EXISTS (SELECT FROM pg_roles, unnest(rolconfig) setting
                              WHERE rolname = 'p2p_reader' AND setting LIKE bound || '=%')",

@@ -72,7 +72,7 @@ INSERT INTO warehouse.mart_books
         merchants, best_price, best_merchant_price, mean_price, weighted_mean_price, median_price, p10_price,
         p25_price, p75_price, p90_price, available_amount, available_fiat, depth_best, depth_1pct, depth_2pct,
         depth_5pct, spread, spread_ratio, previous_batch_id, flow_seconds, ads_new, ads_gone, ads_changed,
-        outflow_lower, outflow_upper, inflow_lower, inflow_upper)
+        outflow_lower, outflow_upper, inflow_lower, inflow_upper, is_whole)
 SELECT $1::date, batch_id, market_id, k.slot_at, k.read_at, k.verdict, k.completeness,
        coalesce(s.ads, 0), coalesce(s.merchant_ads, 0), coalesce(p.advertisers, 0), coalesce(p.merchants, 0),
        trim_scale(s.best_price), trim_scale(CASE k.trade_type WHEN 'BUY' THEN s.min_merchant_price ELSE s.max_merchant_price END),
@@ -87,7 +87,7 @@ SELECT $1::date, batch_id, market_id, k.slot_at, k.read_at, k.verdict, k.complet
        CASE k.verdict WHEN 'complete' THEN trim_scale(x.buy - x.sell) END,
        CASE k.verdict WHEN 'complete' THEN trim_scale(round((x.buy - x.sell) / ((x.buy + x.sell) / 2), 8)) END,
        f.previous_batch_id, f.seconds, f.ads_new, f.ads_gone, f.ads_changed,
-       trim_scale(f.outflow_lower), trim_scale(f.outflow_upper), trim_scale(f.inflow_lower), trim_scale(f.inflow_upper)
+       trim_scale(f.outflow_lower), trim_scale(f.outflow_upper), trim_scale(f.inflow_lower), trim_scale(f.inflow_upper), k.is_whole
   FROM closing_books k
   LEFT JOIN stats s USING (batch_id, market_id)
   LEFT JOIN people p USING (batch_id, market_id)

@@ -27,7 +27,7 @@ SELECT $1::date, hour, market_id,
        sum(flow_seconds), sum(ads_new), sum(ads_gone), sum(outflow_lower), sum(outflow_upper), sum(inflow_lower),
        sum(inflow_upper)
   FROM (SELECT k.*, date_bin('1 hour', k.slot_at, TIMESTAMPTZ 'epoch') AS hour,
-               k.verdict IN ('complete', 'drifted') AND k.ads > 0 AS is_used
+               k.ads > 0 AND (k.verdict IN ('complete', 'drifted') OR k.verdict = 'partial' AND k.is_whole) AS is_used
           FROM warehouse.mart_books k
          WHERE k.day = $1
            -- Batches of the first hour to those of the last; ids grow with the slots of a day.

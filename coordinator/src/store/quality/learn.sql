@@ -1,5 +1,6 @@
 -- Learns from the books of a batch, once. $1 day, $2 batch, $3 markets to learn from, $4 of these the ones that are
--- to be ordinary at once, $5 cycles of the medians, $6 cycles after which something is concluded, $7 suspect markets.
+-- to be ordinary at once, $5 cycles of the medians, $6 cycles after which something is concluded, $7 suspect markets, $8
+-- ordinary ones.
 WITH read AS (
     SELECT k.market_id, k.batch_id, k.ads, k.available_amount AS amount, k.median_price, k.slot_at
       FROM warehouse.mart_books k
@@ -12,6 +13,11 @@ WITH read AS (
         ON CONFLICT (market_id) DO UPDATE
        SET last_batch_id = EXCLUDED.last_batch_id, suspicions = b.suspicions + 1, suspected_ads = EXCLUDED.suspected_ads
      WHERE b.last_batch_id < EXCLUDED.last_batch_id
+), cleared AS (
+    -- Not whole and still no less than ordinary: the fall that was suspected was none.
+    UPDATE pipeline.market_baselines b
+       SET suspicions = 0, suspected_ads = NULL
+     WHERE b.market_id = ANY ($8) AND b.market_id <> ALL ($3) AND b.suspicions > 0 AND b.last_batch_id < $2
 ), learned AS (
     INSERT INTO pipeline.market_baselines AS b
            (market_id, last_batch_id, fed_at, cycles, recent_prices, recent_ads, day_ads, day_amount)

@@ -1,6 +1,6 @@
 -- The books of the batch beside what is ordinary in their markets. $1 day, $2 batch, $3 longest age of what is
 -- ordinary in hours.
-SELECT k.market_id, m.fiat_id, m.crypto_id, k.verdict, k.pages_lost, k.pages_shed, k.refused_ads, k.is_listed,
+SELECT k.market_id, m.fiat_id, m.crypto_id, k.verdict, k.pages_lost, k.pages_shed, k.refused_ads, k.estimated_missed, k.is_listed,
        k.distinct_ads AS ads, coalesce(round(b.available_amount, 8), 0) AS amount, round(b.median_price, 8) AS median_price,
        -- A list that is hashed, whatever is guessed of a ledger that was just written; joined it may be read
        -- once for each book.
