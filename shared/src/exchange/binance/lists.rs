@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn a_list_that_would_delist_a_fiat_is_not_believed() {
         let bodies = [
-            r#"[]"#,
+            "[]",
             r#"[{"area":"EXPRESS","tradeSides":[{"side":"BUY","assets":[{"asset":"USDT"}]}]}]"#,
             r#"[{"area":"P2P","tradeSides":null}]"#,
             r#"[{"area":"P2P","tradeSides":[]}]"#,
