@@ -10,6 +10,7 @@ mod batches;
 mod binary;
 mod jobs;
 mod leader;
+mod marts;
 mod quality;
 mod requests;
 mod retention;

@@ -30,10 +30,12 @@ SELECT $1::date, hour, market_id,
                k.ads > 0 AND (k.verdict IN ('complete', 'drifted') OR k.verdict = 'partial' AND k.is_whole) AS is_used
           FROM warehouse.mart_books k
          WHERE k.day = $1
-           -- Batches of the first hour to those of the last; ids grow with the slots of a day.
+           -- Batches of the first hour to those of the last. Ids grow with the slots of a day, unless the clock was ahead: of
+           -- an hour before there would then be some books only.
            AND k.batch_id >= (SELECT min(batch_id) FROM pipeline.batches
                                WHERE batch_id BETWEEN $2 - 512 AND $2 AND day = $1
                                  AND slot_at >= (SELECT date_bin('1 hour', min(slot_at), TIMESTAMPTZ 'epoch') FROM closing_books))
+           AND k.slot_at >= (SELECT date_bin('1 hour', min(slot_at), TIMESTAMPTZ 'epoch') FROM closing_books)
            AND k.batch_id <= $3
            AND k.market_id IN (SELECT market_id FROM closing_books)) k
  GROUP BY hour, market_id
