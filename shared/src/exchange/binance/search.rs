@@ -523,8 +523,17 @@ impl Reader {
             auto_reply: self.optional_text("autoReplyMsg", adv.auto_reply_msg),
             terms: self.optional_text("remarks", adv.remarks),
             price_type: self.optional("priceType", adv.price_type, value::integer),
-            price_floating_ratio: self.amount("priceFloatingRatio", adv.price_floating_ratio)?,
-            rate_floating_ratio: self.amount("rateFloatingRatio", adv.rate_floating_ratio)?,
+            // Below the reference price, and an ad is worth more than its percents.
+            price_floating_ratio: self.optional(
+                "priceFloatingRatio",
+                adv.price_floating_ratio,
+                value::signed,
+            ),
+            rate_floating_ratio: self.optional(
+                "rateFloatingRatio",
+                adv.rate_floating_ratio,
+                value::signed,
+            ),
             buyer_kyc_limit: self.optional("buyerKycLimit", adv.buyer_kyc_limit, value::integer),
             buyer_registration_days: self.optional(
                 "buyerRegDaysLimit",

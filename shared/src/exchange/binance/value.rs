@@ -88,12 +88,25 @@ pub(super) fn decimal(raw: Written<'_>) -> Result<Decimal, Fault> {
 /// A price, amount or limit: a decimal that the columns hold as it is, not below zero.
 pub(super) fn amount(raw: Written<'_>) -> Result<Decimal, Fault> {
     let value = decimal(raw)?;
-    let fits = scale_within(value, MAX_SCALE) && value.abs() < MAX_WHOLE;
-    if !fits || value.is_sign_negative() && !value.is_zero() {
+    if !fits(value) || value.is_sign_negative() && !value.is_zero() {
         let allowed = "0 to below 1000000000000 with at most 8 decimals";
         return Err((Rule::OutOfRange, format!("{value} is not allowed: {allowed}")));
     }
     Ok(value)
+}
+
+/// The same, also below zero.
+pub(super) fn signed(raw: Written<'_>) -> Result<Decimal, Fault> {
+    let value = decimal(raw)?;
+    if !fits(value) {
+        let allowed = "allowed is less than 1000000000000 either way with at most 8 decimals";
+        return Err((Rule::OutOfRange, format!("{value} does not fit: {allowed}")));
+    }
+    Ok(value)
+}
+
+fn fits(value: Decimal) -> bool {
+    scale_within(value, MAX_SCALE) && value.abs() < MAX_WHOLE
 }
 
 /// Whether a value has at most so many decimals after the point, zeros at the end not counted.
@@ -330,6 +343,14 @@ mod tests {
         }
         assert_eq!(amount(raw(r#""0.0000000010""#)).unwrap_err().0, Rule::OutOfRange);
         assert_eq!(amount(raw(r#""1.500000000000""#)).unwrap(), dec!(1.5));
+    }
+
+    #[test]
+    fn a_ratio_may_be_below_zero() {
+        assert_eq!(signed(raw(r#""-2.5""#)).unwrap(), dec!(-2.5));
+        for json in [r#""-1000000000000""#, r#""-0.000000001""#] {
+            assert_eq!(signed(raw(json)).unwrap_err().0, Rule::OutOfRange, "{json}");
+        }
     }
 
     #[test]
