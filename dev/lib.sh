@@ -9,7 +9,9 @@ die() { say "${0##*/}: $*"; exit 1; }
 # coordinator prefer it to the DATABASE_URL of a database that is thrown away.
 without_dotenv() {
   local name
-  for name in $(sed -n '/^# --- alerts/q; s/^#\([A-Z_]*\)=.*/\1/p' "$ROOT/.env.example"); do export "$name=${!name:-}"; done
+  while read -r name; do
+    export "$name=${!name:-}"
+  done < <(sed -n '/^# --- alerts/q; s/^#\([A-Z0-9_]*\)=.*/\1/p' "$ROOT/.env.example")
   export OWNER_DATABASE_URL=
 }
 
