@@ -1,6 +1,5 @@
 -- A book of one page: versions, page, certificate, latest state. $1 batch, $2 day, $3 slot, $4 fiat, $5
--- asset, $6 side, $7 verdict (partial: an ad was
--- refused; lost: partial, for a page was lost), $8 ordinal, $9 ads.
+-- asset, $6 side, $7 verdict (partial: an ad was refused; lost: partial, for a page was lost), $8 ordinal, $9 ads.
 WITH market AS (
     SELECT m.market_id
       FROM warehouse.dim_markets m

@@ -624,8 +624,8 @@ async fn volumes(
 }
 
 /// Baselines learn from books that are whole and not suspect, once. Any reading that is no less than ordinary clears its
-/// market of suspicion; one that is less because pages were lost says nothing of it. What was ordinary so long ago that nothing is compared
-/// with it gives way at once, or what we could not read for a day would be held for days more.
+/// market of suspicion; one that is less because pages were lost says nothing of it. What was ordinary so long ago that
+/// nothing is compared with it gives way at once, or what we could not read for a day would be held for days more.
 async fn learn(
     connection: &mut PgConnection,
     batch: BatchId,
