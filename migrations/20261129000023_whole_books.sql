@@ -53,7 +53,7 @@ BEGIN
                k.outflow_lower, k.outflow_upper
           FROM warehouse.mart_books k
          WHERE k.market_id = asked AND k.day BETWEEN first_day AND last_day AND k.slot_at BETWEEN from_at AND to_at
-           AND (k.verdict IN ('complete', 'drifted') OR k.verdict = 'partial' AND k.is_whole AND k.ads > 0)
+           AND k.ads > 0 AND (k.verdict IN ('complete', 'drifted') OR k.verdict = 'partial' AND k.is_whole)
          ORDER BY k.day, k.batch_id;
     ELSIF step = 'hour' THEN
         RETURN QUERY
@@ -98,7 +98,7 @@ BEGIN
      WHERE k.market_id = asked AND k.slot_at BETWEEN from_at AND to_at
        AND k.day BETWEEN (from_at AT TIME ZONE 'UTC')::date AND (to_at AT TIME ZONE 'UTC')::date
        AND m.day BETWEEN (from_at AT TIME ZONE 'UTC')::date AND (to_at AT TIME ZONE 'UTC')::date
-       AND (k.verdict IN ('complete', 'drifted') OR k.verdict = 'partial' AND k.is_whole AND k.ads > 0)
+       AND k.ads > 0 AND (k.verdict IN ('complete', 'drifted') OR k.verdict = 'partial' AND k.is_whole)
        AND (methods IS NULL OR m.payment_method_id = ANY (methods))
      ORDER BY k.day, k.batch_id, p.identifier;
 END

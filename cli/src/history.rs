@@ -135,7 +135,7 @@ async fn list_known(
                 CASE WHEN $6 = 'batch' AND h.complete_books = 0
                      THEN (SELECT k.verdict FROM warehouse.mart_books k
                             WHERE k.market_id = warehouse.market($1, $2, $3) AND k.day = (h.at AT TIME ZONE 'UTC')::date
-                              AND k.slot_at = h.at AND k.best_price = h.last_best_price LIMIT 1) END AS gap
+                              AND k.slot_at = h.at AND k.best_price IS NOT DISTINCT FROM h.last_best_price LIMIT 1) END AS gap
            FROM warehouse.price_history($1, $2, $3, $4, $5, $6) h ORDER BY h.at",
     )
         .bind(&market.fiat)

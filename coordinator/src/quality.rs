@@ -157,22 +157,21 @@ impl Fall {
 
 /// `None`: nothing can be concluded.
 fn fall(reading: &Reading) -> Option<Fall> {
-    fall_to(reading.seen, reading)
+    fall_to(reading.seen.ads, Some(reading.seen.amount), reading)
 }
 
-/// The fall of the reading if it had seen what it lacks as well: ads like the others.
+/// The fall of the reading if it had seen what it lacks as well: ads like the others. Where there are no others, their
+/// number alone tells.
 fn fall_without_lacking(reading: &Reading) -> Option<Fall> {
     let Level { ads, amount } = reading.seen;
     let declared = ads + reading.lacking_ads;
-    let amount = match declared.checked_div(ads) {
-        Some(ratio) => amount.checked_mul(ratio).unwrap_or(Decimal::MAX),
-        None => amount,
-    };
-    fall_to(Level { ads: declared, amount }, reading)
+    let amount =
+        declared.checked_div(ads).map(|ratio| amount.checked_mul(ratio).unwrap_or(Decimal::MAX));
+    fall_to(declared, amount, reading)
 }
 
 /// This hour of the week excuses what it ordinarily brings.
-fn fall_to(seen: Level, reading: &Reading) -> Option<Fall> {
+fn fall_to(seen_ads: Decimal, seen_amount: Option<Decimal>, reading: &Reading) -> Option<Fall> {
     let baseline = reading.baseline.as_ref()?;
     let Baseline { recent_ads, day, hour } = baseline;
     if (*recent_ads).max(day.ads) < MIN_ADS || reading.certificate == Certificate::Nothing {
@@ -182,9 +181,10 @@ fn fall_to(seen: Level, reading: &Reading) -> Option<Fall> {
         at_this_hour.map_or(ordinary, |hour| ordinary.min(hour))
     };
     let (hour_ads, hour_amount) = (hour.map(|hour| hour.ads), hour.map(|hour| hour.amount));
-    let ads = below(seen.ads, excused(day.ads, hour_ads));
-    let amount = below(seen.amount, excused(day.amount, hour_amount));
-    let step = below(seen.ads, excused(*recent_ads, hour_ads));
+    let ads = below(seen_ads, excused(day.ads, hour_ads));
+    let amount = seen_amount.map(|seen| below(seen, excused(day.amount, hour_amount)));
+    let amount = amount.unwrap_or_default();
+    let step = below(seen_ads, excused(*recent_ads, hour_ads));
     Some(Fall { drop: ads.max(amount), step })
 }
 
@@ -363,6 +363,8 @@ mod tests {
             ("less, and pages are missing", lacking.clone(), Class::WeFailed),
             ("whole but for some ads", Reading { seen: level(97, 970), ..lacking }, Class::Steady),
             ("the rest came empty", declaring(20, 130), Class::WeFailed),
+            ("all of it came empty", declaring(0, 100), Class::WeFailed),
+            ("nothing came of the little that is left", declaring(0, 3), Class::Suspect),
             ("ads were refused", declaring(40, 30), Class::WeFailed),
             ("it halved, and an ad was refused", declaring(45, 1), Class::MarketShrank),
             ("fell beyond belief, and declares no more", declaring(5, 3), Class::Suspect),

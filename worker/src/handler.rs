@@ -427,7 +427,8 @@ impl Handler {
             let expired = Ending::without_facts(requests, EndState::Expired, EXPIRED_DEADLINE);
             return Err(Outcome::Ended(Box::new(expired)));
         }
-        if row.seconds_left > CLOCK_TOLERANCE.as_secs_f64() {
+        // Once: it would be told of every job.
+        if row.seconds_left > CLOCK_TOLERANCE.as_secs_f64() && self.alerts.is_first("clock") {
             tracing::error!(
                 seconds = row.seconds_left,
                 "the clock of this worker is ahead of the database's by more than this: jobs seem over that are not, and what is read has wrong times"

@@ -123,7 +123,7 @@ SELECT $1, $2, market_id,
        first_total, last_total, min_total, max_total,
        planned + unplanned, read, lost + unplanned, shed, reread,
        listed_ads, distinct_ads, duplicate_ads, refused_ads,
-       -- Nothing is known where no answer with ads told a total.
+       -- Nothing is known where ads are listed and no answer told a total.
        CASE WHEN read > 0 AND (max_total IS NOT NULL OR listed_ads = 0)
             THEN greatest(max_total - covered_ads - refused_ads, 0) END,
        first_fetched_at, last_fetched_at,

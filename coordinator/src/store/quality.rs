@@ -649,7 +649,7 @@ async fn learn(
         .bind(batch.raw())
         .bind(learned)
         .bind(of(&|book, found| {
-            found.is_confirmed || !book.is_fresh && !book.recent_ads.is_empty()
+            found.is_confirmed || !book.is_fresh && book.recent_ads.len() >= MIN_CYCLES
         }))
         .bind(i32::try_from(RECENT_CYCLES)?)
         .bind(i32::try_from(MIN_CYCLES)?)

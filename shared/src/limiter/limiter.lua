@@ -150,25 +150,33 @@ local function has_memory() return s.limit_until > now end
 local function adopt(settings)
   -- In milliseconds, by the clock of the worker: should it be ahead, what it sets holds for as long as it runs, and
   -- not until its future has come.
-  local started = math.min(number(settings, 'started', 1, FOREVER), math.floor(now / 1000))
+  local now_ms = math.floor(now / 1000)
+  local started = math.min(number(settings, 'started', 1, FOREVER), now_ms)
+  s.started = math.min(s.started, now_ms)
   local known_rate = number(settings.known, 'rate_milli', 0, 1000000000) / 1000
   local known_limit = number(settings.known, 'limit_milli', 0, 1000000000) / 1000
   local known_for = number(settings.known, 'limit_left', 0, 30 * DAY)
   local blocked_for = number(settings.known, 'blocked', 0, 30 * DAY)
   if started > s.started then
-    local initial = number(settings, 'initial', 1, 1000000)
-    s.floor = number(settings, 'floor', 1, 1000000)
-    s.ceiling = number(settings, 'ceiling', s.floor, 1000000)
-    s.burst = number(settings, 'burst', 1, 1000)
-    s.max_in_flight = number(settings, 'max_in_flight', 1, 10000)
-    s.window = number(settings, 'window', 1000000, DAY)
-    s.backoff = number(settings, 'backoff', 0.01, 0.99)
-    s.memory = number(settings, 'memory', 0, 30 * DAY)
-    s.permit_life = number(settings, 'permit_life', 1000000, DAY)
-    s.breaker_failures = number(settings, 'breaker_failures', 1, 10000)
-    if s.initial > 0 and s.initial ~= initial then s.rate = initial end
-    s.initial, s.started = initial, started
-    s.raised_at = math.max(s.raised_at, now)
+    local differs = false
+    local function set(field, least, most)
+      local value = number(settings, field, least, most)
+      if s[field] ~= value then s[field], differs = value, true end
+    end
+    local former = s.initial
+    set('initial', 1, 1000000)
+    set('floor', 1, 1000000)
+    set('ceiling', s.floor, 1000000)
+    set('burst', 1, 1000)
+    set('max_in_flight', 1, 10000)
+    set('window', 1000000, DAY)
+    set('backoff', 0.01, 0.99)
+    set('memory', 0, 30 * DAY)
+    set('permit_life', 1000000, DAY)
+    set('breaker_failures', 1, 10000)
+    if former > 0 and former ~= s.initial then s.rate = s.initial end
+    s.started = started
+    if differs then s.raised_at = math.max(s.raised_at, now) end
   end
   -- After Redis lost everything the fleet goes on with what it knew.
   if s.rate == 0 then

@@ -462,6 +462,12 @@ async fn the_settings_of_the_youngest_worker_hold() {
     assert_eq!(rate(&ahead).await, 60);
     let next = Settings { started: START / 1_000 + 1_000, initial: 70, ..defaults() };
     assert_eq!(rate_at(&next, START + SECOND).await, 70);
+    // Nor is what it asks a new start each time, or the rate would never rise.
+    let mut rate = 0;
+    for window in 1..5 {
+        rate = rate_at(&ahead, START + window * 60 * SECOND).await;
+    }
+    assert!(rate > 60, "{rate} after four windows without a refusal");
 }
 
 /// An operator's word holds at once, is checked, and can be taken back.
