@@ -2,6 +2,7 @@
 //! again what ends by itself, as systemd or Kubernetes would.
 
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -107,6 +108,11 @@ impl Member {
             self.sample();
             if let Some(status) = self.process.try_wait()? {
                 self.is_out = true;
+                // Told before it listened to signals, as one that was started a moment before: it had nothing to leave.
+                let is_unbegun = std::fs::metadata(&self.log).is_ok_and(|log| log.len() == 0);
+                if is_unbegun && status.signal() == Some(Signal::TERM.as_raw()) {
+                    return Ok(0);
+                }
                 return status.code().with_context(|| format!("{} ended by {status}", self.name));
             }
             deadline.pulse().await?;
