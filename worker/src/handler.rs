@@ -417,11 +417,7 @@ impl Handler {
     /// How long a job has that is over by this worker's clock, or what became of it. A clock that is ahead would
     /// otherwise end all that it can take at once, faster than others can read it.
     async fn left_by_ledger(&self, job: &Job, requests: &Requests) -> Result<TimeDelta, Outcome> {
-        let row = match self.look_up(job).await {
-            Some(Ok(row)) => row,
-            Some(Err(reason)) => return Err(Outcome::Discarded(reason, requests.clone())),
-            None => return Err(Outcome::Released(requests.clone())),
-        };
+        let row = self.row_of(job, requests).await?;
         if row.seconds_left <= 0.0 {
             let requests = requests.clone();
             let expired = Ending::without_facts(requests, EndState::Expired, EXPIRED_DEADLINE);
@@ -453,10 +449,9 @@ impl Handler {
 
     /// Why no request is to be sent for the job, if so.
     async fn is_pointless(&self, job: &Job, requests: &Requests) -> Option<Outcome> {
-        let row = match self.look_up(job).await {
-            Some(Ok(row)) => row,
-            Some(Err(reason)) => return Some(Outcome::Discarded(reason, requests.clone())),
-            None => return Some(Outcome::Released(requests.clone())),
+        let row = match self.row_of(job, requests).await {
+            Ok(row) => row,
+            Err(outcome) => return Some(outcome),
         };
         if let Some(state) = row.end_state() {
             return Some(Outcome::EndedBefore(row.report(job, state), requests.clone()));
@@ -472,6 +467,15 @@ impl Handler {
             return Some(Outcome::Ended(Box::new(ending)));
         }
         None
+    }
+
+    /// The job's row, or what becomes of a job that has none.
+    async fn row_of(&self, job: &Job, requests: &Requests) -> Result<JobRow, Outcome> {
+        match self.look_up(job).await {
+            Some(Ok(row)) => Ok(row),
+            Some(Err(reason)) => Err(Outcome::Discarded(reason, requests.clone())),
+            None => Err(Outcome::Released(requests.clone())),
+        }
     }
 
     /// The job's row; `None` when shutting down. While the database is away this waits: what is

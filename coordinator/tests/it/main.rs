@@ -19,6 +19,7 @@ mod schedule;
 mod status;
 mod watch;
 
+use chrono::NaiveDate;
 use coordinator::quality::Thresholds;
 use coordinator::settings::Settings;
 use rust_decimal::dec;
@@ -55,4 +56,23 @@ fn settings(pool: &PgPool) -> Settings {
         ("STATUS_PORT", "0"),
     ];
     Settings::read(Vars::from_pairs(pairs)).unwrap()
+}
+
+/// Partitions of `day` and the two days after it, and market 1: USDT/VES BUY.
+async fn make_market(pool: &PgPool, day: NaiveDate) {
+    sqlx::query("SELECT pipeline.make_partitions($1, $1 + 2)")
+        .bind(day)
+        .execute(pool)
+        .await
+        .unwrap();
+    sqlx::raw_sql(
+        "INSERT INTO warehouse.dim_fiat_currencies (currency_code, first_seen_at) VALUES ('VES', now());
+         INSERT INTO warehouse.dim_cryptocurrencies (symbol, first_seen_at) VALUES ('USDT', now());
+         INSERT INTO warehouse.dim_markets (market_id, exchange_id, fiat_id, crypto_id, trade_type, first_seen_at)
+         OVERRIDING SYSTEM VALUE SELECT 1, 1, fiat_id, crypto_id, 'BUY', now()
+           FROM warehouse.dim_fiat_currencies, warehouse.dim_cryptocurrencies",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
 }

@@ -5,21 +5,13 @@ use coordinator::store::marts::{self, Batches};
 use shared::domain::BatchId;
 use sqlx::PgPool;
 
+use crate::make_market;
+
 /// A clock that was ahead for one batch: the hour before keeps all of its books when the next one is made.
 #[sqlx::test(migrations = "../migrations")]
 async fn an_hour_keeps_its_books_when_a_clock_was_ahead(pool: PgPool) {
     let day = NaiveDate::from_ymd_opt(2026, 11, 22).unwrap();
-    sqlx::raw_sql(
-        "SELECT pipeline.make_partitions('2026-11-22', '2026-11-23');
-         INSERT INTO warehouse.dim_fiat_currencies (currency_code, first_seen_at) VALUES ('VES', now());
-         INSERT INTO warehouse.dim_cryptocurrencies (symbol, first_seen_at) VALUES ('USDT', now());
-         INSERT INTO warehouse.dim_markets (market_id, exchange_id, fiat_id, crypto_id, trade_type, first_seen_at)
-         OVERRIDING SYSTEM VALUE SELECT 1, 1, fiat_id, crypto_id, 'BUY', now()
-           FROM warehouse.dim_fiat_currencies, warehouse.dim_cryptocurrencies",
-    )
-    .execute(&pool)
-    .await
-    .unwrap();
+    make_market(&pool, day).await;
     for (number, slot) in (0..).zip(["10:00", "11:00", "10:20", "11:10"]) {
         let at: DateTime<Utc> = format!("{day}T{slot}:00Z").parse().unwrap();
         let batch = BatchId::new(day, number).unwrap();

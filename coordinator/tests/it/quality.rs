@@ -5,6 +5,8 @@ use coordinator::store::quality::{self, Pass};
 use shared::domain::BatchId;
 use sqlx::PgPool;
 
+use crate::make_market;
+
 /// One book of the only market, by its certificate.
 #[derive(Clone, Copy)]
 struct Book {
@@ -40,17 +42,7 @@ struct Market {
 impl Market {
     async fn new(pool: PgPool) -> Self {
         let at: DateTime<Utc> = "2026-11-22T10:00:00Z".parse().unwrap();
-        sqlx::raw_sql(
-            "SELECT pipeline.make_partitions('2026-11-22', '2026-11-24');
-             INSERT INTO warehouse.dim_fiat_currencies (currency_code, first_seen_at) VALUES ('VES', now());
-             INSERT INTO warehouse.dim_cryptocurrencies (symbol, first_seen_at) VALUES ('USDT', now());
-             INSERT INTO warehouse.dim_markets (market_id, exchange_id, fiat_id, crypto_id, trade_type, first_seen_at)
-             OVERRIDING SYSTEM VALUE SELECT 1, 1, fiat_id, crypto_id, 'BUY', now()
-               FROM warehouse.dim_fiat_currencies, warehouse.dim_cryptocurrencies",
-        )
-        .execute(&pool)
-        .await
-        .unwrap();
+        make_market(&pool, at.date_naive()).await;
         Self { pool, at }
     }
 

@@ -130,16 +130,17 @@ impl Peer<'_> {
         pages: &Pages,
         batches: Range<i32>,
     ) -> Result<Figures> {
-        let task = Task::of(pages, batches.start)?;
         match self {
             Self::Celery(place) => celery(fleet, meter, place, pages, batches).await,
             Self::Asyncio(place) => {
+                let task = Task::of(pages, batches.start)?;
                 let mut command = python(fleet, place)?;
                 command.arg(place.directory.join("asyncio_peer.py")).arg(&task.path);
                 command.arg(place.asyncio_processes.to_string());
                 measure(command, fleet, meter, &task).await
             }
             Self::Other { name, program } => {
+                let task = Task::of(pages, batches.start)?;
                 let mut command = Command::new("sh");
                 command.arg("-c").arg(format!("exec {program} \"$1\"")).arg(name).arg(&task.path);
                 measure(equipped(command, fleet), fleet, meter, &task).await
